@@ -1,0 +1,1 @@
+"""Where the drivers drive: environments, their observations and their teachers. Imports no other room."""

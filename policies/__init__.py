@@ -1,0 +1,1 @@
+"""A driver: eyes (conv head), a liquid core, hands (action head)."""
