@@ -1,0 +1,253 @@
+"""Episodes driven by a driver, by the expert, or by both in turns: for learning, for validation and for judging.
+
+Several environments of one process are driven in lockstep, so the driver sees a batch; several processes share the
+episodes out between the cores.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+
+from envs.car_racing.expert import Expert
+from liquid_control.errors import UserError
+from policies.driver import Driver
+
+OFFICIAL = "CarRacing-v3"
+FAST = "liquid_control/FastCarRacing-v3"
+
+#: Seeds: what is learned on, chosen on and judged on never meets.
+TRAINING_SEEDS, VALIDATION_SEEDS, TEST_SEEDS = 0, 1_000_000, 2_000_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one episode is to be driven."""
+
+    seed: int
+    """Seed of the track."""
+    expert_share: float = 0.0
+    """Share of the half-second stretches in which the expert drives instead of the driver."""
+    disturbed: bool = False
+    """Whether bursts of steering and throttle noise are added, so that recoveries are seen."""
+
+
+@dataclass
+class Episode:
+    """One driven episode: what it scored and, where it was recorded, what was seen and what the expert would do."""
+
+    seed: int
+    score: float
+    """The undiscounted return."""
+    steps: int
+    lap: bool
+    """Whether every tile was visited."""
+    tiles: float
+    """Share of the track's tiles that were visited."""
+    off_road: float
+    """Share of the steps with all four wheels off the road."""
+    images: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0, 3), np.uint8), repr=False)
+    """(T, height, width, 3) uint8, from the driver's view."""
+    gauges: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32), repr=False)
+    """(T, G) float32, from the driver's view."""
+    labels: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32), repr=False)
+    """(T, controls) float32: the expert's action in the state that gave the image."""
+    actions: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32), repr=False)
+    """(T, controls) float32: the action that was taken."""
+
+
+@dataclass(frozen=True)
+class Drive:
+    """What a batch of episodes has in common."""
+
+    env: str = FAST
+    fleet: int = 8
+    """Environments that one process drives in lockstep."""
+    record: bool = False
+    """Keep images, gauges, labels and actions."""
+    leash: float | None = None
+    """End an episode when the car is this far from the centre line (track units); None lets it drive on."""
+
+
+class _Lane:
+    """One environment of a fleet and the episode that it is in."""
+
+    STRETCH = 25  # steps between decisions on who drives: half a second
+
+    def __init__(self, drive: Drive):
+        self.drive = drive
+        self.env = gymnasium.make(drive.env, disable_env_checker=True)
+        self.expert = Expert()
+        self.busy = False
+
+    def start(self, plan: Plan) -> None:
+        self.plan = plan
+        self.rng = np.random.default_rng([plan.seed, 7])
+        self.observation, _ = self.env.reset(seed=plan.seed)
+        self.needs_expert = self.drive.record or plan.expert_share > 0
+        if self.needs_expert or self.drive.leash is not None:
+            self.expert.reset(self.env)
+        self.episode = Episode(plan.seed, score=0.0, steps=0, lap=False, tiles=0.0, off_road=0.0)
+        self.frames: list[tuple[np.ndarray, ...]] = []
+        self.noise, self.noise_left = np.zeros(3, np.float32), 0
+        self.busy = True
+
+    def advance(self, image: np.ndarray, gauges: np.ndarray, action: np.ndarray) -> None:
+        """One step; ``action`` is the driver's, and the lane decides whether the expert's is taken instead."""
+        label = self.expert.act(self.env) if self.needs_expert else action
+        if self.episode.steps % self.STRETCH == 0:
+            self.expert_drives = self.rng.random() < self.plan.expert_share
+        taken = label if self.expert_drives else action
+        if self.plan.disturbed:
+            taken = self._disturb(taken)
+        if self.drive.record:
+            self.frames.append((image, gauges, label, taken))
+        self.observation, reward, terminated, truncated, info = self.env.step(taken)
+        episode, car = self.episode, self.env.unwrapped.car
+        episode.score += float(reward)
+        episode.steps += 1
+        episode.off_road += not any(wheel.tiles for wheel in car.wheels)
+        leash = self.drive.leash
+        strayed = leash is not None and self.expert.off_road_distance(self.env) > leash
+        if terminated or truncated or strayed:
+            self._finish(bool(info.get("lap_finished", False)))
+
+    def _disturb(self, action: np.ndarray) -> np.ndarray:
+        if self.noise_left == 0:
+            self.noise[:] = 0
+            if self.rng.random() < 1 / 50:
+                self.noise[0] = self.rng.choice([-1, 1]) * self.rng.uniform(0.3, 1.0)
+                self.noise[1] = self.rng.uniform(-0.3, 0.3)
+                self.noise_left = int(self.rng.integers(5, 18))
+        else:
+            self.noise_left -= 1
+        return np.clip(action + self.noise, [-1, 0, 0], 1).astype(np.float32)
+
+    def _finish(self, lap: bool) -> None:
+        episode, env = self.episode, self.env.unwrapped
+        episode.lap = lap
+        episode.tiles = env.tile_visited_count / len(env.track)
+        episode.off_road /= episode.steps
+        if self.frames:
+            columns = [np.stack(column) for column in zip(*self.frames, strict=True)]
+            episode.images, episode.gauges, episode.labels, episode.actions = columns
+        self.busy = False
+
+
+_lanes: dict[Drive, list[_Lane]] = {}
+
+
+def drive_episodes(driver: Driver, plans: Sequence[Plan], drive: Drive) -> list[Episode]:
+    """Drives the planned episodes in this process, ``drive.fleet`` at a time; returns them in the order of the plans.
+
+    The environments are kept for the next call.
+    """
+    lanes = _lanes.setdefault(drive, [])
+    while len(lanes) < min(drive.fleet, len(plans)):
+        lanes.append(_Lane(drive))
+    waiting = list(enumerate(plans))[::-1]
+    running: dict[int, int] = {}  # lane -> plan
+    episodes: dict[int, Episode] = {}
+    state = driver.core.initial_state(len(lanes)).detach().clone()
+    with torch.inference_mode():
+        while waiting or running:
+            for index, lane in enumerate(lanes):
+                if not lane.busy and waiting:
+                    running[index], plan = waiting.pop()
+                    lane.start(plan)
+                    state[index] = driver.core.initial_state(1)[0]
+            rows = sorted(running)
+            seen = [driver.view(lanes[row].observation) for row in rows]
+            image, gauges = (np.stack(part) for part in zip(*seen, strict=True))
+            action, state[rows] = driver.tick(torch.from_numpy(image), torch.from_numpy(gauges), state[rows])
+            for row, one_image, one_gauges, one_action in zip(rows, image, gauges, action.numpy(), strict=True):
+                lanes[row].advance(one_image, one_gauges, one_action)
+                if not lanes[row].busy:
+                    episodes[running.pop(row)] = lanes[row].episode
+    return [episodes[index] for index in range(len(plans))]
+
+
+def _begin_worker() -> None:
+    # Ctrl-C goes to the parent alone, which closes the pool in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+class RolloutPool:
+    """Processes that drive episodes; as a context manager it closes them.
+
+    Args:
+        workers: how many; each uses one core.
+    """
+
+    def __init__(self, workers: int):
+        if workers < 1:
+            raise UserError(f"workers must be at least 1, not {workers}.")
+        self.workers = workers
+        # Spawned, not forked: torch's threads do not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        self._executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+
+    def __enter__(self) -> RolloutPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the processes without waiting for what they drive."""
+        for process in list((self._executor._processes or {}).values()):
+            process.terminate()
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def map(self, function: Callable[..., Any], shares: Iterable[tuple[Any, ...]]) -> list[Any]:
+        """Calls ``function(*share)`` for every share in the pool; results in the order of the shares."""
+        futures = [self._executor.submit(function, *share) for share in shares]
+        return [self._result(future) for future in futures]
+
+    def drive(self, driver: Driver, plans: Sequence[Plan], drive: Drive) -> list[Episode]:
+        """:func:`drive_episodes`, the plans dealt out to the processes in turn, so the result never depends on luck."""
+        shares = [(driver, plans[worker :: self.workers], drive) for worker in range(self.workers)]
+        parts = self.map(drive_episodes, [share for share in shares if share[1]])
+        return [parts[index % self.workers][index // self.workers] for index in range(len(plans))]
+
+    def drive_each(
+        self, driver: Driver, plans: Sequence[Plan], drive: Drive, done: Callable[[Episode], None]
+    ) -> list[Episode]:
+        """Drives every plan as a task of its own and calls ``done`` as each episode ends; for long judgings."""
+        futures = {
+            self._executor.submit(drive_episodes, driver, [plan], drive): index for index, plan in enumerate(plans)
+        }
+        episodes: dict[int, Episode] = {}
+        pending = set(futures)
+        while pending:
+            finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in finished:
+                episodes[futures[future]] = self._result(future)[0]
+                done(episodes[futures[future]])
+        return [episodes[index] for index in range(len(plans))]
+
+    @staticmethod
+    def _result(future: Any) -> Any:
+        try:
+            return future.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a rollout process died (out of memory, or killed). What was saved is intact; "
+                "continue with --resume, perhaps with fewer --workers."
+            ) from error
+
+
+def processor_count() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,137 @@
+"""Checkpoints on disk: safetensors weights, a JSON config and a card. Never pickle: loading one runs no code.
+
+A checkpoint is a folder::
+
+    config.json                  what the network is; names its weights file and that file's sha256
+    weights-<digest>.safetensors the tensors
+    README.md                    the card, for people (optional)
+
+``config.json`` is replaced last, by one rename, so at every moment the folder holds one whole checkpoint: the old one
+or the new one. A full disk or a kill while saving leaves the old one as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
+
+from liquid_control.errors import UserError
+
+FORMAT_VERSION = 1
+CONFIG_NAME = "config.json"
+CARD_NAME = "README.md"
+
+
+def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None:
+    """Writes a file under a temporary name, fsyncs it and renames it over ``path``.
+
+    Raises:
+        UserError: if the folder cannot be written or the disk is full; whatever stood at ``path`` is still there.
+    """
+    path = Path(path)
+    content = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}. Nothing that stood there was changed; "
+            "free some space or choose another folder."
+        ) from error
+
+
+def save_checkpoint(
+    folder: str | os.PathLike[str], tensors: Mapping[str, Tensor], config: Mapping[str, Any], card: str | None = None
+) -> None:
+    """Saves tensors and config as one checkpoint, replacing an older one in the same folder.
+
+    Args:
+        folder: where; made if it is missing.
+        tensors: names and tensors, as ``module.state_dict()`` gives them.
+        config: what is needed to build the module again; JSON types only.
+        card: the text of the card; None leaves a card that is there alone.
+
+    Raises:
+        UserError: if it cannot be written; an older checkpoint in ``folder`` is then still whole.
+    """
+    folder = Path(folder)
+    weights = tensors_to_bytes({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()})
+    digest = hashlib.sha256(weights).hexdigest()
+    name = f"weights-{digest[:8]}.safetensors"
+    header = {"format_version": FORMAT_VERSION, "weights": name, "sha256": digest}
+    write_atomically(folder / name, weights)
+    write_atomically(folder / CONFIG_NAME, json.dumps(header | dict(config), indent=2) + "\n")
+    for stale in folder.glob("weights-*.safetensors"):
+        if stale.name != name:
+            stale.unlink(missing_ok=True)
+    if card is not None:
+        write_atomically(folder / CARD_NAME, card)
+
+
+def load_checkpoint(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Loads what :func:`save_checkpoint` wrote, on the CPU.
+
+    Returns:
+        The tensors by name, and the config without the header fields.
+
+    Raises:
+        UserError: if the folder is missing, is of another format version, is truncated or changed (sha256), or holds
+            weights that are not finite.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"no checkpoint at {folder}: give a folder that holds {CONFIG_NAME} and its weights.")
+    try:
+        config = json.loads((folder / CONFIG_NAME).read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder} is no checkpoint: it holds no {CONFIG_NAME}.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / CONFIG_NAME} is damaged: {error}. Restore it or train again.") from None
+    version = config.pop("format_version", None) if isinstance(config, dict) else None
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{folder} has checkpoint format version {version!r}; this release reads version {FORMAT_VERSION}."
+        )
+    try:
+        path, digest = folder / Path(config.pop("weights")).name, config.pop("sha256")
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / CONFIG_NAME} does not name its weights and their sha256 ({error}).") from None
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the weights {path}: {error.strerror or error}.") from None
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise UserError(
+            f"the weights {path} are truncated or changed ({len(content)} bytes, sha256 differs from {CONFIG_NAME}). "
+            "Copy the checkpoint again or train again."
+        )
+    try:
+        tensors = tensors_from_bytes(content)
+    except SafetensorError as error:
+        raise UserError(f"the weights {path} are not a safetensors file: {error}.") from None
+    broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not finite(tensor)]
+    if broken:
+        raise UserError(f"the weights {path} hold NaN or infinite values in {', '.join(broken)}: this driver is lost.")
+    return tensors, config
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether every element is a finite number."""
+    return math.isfinite(tensor.double().sum().item()) or bool(torch.isfinite(tensor).all())

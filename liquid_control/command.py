@@ -1,0 +1,95 @@
+"""What every command shares: a config dataclass becomes the command line and the YAML file, an error one line.
+
+The YAML file says what the command line says: ``--config job.yaml`` puts the file's keys in front of the arguments,
+so one parser checks both and an argument given by hand wins over the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+import yaml
+
+from liquid_control.errors import UserError, nearest
+
+Config = TypeVar("Config")
+
+
+def parse(config_class: type[Config], arguments: Sequence[str], program: str, default: Config | None = None) -> Config:
+    """Builds a config from command line arguments and, where ``--config FILE`` is among them, a YAML file.
+
+    Raises:
+        UserError: if the YAML file cannot be read or has a key that the config does not have.
+        SystemExit: from the parser, after it has explained a wrong argument (2) or printed the help (0).
+    """
+    return tyro.cli(
+        config_class,
+        prog=program,
+        description=(config_class.__doc__ or "").strip(),
+        args=_with_config_file(config_class, list(arguments)),
+        default=default,
+        config=(tyro.conf.FlagConversionOff, tyro.conf.PositionalRequiredArgs),
+    )
+
+
+def _with_config_file(config_class: type, arguments: list[str]) -> list[str]:
+    for index, argument in enumerate(arguments):
+        if argument == "--config" or argument.startswith("--config="):
+            inline = argument.partition("=")[2]
+            if not inline and index + 1 == len(arguments):
+                raise UserError("--config needs a YAML file, for example --config configs/car_racing.yaml.")
+            path = inline or arguments[index + 1]
+            rest = arguments[:index] + arguments[index + (1 if inline else 2) :]
+            return _yaml_arguments(config_class, Path(path)) + rest
+    return arguments
+
+
+def _yaml_arguments(config_class: type, path: Path) -> list[str]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read the config {path}: {error.strerror or error}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"the config {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"the config {path} must be a mapping of option names to values, not {type(content).__name__}.")
+    known = {field.name for field in dataclasses.fields(config_class)}
+    arguments: list[str] = []
+    for key, value in content.items():
+        name = str(key).replace("-", "_")
+        if name not in known:
+            raise UserError(f"the config {path} has an unknown key {key!r}: {nearest(name, known)}")
+        values = value if isinstance(value, list) else [value]
+        arguments += ["--" + name.replace("_", "-"), *(str(item) for item in values)]
+    return arguments
+
+
+def write_yaml(config: Any) -> str:
+    """The config dataclass as the text of a YAML file that ``--config`` reads."""
+    values = {
+        name: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+        for name, value in dataclasses.asdict(config).items()
+    }
+    return yaml.safe_dump(values, sort_keys=False)
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """Runs a command: a :class:`UserError` becomes one line and exit status 2, Ctrl-C status 130."""
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("stopped.", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        # The reader of our output left (`… | head`): that is its right. Keep the interpreter from complaining too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None

@@ -1,0 +1,18 @@
+"""The one exception that a command turns into a line of text instead of a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something that was given cannot be used; the message says what was given and what to do."""
+
+
+def nearest(given: str, known: Iterable[str]) -> str:
+    """A hint that names the known word closest to ``given`` and lists them all, to end an error message with."""
+    known = sorted(known)
+    close = difflib.get_close_matches(given, known, n=1, cutoff=0.4)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Known: {', '.join(known)}."

@@ -1,0 +1,44 @@
+"""Eyes: a small convolutional head from the playfield to the features that the core's sensory neurons receive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class ConvEyes(nn.Module):
+    """Three strided convolutions and one linear layer, ReLU between: (N, height, width, 3) pixels -> (N, features).
+
+    Args:
+        image_shape: (height, width, channels) of the uint8 image.
+        channels: output channels of the convolutions.
+        kernels: their kernel sizes; every stride is 2.
+        features: width of the output.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        channels: Sequence[int] = (8, 16, 16),
+        kernels: Sequence[int] = (5, 3, 3),
+        features: int = 32,
+    ):
+        super().__init__()
+        height, width, depth = image_shape
+        layers: list[nn.Module] = []
+        for out, kernel in zip(channels, kernels, strict=True):
+            layers += [nn.Conv2d(depth, out, kernel, stride=2), nn.ReLU()]
+            height, width, depth = (height - kernel) // 2 + 1, (width - kernel) // 2 + 1, out
+        if height < 1 or width < 1:
+            raise ValueError(f"an image of shape {tuple(image_shape)} is too small for kernels {tuple(kernels)}.")
+        self.convolutions = nn.Sequential(*layers)
+        self.linear = nn.Linear(height * width * depth, features)
+        self.features = features
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, height, width, 3) uint8 -> (N, features), each feature in [-1, 1]."""
+        x = image.permute(0, 3, 1, 2).to(self.linear.weight.dtype).div(255).sub(0.5)
+        x = self.convolutions(x)  # (N, channels, height', width')
+        return torch.tanh(self.linear(x.flatten(1)))

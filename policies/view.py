@@ -1,0 +1,52 @@
+"""Views: what a driver takes of the raw observation of its environment. Training and driving use the same object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from envs.car_racing.observation import GAUGES, playfield, read_gauges
+from liquid_control.errors import UserError, nearest
+
+
+class CarRacingView:
+    """The playfield, resized, and the seven gauges read from the pixel bars, scaled to about unit size.
+
+    The printed score is never part of it.
+
+    Args:
+        size: (height, width) of the playfield that the eyes get.
+    """
+
+    observation_shape = (96, 96, 3)
+    controls = ("steer", "gas", "brake")
+    low, high = (-1.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    gauges = GAUGES
+    #: speed 0–100 units/s, wheels 0–200 rad/s, steering ±0.42 rad, gyro about ±3 rad/s
+    gauge_scale = np.array([1 / 50, 1 / 100, 1 / 100, 1 / 100, 1 / 100, 2.5, 0.5], np.float32)
+
+    def __init__(self, size: Sequence[int] = (42, 48)):
+        self.size = (int(size[0]), int(size[1]))
+        self.image_shape = (*self.size, 3)
+
+    def __call__(self, observation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A raw (96, 96, 3) uint8 frame -> image (height, width, 3) uint8 and gauges (7,) float32.
+
+        Raises:
+            ValueError: if the observation has another shape or dtype.
+        """
+        if getattr(observation, "shape", None) != self.observation_shape or observation.dtype != np.uint8:
+            given = f"{getattr(observation, 'dtype', type(observation).__name__)} {getattr(observation, 'shape', '')}"
+            raise ValueError(f"a CarRacing observation is uint8 {self.observation_shape}, not {given}.")
+        return playfield(observation, self.size), read_gauges(observation) * self.gauge_scale
+
+
+VIEWS = {"CarRacing-v3": CarRacingView}
+
+
+def build_view(env: str, size: Sequence[int]) -> CarRacingView:
+    """The view of the environment ``env``, an id of :data:`VIEWS`."""
+    if env not in VIEWS:
+        raise UserError(f"no driver can see the environment {env!r} yet: {nearest(env, VIEWS)}")
+    return VIEWS[env](size)
