@@ -56,6 +56,8 @@ class Episode:
     """Share of the track's tiles that were visited."""
     off_road: float
     """Share of the steps with all four wheels off the road."""
+    terminated: bool = False
+    """Whether the environment ended it: the lap is complete, or the car left the field."""
     images: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0, 3), np.uint8), repr=False)
     """(T, height, width, 3) uint8, from the driver's view."""
     gauges: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32), repr=False)
@@ -64,6 +66,8 @@ class Episode:
     """(T, controls) float32: the expert's action in the state that gave the image."""
     actions: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32), repr=False)
     """(T, controls) float32: the action that was taken."""
+    rewards: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32), repr=False)
+    """(T,) float32: the environment's reward for it."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +114,9 @@ class _Lane:
         taken = label if self.expert_drives else action
         if self.plan.disturbed:
             taken = self._disturb(taken)
-        if self.drive.record:
-            self.frames.append((image, gauges, label, taken))
         self.observation, reward, terminated, truncated, info = self.env.step(taken)
+        if self.drive.record:
+            self.frames.append((image, gauges, label, taken, np.float32(reward)))
         episode, car = self.episode, self.env.unwrapped.car
         episode.score += float(reward)
         episode.steps += 1
@@ -120,6 +124,7 @@ class _Lane:
         leash = self.drive.leash
         strayed = leash is not None and self.expert.off_road_distance(self.env) > leash
         if terminated or truncated or strayed:
+            episode.terminated = bool(terminated)
             self._finish(bool(info.get("lap_finished", False)))
 
     def _disturb(self, action: np.ndarray) -> np.ndarray:
@@ -140,7 +145,7 @@ class _Lane:
         episode.off_road /= episode.steps
         if self.frames:
             columns = [np.stack(column) for column in zip(*self.frames, strict=True)]
-            episode.images, episode.gauges, episode.labels, episode.actions = columns
+            episode.images, episode.gauges, episode.labels, episode.actions, episode.rewards = columns
         self.busy = False
 
 

@@ -12,6 +12,7 @@ or the new one. A full disk or a kill while saving leaves the old one as it was.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -50,11 +51,13 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(
             f"cannot write {path}: {error.strerror or error}. Nothing that stood there was changed; "
             "free some space or choose another folder."
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def save_checkpoint(

@@ -1,0 +1,30 @@
+# Each target sets up what it needs: a virtual environment in .venv with the versions of constraints.txt.
+PYTHON ?= python3
+PIP_FLAGS ?=
+ENVIRONMENT := .venv/installed
+RUN := .venv/bin/python -m
+
+.PHONY: train test check help
+help:
+	@echo "make train   set up, then train a 19-neuron driver for CarRacing-v3 (the main job)"
+	@echo "make test    set up, then run the test suite"
+	@echo "make check   lint, types, import rules and doc examples"
+
+train: $(ENVIRONMENT)
+	$(RUN) liquid_control.train --env CarRacing-v3
+
+test: $(ENVIRONMENT)
+	$(RUN) pytest
+
+check: $(ENVIRONMENT)
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	$(RUN) mypy
+	.venv/bin/lint-imports
+	$(RUN) pytest --doctest-modules --doctest-glob='*.md' liquid_control envs agents policies README.md docs
+
+$(ENVIRONMENT): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "liquid-control needs Python 3.11 or newer; this is %s. Name another: make PYTHON=python3.12" % sys.version.split()[0])'
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable '.[test,lint]'
+	@touch $@

@@ -1,0 +1,177 @@
+"""Recurrent behaviour cloning: whole episodes, carried state, truncated backpropagation through time.
+
+Every batch row is a stream: it plays one episode from its start, a stretch of ``time`` steps a batch, with the core's
+state carried over and its gradient cut there; when the episode ends the row begins another, from the initial state.
+So the driver is trained in the states that it will have at the wheel, not in a fresh state every second.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.rollout import Episode
+from policies.driver import Driver
+
+
+@dataclass
+class Stretch:
+    """One batch: ``time`` consecutive steps of every stream."""
+
+    images: Tensor  # (B, T, height, width, 3) uint8
+    gauges: Tensor  # (B, T, G)
+    labels: Tensor  # (B, T, controls)
+    mask: Tensor  # (B, T) bool, False after the end of the episode
+    graded: Tensor  # (B, T) bool, where the loss counts
+    fresh: Tensor  # (B,) bool, True where the stream begins an episode here
+
+
+class Streams:
+    """Deals out episodes to parallel streams.
+
+    Args:
+        episodes: the recorded episodes.
+        batch: number of streams.
+        time: steps a stretch.
+        rng: picks episodes and, for the first stretch, positions inside them, so that streams are out of step.
+        warm_up: steps that are not graded after a start in the middle of an episode, where the state is unknown.
+    """
+
+    def __init__(
+        self, episodes: Sequence[Episode], batch: int, time: int, rng: np.random.Generator, warm_up: int = 8
+    ):
+        self.episodes, self.time, self.rng, self.warm_up = episodes, time, rng, warm_up
+        # Long episodes hold more to learn than short ones: draw them in proportion.
+        steps = np.array([episode.steps for episode in episodes], float)
+        self.share = steps / steps.sum()
+        self.current = rng.choice(len(episodes), batch, p=self.share)
+        self.position = np.array([rng.integers(episodes[index].steps) for index in self.current])
+        self.fresh = np.ones(batch, bool)
+        self.ungraded = np.where(self.position > 0, warm_up, 0)
+
+    def next(self) -> Stretch:
+        """The next stretch of every stream."""
+        batch, time, first = len(self.current), self.time, self.episodes[0]
+        images = np.zeros((batch, time, *first.images.shape[1:]), np.uint8)
+        gauges = np.zeros((batch, time, first.gauges.shape[1]), np.float32)
+        labels = np.zeros((batch, time, first.labels.shape[1]), np.float32)
+        length = np.zeros(batch, int)
+        for row, (index, start) in enumerate(zip(self.current, self.position, strict=True)):
+            episode, stop = self.episodes[index], start + time
+            length[row] = min(stop, episode.steps) - start
+            images[row, : length[row]] = episode.images[start:stop]
+            gauges[row, : length[row]] = episode.gauges[start:stop]
+            labels[row, : length[row]] = episode.labels[start:stop]
+        tick = np.arange(time)
+        mask = tick < length[:, None]
+        graded = mask & (tick >= self.ungraded[:, None])
+        stretch = Stretch(*(torch.from_numpy(part) for part in (images, gauges, labels, mask, graded, self.fresh)))
+        self._advance()
+        return stretch
+
+    def _advance(self) -> None:
+        self.position = self.position + self.time
+        self.fresh = np.array([self.position[row] >= self.episodes[e].steps for row, e in enumerate(self.current)])
+        self.ungraded = np.zeros_like(self.ungraded)
+        for row in np.flatnonzero(self.fresh):
+            self.current[row] = self.rng.choice(len(self.episodes), p=self.share)
+            self.position[row] = 0
+
+
+class Cloner:
+    """Trains a driver on stretches: Adam, clipped gradient norm, cosine schedule, and a running mean of the weights.
+
+    The running mean, ``average``, is the driver to drive with: it is steadier than the weights of the last step.
+
+    Args:
+        driver: the driver to train, in place.
+        learning_rate: peak of the schedule.
+        total_steps: gradient steps of the whole job, for the schedule.
+        control_weights: weight of each control in the squared error.
+        decay: of the running mean of the weights.
+    """
+
+    WARM_UP = 30  # gradient steps until the learning rate is at its peak
+    FLOOR = 0.02  # share of the peak at the end
+
+    def __init__(
+        self,
+        driver: Driver,
+        learning_rate: float,
+        total_steps: int,
+        control_weights: Sequence[float],
+        decay: float = 0.995,
+    ):
+        self.driver = driver
+        self.average = copy.deepcopy(driver).eval()
+        self.learning_rate, self.total_steps, self.decay = learning_rate, total_steps, decay
+        self.step = 0
+        self.control_weights = torch.tensor(control_weights)
+        self.optimizer = torch.optim.Adam(driver.parameters(), learning_rate, fused=True)
+
+    def rate(self) -> float:
+        """The learning rate of the present step."""
+        warm = min(1.0, (self.step + 1) / self.WARM_UP)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / self.total_steps)))
+        return self.learning_rate * warm * (self.FLOOR + (1 - self.FLOOR) * cosine)
+
+    def train(self, streams: Streams, steps: int) -> float:
+        """Takes ``steps`` gradient steps; returns the mean loss."""
+        driver, device = self.driver.train(), next(self.driver.parameters()).device
+        state, losses = None, []
+        for _ in range(steps):
+            stretch = streams.next()
+            begin = driver.core.initial_state(len(stretch.fresh))
+            state = begin if state is None else torch.where(stretch.fresh.to(device)[:, None], begin, state.detach())
+            command, state = driver(
+                stretch.images.to(device), stretch.gauges.to(device), state, mask=stretch.mask.to(device)
+            )
+            graded = stretch.graded.to(device)
+            error = ((command - stretch.labels.to(device)) ** 2 * self.control_weights.to(device)).sum(-1)
+            loss = (error * graded).sum() / graded.sum().clamp(min=1)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate()
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(driver.parameters(), 1.0)
+            self.optimizer.step()
+            self._average()
+            self.step += 1
+            losses.append(loss.item())
+        return float(np.mean(losses))
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        # Short memory at first: the early weights are not worth remembering.
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        averages, weights = list(self.average.parameters()), list(self.driver.parameters())
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that is needed to go on as if never stopped; see :meth:`restore`."""
+        tensors = {f"driver.{name}": value for name, value in self.driver.state_dict().items()}
+        tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        for name, parameter in self.driver.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"adam.{name}.{key}"] = value
+        return {name: value.detach().cpu().clone() for name, value in tensors.items()}
+
+    def restore(self, tensors: dict[str, Tensor], step: int) -> None:
+        """Takes back what :meth:`tensors` gave after ``step`` gradient steps."""
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+        self.driver.load_state_dict(part("driver."))
+        self.average.load_state_dict(part("average."))
+        for name, parameter in self.driver.named_parameters():
+            moments = {key: value.clone() for key, value in part(f"adam.{name}.").items()}
+            if moments:
+                self.optimizer.state[parameter] = moments
+        self.step = step

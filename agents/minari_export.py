@@ -1,0 +1,68 @@
+"""Demonstrations as a Minari dataset, for those who train elsewhere. Needs the ``minari`` extra."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from gymnasium import spaces
+
+from agents.rollout import Episode
+from liquid_control.errors import UserError
+
+
+def export_minari(dataset_id: str, episodes: Sequence[Episode], env: str) -> None:
+    """Writes recorded episodes as a local Minari dataset, images uncompressed: Minari's own default is lossy JPEG.
+
+    Observations are dicts of ``image`` and ``gauges``; the expert's labels are kept in each step's ``infos``. Minari
+    wants one observation more than actions: the last one is repeated.
+
+    Args:
+        dataset_id: Minari's name for it, such as ``carracing/expert-v0``.
+        episodes: recorded episodes.
+        env: the environment that they were driven in.
+
+    Raises:
+        UserError: if Minari is not installed, or refuses the name.
+    """
+    try:
+        from minari import create_dataset_from_buffers
+        from minari.data_collector import EpisodeBuffer
+    except ImportError as error:
+        raise UserError(f"the export needs Minari ({error}): pip install 'liquid-control[minari]'.") from None
+
+    def padded(array: np.ndarray) -> np.ndarray:
+        return np.concatenate([array, array[-1:]])
+
+    buffers = []
+    for number, episode in enumerate(episodes):
+        ends = np.zeros(episode.steps, bool)
+        ends[-1] = True
+        buffers.append(
+            EpisodeBuffer(
+                id=number,
+                seed=episode.seed,
+                observations={"image": padded(episode.images), "gauges": padded(episode.gauges)},
+                actions=episode.actions,
+                rewards=episode.rewards,
+                terminations=ends & episode.terminated,
+                truncations=ends & (not episode.terminated),
+                infos={"expert_action": padded(episode.labels)},
+            )
+        )
+    first = episodes[0]
+    try:
+        create_dataset_from_buffers(
+            dataset_id,
+            buffers,
+            env=env,
+            observation_space=spaces.Dict(
+                image=spaces.Box(0, 255, first.images.shape[1:], np.uint8),
+                gauges=spaces.Box(-np.inf, np.inf, first.gauges.shape[1:], np.float32),
+            ),
+            action_space=spaces.Box(np.array([-1, 0, 0], np.float32), np.ones(3, np.float32)),
+            algorithm_name="privileged expert" if np.array_equal(first.actions, first.labels) else "driver",
+            jpeg_encoding=False,
+        )
+    except (ValueError, OSError) as error:
+        raise UserError(f"Minari refuses the dataset {dataset_id!r}: {error}") from None

@@ -1,0 +1,81 @@
+"""A run folder: what a training writes, so that it can be looked at, trusted and continued.
+
+::
+
+    config.yaml        the job; ``--config`` reads it
+    versions.json      the packages and the machine
+    state.safetensors  weights, optimizer and place in the schedule after the last whole round, for ``--resume``
+    shards/            what was recorded
+    tensorboard/       curves
+    best/  last/       checkpoints
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
+
+from liquid_control.checkpoint import write_atomically
+from liquid_control.errors import UserError
+
+_PACKAGES = ("liquid-control", "torch", "gymnasium", "numpy", "opencv-python-headless", "Box2D")
+
+
+class RunFolder:
+    """The paths of one run and its resumable state."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = path / "config.yaml"
+        self.state = path / "state.safetensors"
+        self.shards = path / "shards"
+        self.tensorboard = path / "tensorboard"
+        self.best, self.last = path / "best", path / "last"
+
+    def begin(self, config_yaml: str) -> None:
+        """Writes what does not change during the run.
+
+        Raises:
+            UserError: if the folder holds a run already, or cannot be written.
+        """
+        if self.config.exists():
+            raise UserError(f"{self.path} holds a run already: continue it with --resume {self.path}, or name another.")
+        write_atomically(self.config, config_yaml)
+        write_atomically(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+
+    def save_state(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
+        """Writes the state after a whole round; the one before stays whole if this fails."""
+        write_atomically(self.state, tensors_to_bytes(tensors, {"progress": json.dumps(progress)}))
+
+    def load_state(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The state after the last whole round, or None if there is none yet.
+
+        Raises:
+            UserError: if the file is damaged.
+        """
+        if not self.state.exists():
+            return None
+        try:
+            with safe_open(self.state, "pt") as file:
+                progress = json.loads(file.metadata()["progress"])
+                return {name: file.get_tensor(name) for name in file.keys()}, progress  # noqa: SIM118
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.state} is damaged ({error}): the run cannot be resumed from it.") from None
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on, and the machine."""
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            packages[name] = "unknown"
+    return {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"} | packages

@@ -1,0 +1,38 @@
+"""``python -m liquid_control``: lists the commands."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from liquid_control import __version__
+from liquid_control.errors import nearest
+
+COMMANDS = {
+    "train": "train a driver from nothing; with no argument, the main job: 19 liquid neurons learn CarRacing-v3",
+    "evaluate": "score a checkpoint on the official environment, on seeds that nothing was trained on",
+    "watch": "see a checkpoint drive, its neurons beside the road; in a window or as a video",
+    "record": "record demonstrations of the expert or of a checkpoint",
+    "card": "write a checkpoint's card: scores, picture of the wiring, a lap as a GIF",
+}
+
+
+def main() -> None:
+    """Prints the commands; a word that is none of them is answered with the nearest one and exit status 2."""
+    if len(sys.argv) > 1 and sys.argv[1] not in ("-h", "--help"):
+        word = sys.argv[1]
+        hint = f"python -m liquid_control.{word} --help" if word in COMMANDS else nearest(word, COMMANDS)
+        print(f"error: a command is its own module, python -m liquid_control.COMMAND. {hint}", file=sys.stderr)
+        raise SystemExit(2)
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, summary in COMMANDS.items():
+        table.add_row(f"python -m liquid_control.{name}", summary)
+    console = Console()
+    console.print(f"liquid-control {__version__}: tiny liquid networks that drive. Each command has --help.\n")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""``python -m liquid_control.record``: demonstrations on disk, for ``train --demos``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from agents.dagger import record_shard
+from agents.demonstrations import read_folder
+from agents.minari_export import export_minari
+from agents.rollout import FAST, TRAINING_SEEDS, Drive, Plan, RolloutPool, processor_count
+from liquid_control.command import parse, run
+from liquid_control.errors import UserError
+from policies.driver import Driver, DriverConfig, load_driver
+
+PROGRAM = "python -m liquid_control.record"
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """Records episodes as lossless compressed shards; every frame carries the expert's action as its label.
+
+    Options can be put in a YAML file: --config FILE.
+    """
+
+    folder: Path = Path("demos/CarRacing-v3")
+    """Where the shards go; one that holds shards already is not touched."""
+    driver: Path | None = None
+    """A checkpoint that drives; by default the expert does."""
+    env: str = "CarRacing-v3"
+    """The environment."""
+    episodes: int = 16
+    """How many episodes."""
+    seed: int = 0
+    """Seed of the first episode's track; the others follow."""
+    disturbed: bool = True
+    """Whether bursts of noise push the car off its line, so that recoveries are recorded."""
+    playfield: tuple[int, int] = (42, 48)
+    """(height, width) of the recorded playfield; a --driver brings its own."""
+    leash: float = 20.0
+    """An episode ends when the car is this far from the centre line."""
+    workers: int = 0
+    """Processes; 0 means one a processor."""
+    minari: str | None = None
+    """Also export what was recorded as the Minari dataset of this name, such as carracing/expert-v0."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Records as the arguments say; see ``--help``."""
+    config = parse(RecordConfig, arguments, PROGRAM)
+    if config.episodes < 1:
+        raise UserError(f"--episodes must be at least 1, not {config.episodes}.")
+    if any(config.folder.glob("*.npz")):
+        raise UserError(f"{config.folder} holds shards already: name another folder, or delete them first.")
+    driver = load_driver(config.driver) if config.driver else Driver(DriverConfig(config.env, playfield=config.playfield))
+    share = 0.0 if config.driver else 1.0
+    plans = [Plan(TRAINING_SEEDS + config.seed + i, share, config.disturbed) for i in range(config.episodes)]
+    console, size = Console(), 8
+    drive = Drive(env=FAST, record=True, leash=config.leash, fleet=size)
+    batches = [plans[start : start + size] for start in range(0, len(plans), size)]
+    with RolloutPool(config.workers or processor_count()) as pool:
+        waves = [batches[start : start + pool.workers] for start in range(0, len(batches), pool.workers)]
+        for number, wave in enumerate(track(waves, "recording", console=console)):
+            paths = [config.folder / f"shard-{number * pool.workers + i:04d}.npz" for i in range(len(wave))]
+            pool.map(record_shard, [(driver, share, drive, path) for share, path in zip(wave, paths, strict=True)])
+    episodes = read_folder(config.folder, config.env, driver.view.image_shape)
+    frames, scores = sum(episode.steps for episode in episodes), [episode.score for episode in episodes]
+    console.print(f"{len(episodes)} episodes, {frames:,} frames, mean score {sum(scores) / len(scores):.1f}: {config.folder}")
+    if config.minari:
+        export_minari(config.minari, episodes, config.env)
+        console.print(f"Minari dataset: {config.minari}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,113 @@
+"""``python -m liquid_control.train --env CarRacing-v3``: from nothing to a driver, by one command."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from agents.dagger import Dagger, Report, TrainConfig
+from agents.rollout import TEST_SEEDS, RolloutPool, processor_count
+from agents.run_folder import RunFolder
+from liquid_control.checkpoint import write_atomically
+from liquid_control.command import parse, run, write_yaml
+from liquid_control.errors import UserError, nearest
+from liquid_control.evaluate import evaluate
+from liquid_control.watch import record_lap
+from policies.driver import load_driver
+from policies.registry import CORES
+from policies.view import VIEWS
+
+PROGRAM = "python -m liquid_control.train"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Trains as the arguments say; see ``--help``."""
+    config, folder = _begin(arguments)
+    console = Console()
+    torch.set_num_threads(config.workers)
+    with RolloutPool(config.workers) as pool:
+        dagger = Dagger(config, folder, pool)
+        console.print(f"{dagger.driver.describe()}\nrun folder: {folder.path}", highlight=False)
+        try:
+            with _bar(console) as bar:
+                task = bar.add_task("driving", total=config.rounds, completed=dagger.progress.round, news="")
+
+                def show(report: Report) -> None:
+                    score = "" if report.score != report.score else f"score {report.score:.0f} "
+                    best = "" if report.best < -1e9 else f"best {report.best:.0f} "
+                    news = f"{score}{best}loss {report.loss:.4f} frames {report.frames:,}"
+                    bar.update(task, completed=report.round, news=news)
+
+                dagger.train(show)
+        except KeyboardInterrupt:
+            console.print(f"stopped after round {dagger.progress.round}. Continue: {PROGRAM} --resume {folder.path}")
+            raise
+    _close(config, folder, console)
+
+
+def _bar(console: Console) -> Progress:
+    columns = (BarColumn(), TextColumn("round {task.completed}/{task.total}"), TextColumn("{task.fields[news]}"))
+    return Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console)
+
+
+def _begin(arguments: Sequence[str]) -> tuple[TrainConfig, RunFolder]:
+    """The job and its run folder, new or resumed."""
+    config = parse(TrainConfig, arguments, PROGRAM)
+    if config.resume is not None:
+        return _resume(config.resume, arguments)
+    for name, known in (("env", VIEWS), ("policy", CORES)):
+        if getattr(config, name) not in known:
+            raise UserError(f"unknown {name} {getattr(config, name)!r}: {nearest(getattr(config, name), known)}")
+    for name in ("rounds", "expert_episodes", "learner_episodes", "steps", "batch", "time", "validation_episodes"):
+        if getattr(config, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(config, name)}.")
+    date = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    path = config.run or Path("runs") / f"{config.env}-{config.policy}-{date}"
+    config = dataclasses.replace(config, run=path, workers=config.workers or processor_count())
+    folder = RunFolder(path)
+    folder.begin(write_yaml(_given(config)))
+    return config, folder
+
+
+def _resume(path: Path, arguments: Sequence[str]) -> tuple[TrainConfig, RunFolder]:
+    folder = RunFolder(path)
+    if not folder.config.exists():
+        raise UserError(f"{path} is no run folder: it holds no {folder.config.name}.")
+    saved = parse(TrainConfig, ["--config", str(folder.config)], PROGRAM)
+    asked = parse(TrainConfig, ["--config", str(folder.config), *arguments], PROGRAM)
+    saved, asked = (dataclasses.replace(config, resume=None, run=path) for config in (saved, asked))
+    changed = [
+        f"{field.name} is {getattr(saved, field.name)}, not {getattr(asked, field.name)}"
+        for field in dataclasses.fields(TrainConfig)
+        if getattr(saved, field.name) != getattr(asked, field.name)
+    ]
+    if changed:
+        raise UserError(f"the run {path} was begun with another config: {'; '.join(changed)}. Leave those options out.")
+    return saved, folder
+
+
+def _close(config: TrainConfig, folder: RunFolder, console: Console) -> None:
+    """The closing evaluation on the official environment: a table and a lap video of the best checkpoint."""
+    driver = load_driver(folder.best)
+    if config.test_episodes:
+        seeds = range(TEST_SEEDS, TEST_SEEDS + config.test_episodes)
+        evaluation = evaluate(driver, seeds, workers=config.workers, env=config.env)
+        write_atomically(folder.best / "evaluation.json", evaluation.to_json())
+        console.print(evaluation.table())
+    if config.video:
+        record_lap(driver, folder.path / "lap.mp4", seed=TEST_SEEDS)
+        console.print(f"a lap: {folder.path / 'lap.mp4'}")
+    console.print(f"checkpoint: {folder.best}\ncurves: tensorboard --logdir {folder.path.parent}", highlight=False)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,101 @@
+"""Streams deal whole episodes out in order with carried state; the cloner learns, and restores to the same numbers."""
+
+import numpy as np
+import pytest
+import torch
+
+from agents.cloning import Cloner, Streams
+from agents.rollout import Episode
+from policies.driver import Driver, DriverConfig
+
+
+def episode(seed, steps):
+    """Images whose first pixel counts the steps; the label is a function of the gauges, so that it can be learned."""
+    rng = np.random.default_rng(seed)
+    images = np.zeros((steps, 42, 48, 3), np.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(steps), seed
+    gauges = rng.normal(size=(steps, 7)).astype(np.float32)
+    labels = np.clip(gauges[:, :3] * [1, 0.5, 0.5] + [0, 0.5, 0.5], [-1, 0, 0], 1).astype(np.float32)
+    return Episode(
+        seed=seed, score=0.0, steps=steps, lap=False, tiles=0.0, off_road=0.0,
+        images=images, gauges=gauges, labels=labels, actions=labels, rewards=np.zeros(steps, np.float32),
+    )  # fmt: skip
+
+
+EPISODES = [episode(1, 40), episode(2, 70), episode(3, 100)]
+
+
+def test_every_stream_plays_its_episode_in_order_to_the_end():
+    streams = Streams(EPISODES, batch=4, time=16, rng=np.random.default_rng(0))
+    expected = {row: (EPISODES[e].seed, int(p)) for row, (e, p) in enumerate(zip(streams.current, streams.position))}
+    for _ in range(12):
+        stretch = streams.next()
+        for row in range(4):
+            seed, position = expected[row]
+            if position == -1 or stretch.fresh[row]:
+                seed, position = int(stretch.images[row, 0, 0, 0, 1]), int(stretch.images[row, 0, 0, 0, 0])
+            real = stretch.mask[row]
+            steps = stretch.images[row, :, 0, 0, 0][real].tolist()
+            assert steps == list(range(position, position + len(steps)))
+            assert (stretch.images[row, :, 0, 0, 1][real] == seed).all()
+            total = EPISODES[seed - 1].steps
+            ended = position + 16 >= total
+            assert len(steps) == min(16, total - position)
+            expected[row] = (seed, -1 if ended else position + 16)
+
+
+def test_the_first_steps_after_a_start_in_the_middle_are_not_graded():
+    streams = Streams(EPISODES, batch=8, time=16, rng=np.random.default_rng(1), warm_up=5)
+    middle = torch.from_numpy(streams.position > 0)
+    first, second = streams.next(), streams.next()
+    assert not first.graded[middle, :5].any()
+    assert (first.graded[:, 5:] == first.mask[:, 5:]).all()
+    assert (second.graded == second.mask).all()
+
+
+@pytest.mark.parametrize("policy", ["cfc", "ltc", "lstm", "gru", "mlp"])
+def test_the_loss_falls_and_training_twice_gives_the_same_weights(policy):
+    def train():
+        torch.manual_seed(0)
+        driver = Driver(DriverConfig(policy=policy))
+        cloner = Cloner(driver, 5e-3, total_steps=40, control_weights=(2.0, 1.0, 1.0))
+        streams = Streams(EPISODES, batch=8, time=16, rng=np.random.default_rng(0))
+        return [cloner.train(streams, 10) for _ in range(4)], cloner.tensors()
+
+    losses, tensors = train()
+    assert losses[-1] < 0.7 * losses[0]
+    again, same = train()
+    assert losses == again
+    assert all(torch.equal(tensors[name], same[name]) for name in tensors)
+
+
+def test_a_restored_cloner_goes_on_to_the_same_weights():
+    def cloner():
+        torch.manual_seed(0)
+        return Cloner(Driver(DriverConfig()), 5e-3, total_steps=8, control_weights=(2.0, 1.0, 1.0))
+
+    def batches(round):
+        return Streams(EPISODES, batch=4, time=8, rng=np.random.default_rng(round))
+
+    whole = cloner()
+    whole.train(batches(0), 4)
+    saved = whole.tensors()
+    whole.train(batches(1), 4)
+
+    resumed = cloner()
+    torch.nn.init.zeros_(resumed.driver.hands.gain)
+    resumed.restore(saved, step=4)
+    resumed.train(batches(1), 4)
+    one, other = whole.tensors(), resumed.tensors()
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_running_mean_follows_the_weights():
+    torch.manual_seed(0)
+    cloner = Cloner(Driver(DriverConfig()), 5e-3, total_steps=100, control_weights=(1.0, 1.0, 1.0), decay=0.9)
+    before = cloner.average.hands.gain.clone()
+    cloner.train(Streams(EPISODES, 4, 8, np.random.default_rng(0)), 20)
+    now, mean = cloner.driver.hands.gain, cloner.average.hands.gain
+    assert not torch.equal(mean, before)
+    assert (mean - now).abs().max() < (before - now).abs().max()
