@@ -1,1 +1,51 @@
 """Liquid layers in PyTorch. One file a family; every layer keeps the contract of `liquid_control.nn.layer`."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from liquid_control.nn.cfc import CfC
+from liquid_control.nn.frame_stack import MLP
+from liquid_control.nn.gated import GRU, LSTM
+from liquid_control.nn.layer import LiquidLayer
+from liquid_control.nn.ltc import LTC
+from liquid_control.nn.wiring import Circuit, Wiring
+
+__all__ = ["GRU", "LAYERS", "LSTM", "LTC", "MLP", "CfC", "Circuit", "LiquidLayer", "Wiring", "build_layer"]
+
+#: Every layer by the name that its config bears.
+LAYERS: dict[str, type[LiquidLayer]] = {layer.name: layer for layer in (CfC, LTC, LSTM, GRU, MLP)}
+
+
+def build_layer(config: Mapping[str, Any]) -> LiquidLayer:
+    """Builds the layer whose ``config`` property gave these JSON values, with fresh weights.
+
+    >>> layer = CfC(8, Wiring.auto(units=19, outputs=3))
+    >>> build_layer(layer.config).circuit == layer.circuit
+    True
+
+    Raises:
+        ValueError: if the layer or one of its arguments is unknown (the nearest is named), or missing.
+    """
+    arguments = dict(config)
+    name = arguments.pop("layer", None)
+    if name not in LAYERS:
+        raise ValueError(f"unknown layer {name!r}: {_nearest(name, LAYERS)}")
+    known = inspect.signature(LAYERS[name]).parameters
+    for argument in arguments:
+        if argument not in known:
+            raise ValueError(f"layer {name!r} has no argument {argument!r}: {_nearest(argument, known)}")
+    for argument in ("input_size", "units"):
+        if argument not in arguments:
+            raise ValueError(f"the config of layer {name!r} lacks {argument!r}.")
+    if isinstance(arguments["units"], Mapping):
+        arguments["units"] = Circuit.from_json(arguments["units"])
+    return LAYERS[name](**arguments)
+
+
+def _nearest(given: object, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(str(given), known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(map(repr, known))}."

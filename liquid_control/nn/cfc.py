@@ -1,0 +1,369 @@
+"""Closed-form continuous-time neurons (CfC): liquid dynamics without a solver (Hasani et al. 2022).
+
+Eq. 10 of the paper, with g and h tanh heads of a shared backbone z = backbone([input, state]) and the gate as in the
+authors' code, a time-independent head beside the one that time multiplies:
+
+    x(t) = (1 - σ(t·a(z) + b(z))) ⊙ g(z) + σ(t·a(z) + b(z)) ⊙ h(z)         mode "default"
+    x(t) = g(z) + σ(t·a(z) + b(z)) ⊙ h(z)                                   mode "no_gate"
+    x(t) = A - A ⊙ exp(-t (|w_τ| + |g(z)|)) ⊙ g(z), g linear                mode "pure" (Cf-S)
+
+At t = 0 these do not give back the state, although no time has passed. The layer therefore sets the initial condition
+itself: a step of zero elapsed time leaves the state as it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any, cast
+
+import ncps.wirings
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from liquid_control.nn.layer import Elapsed, LiquidLayer, per_tick
+from liquid_control.nn.wiring import Circuit, Wiring, build_circuit, reject_other_masks
+
+MODES = ("default", "no_gate", "pure")
+
+
+def lecun_tanh(x: Tensor) -> Tensor:
+    """1.7159 tanh(0.666 x), of unit variance for unit variance (LeCun 1998)."""
+    return 1.7159 * torch.tanh(0.666 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "lecun_tanh": lecun_tanh,
+    "silu": F.silu,
+    "relu": F.relu,
+    "tanh": torch.tanh,
+    "gelu": F.gelu,
+}
+
+
+class CfCCell(nn.Module):
+    """The parameters of one group of CfC neurons, by ncps's names; the equations are in :class:`CfC`."""
+
+    def __init__(
+        self,
+        fan_in: int,
+        hidden_size: int,
+        mode: str,
+        backbone_units: int = 0,
+        backbone_layers: int = 0,
+        sparsity_mask: Tensor | None = None,
+    ):
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.backbone: nn.ModuleDict | None = None
+        if backbone_layers:
+            # Every second name is ncps's activation.
+            sizes = [fan_in] + [backbone_units] * backbone_layers
+            self.backbone = nn.ModuleDict(
+                {str(2 * layer): nn.Linear(*pair) for layer, pair in enumerate(itertools.pairwise(sizes))}
+            )
+            fan_in = backbone_units
+        self.register_buffer("sparsity_mask", sparsity_mask)
+        self.register_load_state_dict_pre_hook(reject_other_masks)
+        self.ff1 = nn.Linear(fan_in, hidden_size)
+        if mode == "pure":
+            self.w_tau = nn.Parameter(torch.zeros(1, hidden_size))
+            self.A = nn.Parameter(torch.ones(1, hidden_size))
+        else:
+            self.ff2 = nn.Linear(fan_in, hidden_size)
+            self.time_a = nn.Linear(fan_in, hidden_size)
+            self.time_b = nn.Linear(fan_in, hidden_size)
+        for parameter in self.parameters():
+            # w_tau and A too, as the authors' code does: at w_tau = 0 the gradient of |w_tau| is zero for good.
+            if parameter.dim() == 2:
+                nn.init.xavier_uniform_(parameter)
+
+    def heads(self) -> list[nn.Linear]:
+        """The linear heads in the order of :class:`CfC`'s equations: g, h, a, b; or g alone in mode "pure"."""
+        return [self.ff1] if hasattr(self, "w_tau") else [self.ff1, self.ff2, self.time_a, self.time_b]
+
+
+class CfC(LiquidLayer):
+    """Closed-form continuous-time neurons, dense with a backbone or wired without one.
+
+    Given a number of units: one group of neurons behind a backbone of ``backbone_layers`` hidden layers. Given a
+    wiring: a group of neurons for each of its layers (inter, command, motor for an NCP), each driven by the group
+    before it within the same step and by its own state.
+
+    The state holds the groups one after another, as ncps has it: inter, command, motor for an NCP. Outputs are the
+    motor neurons, or all neurons of a dense layer. Weights of `ncps.torch.CfC` load with ``load_state_dict``.
+
+    Args:
+        input_size: number of inputs.
+        units: number of neurons, or a :class:`Wiring`, a :class:`Circuit` or an ncps wiring, none of which is changed.
+        proj_size: if given, outputs go through a linear map to this size.
+        mode: "default", "no_gate" or "pure".
+        activation: of the backbone: lecun_tanh, silu, relu, tanh or gelu.
+        backbone_units: width of the backbone (dense only; 128).
+        backbone_layers: its number of hidden layers (dense only; 1). 0 puts the heads directly on input and state.
+        backbone_dropout: after each backbone layer (dense only; 0.0). In ncps it has no effect with one layer.
+        ncps_compat: what a wiring masks. True, as in ncps: the heads g and h from group to group, while the gate's
+            heads and the connections within a group are dense. False: every head, and within a group exactly the
+            wiring's synapses and each neuron's own state.
+        learn_initial_state: whether the initial state is a parameter.
+
+    Raises:
+        ValueError: if an option is unknown or does not go with a wiring.
+    """
+
+    name = "cfc"
+
+    def __init__(
+        self,
+        input_size: int,
+        units: int | Wiring | Circuit | ncps.wirings.Wiring,
+        proj_size: int | None = None,
+        *,
+        mode: str = "default",
+        activation: str = "lecun_tanh",
+        backbone_units: int | None = None,
+        backbone_layers: int | None = None,
+        backbone_dropout: float | None = None,
+        ncps_compat: bool = True,
+        learn_initial_state: bool = False,
+    ):
+        if mode not in MODES:
+            raise ValueError(f"mode is {mode!r}, expected one of {MODES}.")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation is {activation!r}, expected one of {tuple(ACTIVATIONS)}.")
+        circuit = None if isinstance(units, int) else build_circuit(units, input_size)
+        if circuit is not None:
+            _refuse_backbone(activation, backbone_units, backbone_layers, backbone_dropout)
+            if circuit.layers[-1][: circuit.outputs] != tuple(range(circuit.outputs)):
+                raise ValueError(f"the last layer of the wiring must begin with the motor neurons: {circuit.layers}.")
+            neurons, outputs = circuit.units, circuit.outputs
+        else:
+            neurons = outputs = cast(int, units)
+        super().__init__(input_size, neurons, proj_size or outputs, learn_initial_state)
+        self.circuit, self.mode, self.activation, self.ncps_compat = circuit, mode, activation, ncps_compat
+        self.proj_size = proj_size
+        self.backbone_units = 128 if backbone_units is None else backbone_units
+        self.backbone_layers = (1 if circuit is None else 0) if backbone_layers is None else backbone_layers
+        self.backbone_dropout = backbone_dropout or 0.0
+
+        if circuit is None:
+            cell = CfCCell(input_size + neurons, neurons, mode, self.backbone_units, self.backbone_layers)
+            self.rnn_cell: nn.Module = cell
+            self.group_sizes: tuple[int, ...] = (neurons,)
+            masks = None
+        else:
+            masks = _masks(circuit, ncps_compat)
+            self.rnn_cell = nn.ModuleDict(
+                {
+                    f"layer_{index}": CfCCell(
+                        mask.shape[1], mask.shape[0], mode, sparsity_mask=torch.from_numpy(mask).float()
+                    )
+                    for index, mask in enumerate(masks)
+                }
+            )
+            self.group_sizes = tuple(len(layer) for layer in circuit.layers)
+        last = sum(self.group_sizes[:-1])
+        self.motor = slice(last, last + outputs)
+        self.fc: nn.Module = nn.Identity() if proj_size is None else nn.Linear(outputs, proj_size)
+        if not self.backbone_layers:
+            self.register_buffer("gather", self._gather_index(masks), persistent=False)
+
+    gather: Tensor
+
+    @property
+    def cells(self) -> list[CfCCell]:
+        """The groups of neurons, from the inputs on."""
+        if isinstance(self.rnn_cell, CfCCell):
+            return [self.rnn_cell]
+        return cast(list[CfCCell], list(self.rnn_cell.children()))
+
+    def unpack(self, state: Tensor) -> dict[str, Tensor]:
+        """The neurons (B, ·) by type: inter, command, motor; or ``neurons`` of a dense layer."""
+        if self.circuit is None:
+            return {"neurons": state}
+        order = [neuron for layer in self.circuit.layers for neuron in layer]
+        kinds = dict.fromkeys(self.circuit.type_of(neuron) for neuron in order)
+        return {
+            kind: state[:, [order.index(neuron) for neuron in self.circuit.neurons_of_type(kind)]] for kind in kinds
+        }
+
+    def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See :class:`LiquidLayer`.
+
+        Groups depend on each other within a step only in one direction. So each runs one tick behind the group before
+        it, and then all of them are one block-sparse group of neurons that needs one product a tick: at tick k the
+        inter neurons take step k, the command neurons step k - 1, the motor neurons step k - 2. Neurons whose step
+        does not exist (at the ends) or must not advance keep their state.
+        """
+        steps, groups = x.shape[0], len(self.group_sizes)
+        lag = groups - 1
+        if lag:
+            x = F.pad(x, (0, 0, 0, 0, 0, lag))
+            always = advance if advance is not None else torch.ones(steps, 1, dtype=torch.bool, device=x.device)
+            advance = self._behind(always, False)
+        elif advance is not None:
+            advance = advance[..., None]
+        if isinstance(elapsed, Tensor):
+            spans: list[Elapsed] = list(self._behind(elapsed, 1.0).unbind(0))
+        else:
+            spans = [elapsed] * (steps + lag)
+
+        # Everything that does not depend on the state happens here, once for all steps.
+        weight, bias = self._dense_heads()
+        if self.mode != "pure" and not isinstance(elapsed, Tensor):
+            # At a constant elapsed time t the gate t·a + b is linear in z: one head instead of two.
+            weight = torch.cat([weight[:2], elapsed * weight[2:3] + weight[3:]])
+            bias = torch.cat([bias[:2], elapsed * bias[2:3] + bias[3:]])
+        weight, bias = weight.flatten(0, 1), bias.flatten()
+        if self.backbone_layers:
+            hidden, *later = self._backbone()
+            drive = F.linear(x, hidden.weight[:, : self.input_size], hidden.bias)
+            recurrent = hidden.weight[:, self.input_size :].T
+        else:
+            drive = F.linear(x, weight[:, : self.input_size], bias)
+            recurrent = weight[:, self.input_size :].T
+        w_tau, amplitude = self._pure_parameters()
+
+        states = []
+        for tick_drive, span, advances in zip(drive.unbind(0), spans, per_tick(advance, steps + lag), strict=True):
+            heads = torch.addmm(tick_drive, state, recurrent)
+            if self.backbone_layers:
+                heads = self._hidden(heads)
+                for linear in later:
+                    heads = self._hidden(linear(heads))
+                heads = F.linear(heads, weight, bias)
+            new = self._solution(heads, span, w_tau, amplitude)
+            state = new if advances is None else torch.where(advances, new, state)
+            states.append(state)
+        return self.fc(torch.stack(states[lag:])[..., self.motor]), state
+
+    def _solution(self, heads: Tensor, elapsed: Elapsed, w_tau: Tensor | None, amplitude: Tensor | None) -> Tensor:
+        """The module's equations: from the heads (B, ·) of one tick to the new state (B, S)."""
+        if w_tau is not None and amplitude is not None:
+            return amplitude - amplitude * torch.exp(-elapsed * (w_tau + heads.abs())) * heads
+        candidates, *gates = heads.split(
+            [2 * self.state_size] + [self.state_size] * (heads.shape[1] // self.state_size - 2), 1
+        )
+        g, h = torch.tanh(candidates).chunk(2, 1)
+        gate = torch.sigmoid(gates[0] if len(gates) == 1 else gates[0] * elapsed + gates[1])
+        return g + gate * h if self.mode == "no_gate" else torch.lerp(g, h, gate)
+
+    def _behind(self, values: Tensor, fill: float | bool) -> Tensor:
+        """From steps (T, B) to ticks (T + lag, B, S): each group one tick behind the one before; ``fill`` elsewhere."""
+        lag = len(self.group_sizes) - 1
+        groups = [
+            F.pad(values, (0, 0, group, lag - group), value=fill)[..., None].expand(-1, -1, size)
+            for group, size in enumerate(self.group_sizes)
+        ]
+        return torch.cat(groups, -1)
+
+    def _backbone(self) -> list[nn.Linear]:
+        return cast(list[nn.Linear], list(cast(nn.ModuleDict, self.cells[0].backbone).children()))
+
+    def _hidden(self, z: Tensor) -> Tensor:
+        z = ACTIVATIONS[self.activation](z)
+        return F.dropout(z, self.backbone_dropout, self.training) if self.backbone_dropout else z
+
+    def _pure_parameters(self) -> tuple[Tensor | None, Tensor | None]:
+        """|w_τ| and A, each (1, S), in mode "pure"."""
+        if self.mode != "pure":
+            return None, None
+        return torch.cat([cell.w_tau for cell in self.cells], 1).abs(), torch.cat([cell.A for cell in self.cells], 1)
+
+    def _dense_heads(self) -> tuple[Tensor, Tensor]:
+        """All heads of all groups as one: weight (heads, S, inputs + S) or (heads, S, backbone), bias (heads, S)."""
+        heads = list(zip(*(cell.heads() for cell in self.cells), strict=True))
+        bias = torch.stack([torch.cat([linear.bias for linear in groups]) for groups in heads])
+        if self.backbone_layers:
+            return torch.stack([groups[0].weight for groups in heads]), bias
+        weights = [linear.weight.flatten() for groups in heads for linear in groups]
+        entries = torch.cat([*weights, bias.new_zeros(1)])
+        return entries.index_select(0, self.gather).view(len(heads), self.state_size, -1), bias
+
+    def _gather_index(self, masks: list[np.ndarray] | None) -> Tensor:
+        """For each weight of :meth:`_dense_heads` its place among the parameters, or the zero at their end."""
+        heads = 1 if self.mode == "pure" else 4
+        sources = (self.input_size, *self.group_sizes)
+        ends = list(itertools.accumulate(sources))
+        index = np.full((heads, self.state_size, ends[-1]), -1)
+        offset = 0
+        for head in range(heads):
+            for group, size in enumerate(self.group_sizes):
+                begin = ends[group] - sources[group]
+                fan_in = sources[group] + size
+                places = offset + np.arange(size * fan_in).reshape(size, fan_in)
+                offset += places.size
+                if masks is not None and self._masked(head):
+                    places = np.where(masks[group] != 0, places, -1)
+                first = ends[group] - self.input_size
+                index[head, first : first + size, begin : begin + fan_in] = places
+        index[index < 0] = offset
+        return torch.from_numpy(index).flatten()
+
+    def _masked(self, head: int) -> bool:
+        """Whether the wiring's masks apply to a head, in the order g, h, a, b."""
+        return head < 2 or not self.ncps_compat
+
+    @property
+    def neuron_count(self) -> int:
+        """Neurons of the state, and those of a backbone."""
+        return self.state_size + (self.backbone_units * self.backbone_layers)
+
+    def parameter_count(self) -> int:
+        """Parameters in use: weights that the masks take out are not counted."""
+        unused = sum(
+            int((cell.sparsity_mask == 0).sum())
+            for cell in self.cells
+            if isinstance(cell.sparsity_mask, Tensor)
+            for head in range(len(cell.heads()))
+            if self._masked(head)
+        )
+        return sum(parameter.numel() for parameter in self.parameters()) - unused
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """See :class:`LiquidLayer`."""
+        config = {
+            "layer": self.name,
+            "input_size": self.input_size,
+            "units": self.state_size if self.circuit is None else self.circuit.to_json(),
+            "proj_size": self.proj_size,
+            "mode": self.mode,
+            "ncps_compat": self.ncps_compat,
+            "learn_initial_state": self.learned_initial_state is not None,
+        }
+        if self.circuit is None:
+            config |= {
+                "activation": self.activation,
+                "backbone_units": self.backbone_units,
+                "backbone_layers": self.backbone_layers,
+                "backbone_dropout": self.backbone_dropout,
+            }
+        return config
+
+
+def _masks(circuit: Circuit, ncps_compat: bool) -> list[np.ndarray]:
+    """For each layer of the circuit the (neurons, inputs of the layer + neurons) 0/1 mask of its heads."""
+    masks = []
+    for index, layer in enumerate(circuit.layers):
+        if index == 0:
+            incoming = circuit.sensory_adjacency[:, layer]
+        else:
+            incoming = circuit.adjacency[np.ix_(circuit.layers[index - 1], layer)]
+        if ncps_compat:
+            within = np.ones((len(layer), len(layer)))
+        else:
+            within = circuit.adjacency[np.ix_(layer, layer)] + 2 * np.eye(len(layer))  # 2: never cancelled by a -1
+        masks.append((np.concatenate([incoming, within]) != 0).T)
+    return masks
+
+
+def _refuse_backbone(activation: str, units: int | None, layers: int | None, dropout: float | None) -> None:
+    given = {"backbone_units": units, "backbone_layers": layers, "backbone_dropout": dropout}
+    names = [name for name, value in given.items() if value is not None]
+    if activation != "lecun_tanh":
+        names.append("activation")
+    if names:
+        raise ValueError(f"a wired CfC has no backbone, so {', '.join(names)} cannot be set.")

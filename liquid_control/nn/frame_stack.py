@@ -1,0 +1,88 @@
+"""A feed-forward net over the last few inputs: memory without recurrence, the baseline of control from frames."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from liquid_control.nn.layer import Elapsed, LiquidLayer
+
+
+class MLP(LiquidLayer):
+    """One hidden tanh layer over the last ``frames`` inputs; the state is the ``frames - 1`` inputs before the next.
+
+    Elapsed times are checked and ignored: a step is a step, even if no time has passed. Before the first step the
+    earlier inputs are zeros.
+
+    Args:
+        input_size: number of inputs.
+        units: width of the hidden layer.
+        frames: how many inputs it sees, the present one included; at least 2.
+        output_size: if given, outputs go through a linear readout of this size; else they are the hidden layer.
+        learn_initial_state: whether the inputs before the first are a parameter.
+    """
+
+    name = "mlp"
+    time_driven = False
+
+    def __init__(
+        self,
+        input_size: int,
+        units: int,
+        frames: int = 4,
+        output_size: int | None = None,
+        *,
+        learn_initial_state: bool = False,
+    ):
+        if frames < 2:
+            raise ValueError(f"frames must be at least 2, the present input and one before it, given {frames}.")
+        super().__init__(input_size, (frames - 1) * input_size, output_size or units, learn_initial_state)
+        self.units, self.frames = units, frames
+        self.hidden = nn.Linear(frames * input_size, units)
+        self.readout: nn.Module = nn.Identity() if output_size is None else nn.Linear(units, output_size)
+
+    def unpack(self, state: Tensor) -> dict[str, Tensor]:
+        """The earlier inputs, oldest first: ``frames`` (B, frames - 1, C)."""
+        return {"frames": state.unflatten(1, (self.frames - 1, self.input_size))}
+
+    def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See :class:`LiquidLayer`: all windows of ``frames`` real inputs at once."""
+        history = self.frames - 1
+        if advance is not None:
+            # Real steps move to the front, so that windows don't reach over padding.
+            order = torch.argsort((~advance).to(torch.uint8), dim=0, stable=True)
+            x = x.gather(0, order[..., None].expand_as(x))
+        inputs = torch.cat([self.unpack(state)["frames"].transpose(0, 1), x])  # (frames - 1 + T, B, C)
+        windows = inputs.unfold(0, self.frames, 1).transpose(2, 3)  # (T, B, frames, C)
+        y = self.readout(torch.tanh(self.hidden(windows.flatten(2))))
+        if advance is None:
+            last = inputs[-history:]
+        else:
+            count = advance.cumsum(0)
+            y = y.gather(0, (count - 1).clamp(min=0)[..., None].expand_as(y))
+            recent = count[-1] + torch.arange(history, device=x.device)[:, None]
+            last = inputs.gather(0, recent[..., None].expand(-1, -1, x.shape[2]))
+        return y, last.transpose(0, 1).flatten(1)
+
+    @property
+    def neuron_count(self) -> int:
+        """Units of the hidden layer."""
+        return self.units
+
+    def parameter_count(self) -> int:
+        """All parameters."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """See :class:`LiquidLayer`."""
+        return {
+            "layer": self.name,
+            "input_size": self.input_size,
+            "units": self.units,
+            "frames": self.frames,
+            "output_size": None if isinstance(self.readout, nn.Identity) else self.output_size,
+            "learn_initial_state": self.learned_initial_state is not None,
+        }

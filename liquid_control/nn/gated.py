@@ -1,0 +1,132 @@
+"""The usual recurrent networks under the contract of a liquid layer: baselines that know nothing of time.
+
+They take elapsed times, check them, and ignore them: a step is a step, even if no time has passed.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from liquid_control.nn.layer import Elapsed, LiquidLayer
+
+
+class GatedLayer(LiquidLayer):
+    """A gated network of torch behind the contract.
+
+    Args:
+        input_size: number of inputs.
+        units: width of the hidden state.
+        output_size: if given, outputs go through a linear readout of this size; else they are the hidden state.
+        learn_initial_state: whether the initial state is a parameter.
+    """
+
+    time_driven = False
+    parts: ClassVar[tuple[str, ...]]
+    """The parts of the state, each ``units`` wide; the hidden state first."""
+
+    def __init__(
+        self, input_size: int, units: int, output_size: int | None = None, *, learn_initial_state: bool = False
+    ):
+        super().__init__(input_size, len(self.parts) * units, output_size or units, learn_initial_state)
+        self.units = units
+        self.cell = self._cell()
+        self.readout: nn.Module = nn.Identity() if output_size is None else nn.Linear(units, output_size)
+
+    @abstractmethod
+    def _cell(self) -> nn.RNNBase:
+        """The network of torch, time first."""
+
+    def unpack(self, state: Tensor) -> dict[str, Tensor]:
+        """The hidden state, and the memory cell of an LSTM, each (B, units)."""
+        return dict(zip(self.parts, state.chunk(len(self.parts), 1), strict=True))
+
+    def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See :class:`LiquidLayer`: torch's fused sequence where steps are contiguous, single steps otherwise."""
+        if advance is None:
+            hidden, state = self._fused(x, state)
+        elif not torch.compiler.is_compiling() and not bool((advance[1:] & ~advance[:-1]).any()):
+            hidden, state = self._ragged(x, state, advance.sum(0))
+        else:
+            ticks = []
+            for tick, advances in zip(x.unbind(0), advance[..., None].unbind(0), strict=True):
+                state = torch.where(advances, self._fused(tick[None], state)[1], state)
+                ticks.append(state[:, : self.units])
+            hidden = torch.stack(ticks)
+        return self.readout(hidden), state
+
+    def _ragged(self, x: Tensor, state: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Sequences padded at their ends: torch's packed form stops each one at its own length."""
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths.clamp(min=1).cpu(), enforce_sorted=False)
+        packed, final = self.cell(packed, self._split(state))
+        hidden, _ = nn.utils.rnn.pad_packed_sequence(packed, total_length=len(x))
+        # A sequence of no step at all was run for one, because torch refuses length zero.
+        return hidden, torch.where((lengths > 0)[:, None], self._join(final), state)
+
+    def _fused(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, final = self.cell(x, self._split(state))
+        return hidden, self._join(final)
+
+    @abstractmethod
+    def _split(self, state: Tensor) -> Any:
+        """From the flat state (B, S) to what torch's network takes."""
+
+    @abstractmethod
+    def _join(self, final: Any) -> Tensor:
+        """From what torch's network gives back to the flat state (B, S)."""
+
+    @property
+    def neuron_count(self) -> int:
+        """Units of the hidden state."""
+        return self.units
+
+    def parameter_count(self) -> int:
+        """All parameters."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """See :class:`LiquidLayer`."""
+        return {
+            "layer": self.name,
+            "input_size": self.input_size,
+            "units": self.units,
+            "output_size": None if isinstance(self.readout, nn.Identity) else self.output_size,
+            "learn_initial_state": self.learned_initial_state is not None,
+        }
+
+
+class LSTM(GatedLayer):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997), `torch.nn.LSTM` inside; the state is [hidden | cell]."""
+
+    name = "lstm"
+    parts = ("hidden", "cell")
+
+    def _cell(self) -> nn.RNNBase:
+        return nn.LSTM(self.input_size, self.units)
+
+    def _split(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, cell = state.chunk(2, 1)
+        return hidden[None].contiguous(), cell[None].contiguous()
+
+    def _join(self, final: Any) -> Tensor:
+        return torch.cat(cast(tuple[Tensor, Tensor], final), -1)[0]
+
+
+class GRU(GatedLayer):
+    """Gated recurrent unit (Cho et al. 2014), `torch.nn.GRU` inside; the state is the hidden state."""
+
+    name = "gru"
+    parts = ("hidden",)
+
+    def _cell(self) -> nn.RNNBase:
+        return nn.GRU(self.input_size, self.units)
+
+    def _split(self, state: Tensor) -> Tensor:
+        return state[None].contiguous()
+
+    def _join(self, final: Any) -> Tensor:
+        return cast(Tensor, final)[0]

@@ -1,0 +1,231 @@
+"""The contract of a liquid layer: a flat state, elapsed times, masks; whole sequences and single steps.
+
+Every layer of this package keeps it, so that a driver, a policy or an experiment takes any of them by name.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+Elapsed = float | Tensor
+"""As :meth:`LiquidLayer.integrate` sees it: one positive number for all, or positive (T, B)."""
+
+
+class LiquidLayer(nn.Module, ABC):
+    """Base of every layer: checks and normalises what is given, so that a cell only writes its mathematics.
+
+    B is the batch, T the number of steps, C ``input_size``, S ``state_size``, O ``output_size``.
+
+    Attributes:
+        input_size: number of inputs, C.
+        state_size: width of the flat state, S.
+        output_size: number of outputs, O.
+        name: the layer's name in :func:`liquid_control.nn.build_layer`.
+        time_driven: whether the state evolves with elapsed time. Then a step of zero elapsed time leaves it as it is.
+    """
+
+    name: ClassVar[str]
+    time_driven: ClassVar[bool] = True
+
+    def __init__(self, input_size: int, state_size: int, output_size: int, learn_initial_state: bool = False):
+        super().__init__()
+        for what, size in (("input_size", input_size), ("state_size", state_size), ("output_size", output_size)):
+            if size < 1:
+                raise ValueError(f"{what} must be at least 1, given {size}.")
+        self.input_size, self.state_size, self.output_size = input_size, state_size, output_size
+        self.learned_initial_state = nn.Parameter(torch.zeros(state_size)) if learn_initial_state else None
+
+    def forward(
+        self,
+        x: Tensor,
+        state: Tensor | None = None,
+        elapsed: float | Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Runs a whole sequence.
+
+        Args:
+            x: (B, T, C) inputs.
+            state: (B, S) state before the first step; None is :meth:`initial_state`.
+            elapsed: time since the previous step, in the layer's own unit: None (1.0), a number, (T,) or (B, T). Zero
+                lets no time pass: a layer that evolves in time keeps its state.
+            mask: (B, T) bool, True where the step is real. A padded step leaves the state as it was and yields zeros;
+                its input and elapsed time don't matter.
+
+        Returns:
+            y (B, T, O) and the state (B, S) after the last step.
+
+        Raises:
+            ValueError: if a shape does not fit, or an elapsed time is negative or not finite.
+            TypeError: if dtypes don't fit.
+        """
+        if x.dim() != 3 or x.shape[2] != self.input_size:
+            raise ValueError(f"x has shape {tuple(x.shape)}, expected (batch, time, {self.input_size}).")
+        batch, time, _ = x.shape
+        if mask is not None:
+            if mask.dtype != torch.bool:
+                raise TypeError(f"mask has dtype {mask.dtype}, expected torch.bool (True where a step is real).")
+            if mask.shape != (batch, time):
+                raise ValueError(f"mask has shape {tuple(mask.shape)}, expected (batch, time) = ({batch}, {time}).")
+            # The fast path of a whole batch without padding is worth one look at the mask.
+            mask = None if not torch.compiler.is_compiling() and bool(mask.all()) else mask.T
+        return self._run(x.transpose(0, 1), state, self._per_step(elapsed, x, mask), mask)
+
+    def step(
+        self, x: Tensor, state: Tensor | None = None, elapsed: float | Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Runs one step.
+
+        Args:
+            x: (B, C) inputs.
+            state: (B, S) state before the step; None is :meth:`initial_state`.
+            elapsed: time since the previous step: None (1.0), a number, or (B,).
+
+        Returns:
+            y (B, O) and the state (B, S) after the step.
+
+        Raises:
+            ValueError: if a shape does not fit, or an elapsed time is negative or not finite.
+            TypeError: if dtypes don't fit.
+        """
+        if x.dim() != 2 or x.shape[1] != self.input_size:
+            raise ValueError(f"x has shape {tuple(x.shape)}, expected (batch, {self.input_size}).")
+        if isinstance(elapsed, Tensor) and elapsed.dim():
+            if elapsed.shape != x.shape[:1]:
+                raise ValueError(
+                    f"elapsed has shape {tuple(elapsed.shape)}, expected a number or (batch,) = ({len(x)},)."
+                )
+            elapsed = elapsed[:, None]
+        y, state = self._run(x[None], state, self._per_step(elapsed, x[:, None], None), None)
+        return y[:, 0], state
+
+    def initial_state(self, batch: int) -> Tensor:
+        """The state (batch, S) before the first step: zeros or the learned one, in the parameters' dtype."""
+        if self.learned_initial_state is not None:
+            return self.learned_initial_state.expand(batch, -1)
+        parameter = next(self.parameters())
+        return torch.zeros(batch, self.state_size, dtype=parameter.dtype, device=parameter.device)
+
+    @abstractmethod
+    def unpack(self, state: Tensor) -> dict[str, Tensor]:
+        """The named parts of a state (B, S), for people who look inside."""
+
+    @abstractmethod
+    def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The cell itself, over a whole sequence, time first; its arguments have been checked.
+
+        Args:
+            x: (T, B, C) with T ≥ 1, finite at padded steps.
+            state: (B, S).
+            elapsed: positive: a number, or (T, B).
+            advance: (T, B) bool, or None for always: False where the step must leave the state as it is.
+
+        Returns:
+            y (T, B, O), at steps that don't advance that of the state as it is, and the final state (B, S).
+        """
+
+    @property
+    @abstractmethod
+    def neuron_count(self) -> int:
+        """Number of units that compute a non-linear function; inputs and linear readouts are not counted."""
+
+    @abstractmethod
+    def parameter_count(self) -> int:
+        """Number of parameters in use: a synapse that the wiring leaves out is not counted."""
+
+    @property
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """JSON values from which :func:`liquid_control.nn.build_layer` builds this layer again, weights aside."""
+
+    def extra_repr(self) -> str:
+        """One line about the layer."""
+        return (
+            f"{self.input_size} → {self.output_size}, state {self.state_size}, {self.neuron_count} neurons, "
+            f"{self.parameter_count():,} parameters in use"
+        )
+
+    def _run(self, x: Tensor, state: Tensor | None, elapsed: Elapsed, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """From checked time-first arguments, x (T, B, C), elapsed and mask (T, B), to y (B, T, O) and state (B, S)."""
+        time, batch, _ = x.shape
+        if state is None:
+            state = self.initial_state(batch)
+        elif state.shape != (batch, self.state_size):
+            raise ValueError(
+                f"state has shape {tuple(state.shape)}, expected (batch, state_size) = ({batch}, {self.state_size})."
+            )
+        if torch.is_autocast_enabled(x.device.type):
+            # A state accumulates rounding errors, so the recurrence keeps the parameters' precision under autocast.
+            with torch.autocast(x.device.type, enabled=False):
+                return self._run(x.to(state.dtype), state, elapsed, mask)
+        if x.dtype != state.dtype:
+            raise TypeError(f"x is {x.dtype}, the state {state.dtype}: convert one, or the layer with layer.to(dtype).")
+        if time == 0:
+            return x.new_zeros(batch, 0, self.output_size), state
+
+        elapsed, advance = self._advance(elapsed, mask, (time, batch))
+        if mask is not None:
+            # Padding may hold anything, NaN too, whose gradient would survive a later where().
+            x = torch.where(mask[..., None], x, 0)
+        y, state = self.integrate(x, state, elapsed, advance)
+        if mask is not None:
+            y = torch.where(mask[..., None], y, 0)
+        return y.transpose(0, 1), state
+
+    def _per_step(self, elapsed: float | Tensor | None, x: Tensor, mask: Tensor | None) -> Elapsed:
+        """Elapsed as a number or (T, B), for x (B, T, C) and mask (T, B), its values checked."""
+        batch, time, _ = x.shape
+        if elapsed is None:
+            return 1.0
+        if not isinstance(elapsed, Tensor):
+            if not (math.isfinite(elapsed) and elapsed >= 0):
+                raise ValueError(f"elapsed is {elapsed}, expected a finite time ≥ 0.")
+            return float(elapsed)
+        if elapsed.shape not in ((), (time,), (batch, time)):
+            raise ValueError(
+                f"elapsed has shape {tuple(elapsed.shape)}, expected a number, (time,) = ({time},) or (batch, time) = "
+                f"({batch}, {time})."
+            )
+        elapsed = elapsed.to(x).expand(batch, time).T
+        if not torch.compiler.is_compiling():  # a traced graph cannot raise on values
+            wrong = ~(torch.isfinite(elapsed) & (elapsed >= 0))
+            if mask is not None:
+                wrong &= mask
+            if wrong.any():
+                step, row = wrong.nonzero()[0].tolist()
+                raise ValueError(
+                    f"elapsed is {elapsed[step, row].item()} at batch row {row}, step {step}, "
+                    "expected a finite time ≥ 0."
+                )
+        return elapsed
+
+    def _advance(self, elapsed: Elapsed, mask: Tensor | None, shape: tuple[int, int]) -> tuple[Elapsed, Tensor | None]:
+        """A positive elapsed and where the state advances: at real steps, and if time drives it, where time passes."""
+        if not self.time_driven:
+            return elapsed, mask
+        if isinstance(elapsed, float):
+            if elapsed > 0:
+                return elapsed, mask
+            return 1.0, torch.zeros(shape, dtype=torch.bool, device=next(self.parameters()).device)
+        passes = elapsed > 0
+        advance = passes if mask is None else passes & mask
+        if not torch.compiler.is_compiling() and bool(advance.all()):
+            return elapsed, None
+        # Any positive number will do where the result is not used; zero would divide by zero there.
+        return torch.where(advance, elapsed, 1), advance
+
+
+def per_tick(advance: Tensor | None, ticks: int) -> list[Tensor | None]:
+    """Splits ``advance`` (T, B, …) into what each tick must hold back: None where everything advances."""
+    if advance is None:
+        return [None] * ticks
+    parts = list(advance.unbind(0))
+    if torch.compiler.is_compiling():
+        return list(parts)
+    everything = advance.flatten(1).all(1).tolist()
+    return [None if whole else part for whole, part in zip(everything, parts, strict=True)]

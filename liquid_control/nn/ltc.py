@@ -1,0 +1,246 @@
+"""Liquid time-constant neurons (LTC): membranes, leaks and synapses, solved step by step (Hasani et al. 2021).
+
+The neuron form of neural circuit policies (Lechner et al. 2020, eq. 1-3). Neuron i has a membrane potential v, a
+capacitance cm and a leak; a synapse from j to i has a conductance w, a reversal potential E, and opens with the
+presynaptic potential:
+
+    cm_i dv_i/dt = g_i (v_leak,i - v_i) + Σ_j w_ji s_ji (E_ji - v_i),      s_ji = σ(σ_ji (v_j - μ_ji))
+
+over sensory and inner synapses j → i. The fused semi-implicit step (Hasani 2021, Algorithm 1) of length Δ takes v_i on
+the right from after the step and s_ji from before it:
+
+    v_i⁺ = [ (cm_i/Δ) v_i + g_i v_leak,i + Σ_j w_ji s_ji E_ji ] / [ cm_i/Δ + g_i + Σ_j w_ji s_ji + ε ]
+
+with Δ = elapsed / unfolds, and as many such steps as unfolds. It is a weighted mean of v_i, v_leak,i and the E_ji (up
+to ε), so it is stable for any Δ and the state stays between the extremes of the three.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ncps.wirings
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from liquid_control.nn.layer import Elapsed, LiquidLayer, per_tick
+from liquid_control.nn.synapses import build_synapses
+from liquid_control.nn.wiring import Circuit, Wiring, build_circuit, reject_other_masks
+
+MAPPINGS = ("affine", "linear", None)
+
+INITIAL_RANGES = {
+    "gleak": (0.001, 1.0),
+    "vleak": (-0.2, 0.2),
+    "cm": (0.4, 0.6),
+    "sigma": (3.0, 8.0),
+    "mu": (0.3, 0.8),
+    "w": (0.001, 1.0),
+}
+"""What initial values are drawn from, uniformly: after the positivity constraint, if there is one."""
+
+POSITIVE = ("gleak", "cm", "w")
+
+
+class LTCCell(nn.Module):
+    """The parameters of LTC neurons, by ncps's names; matrices are [source, destination] and hold unused entries too.
+
+    Args:
+        circuit: the neurons and synapses.
+        input_mapping: "affine", "linear" or None.
+        output_mapping: the same.
+        implicit_param_constraints: whether gleak, cm and w are stored as values that softplus makes positive.
+    """
+
+    gleak: Tensor
+    vleak: Tensor
+    cm: Tensor
+    sigma: Tensor
+    mu: Tensor
+    w: Tensor
+    erev: Tensor
+    sensory_sigma: Tensor
+    sensory_mu: Tensor
+    sensory_w: Tensor
+    sensory_erev: Tensor
+
+    def __init__(
+        self,
+        circuit: Circuit,
+        input_mapping: str | None,
+        output_mapping: str | None,
+        implicit_param_constraints: bool,
+    ):
+        super().__init__()
+        units, sensory = circuit.units, circuit.sensory
+        for name in ("gleak", "vleak", "cm"):
+            self._draw(name, (units,), implicit_param_constraints)
+        for prefix, sources, adjacency in (
+            ("", units, circuit.adjacency),
+            ("sensory_", sensory, circuit.sensory_adjacency),
+        ):
+            for name in ("sigma", "mu", "w"):
+                self._draw(prefix + name, (sources, units), implicit_param_constraints)
+            polarity = torch.tensor(adjacency, dtype=torch.get_default_dtype())
+            self.register_parameter(f"{prefix}erev", nn.Parameter(polarity))
+            self.register_buffer(f"{prefix}sparsity_mask", polarity.abs())
+        self.register_load_state_dict_pre_hook(reject_other_masks)
+        for mapping, prefix, size in ((input_mapping, "input", sensory), (output_mapping, "output", circuit.outputs)):
+            if mapping is not None:
+                self.register_parameter(f"{prefix}_w", nn.Parameter(torch.ones(size)))
+            if mapping == "affine":
+                self.register_parameter(f"{prefix}_b", nn.Parameter(torch.zeros(size)))
+
+    def _draw(self, name: str, shape: tuple[int, ...], implicit: bool) -> None:
+        kind = name.removeprefix("sensory_")
+        low, high = INITIAL_RANGES[kind]
+        value = low + (high - low) * torch.rand(shape)
+        if implicit and kind in POSITIVE:
+            # The inverse of softplus, so that the range above is that of the value in use. ncps leaves it out: its
+            # conductances then start in 0.69-1.31 and are never small.
+            value = value.expm1().log()
+        self.register_parameter(name, nn.Parameter(value))
+
+
+class LTC(LiquidLayer):
+    """Liquid time-constant neurons on a wiring, with the fused semi-implicit solver.
+
+    The state is the membrane potential of each neuron in the circuit's order (motor, command, inter for an NCP);
+    outputs are the motor neurons. Weights of `ncps.torch.LTC` load with ``load_state_dict``.
+
+    Args:
+        input_size: number of inputs, the sensory neurons.
+        units: number of fully connected neurons, or a :class:`Wiring`, a :class:`Circuit` or an ncps wiring, none of
+            which is changed.
+        input_mapping: a scale ("linear") and shift ("affine") of each input, or None.
+        output_mapping: the same of each motor neuron.
+        ode_unfolds: solver steps for each step of the sequence.
+        epsilon: added to the denominator.
+        implicit_param_constraints: True keeps gleak, cm and w positive through softplus. False uses them as they are:
+            call :meth:`apply_weight_constraints` after each optimiser step.
+        learn_initial_state: whether the initial state is a parameter.
+
+    Raises:
+        ValueError: if an option is unknown or the wiring doesn't fit the inputs.
+    """
+
+    name = "ltc"
+
+    def __init__(
+        self,
+        input_size: int,
+        units: int | Wiring | Circuit | ncps.wirings.Wiring,
+        *,
+        input_mapping: str | None = "affine",
+        output_mapping: str | None = "affine",
+        ode_unfolds: int = 6,
+        epsilon: float = 1e-8,
+        implicit_param_constraints: bool = True,
+        learn_initial_state: bool = False,
+    ):
+        for what, mapping in (("input_mapping", input_mapping), ("output_mapping", output_mapping)):
+            if mapping not in MAPPINGS:
+                raise ValueError(f"{what} is {mapping!r}, expected one of {MAPPINGS}.")
+        if ode_unfolds < 1:
+            raise ValueError(f"ode_unfolds must be at least 1, given {ode_unfolds}.")
+        circuit = build_circuit(units, input_size)
+        super().__init__(input_size, circuit.units, circuit.outputs, learn_initial_state)
+        self.circuit = circuit
+        self.input_mapping, self.output_mapping = input_mapping, output_mapping
+        self.ode_unfolds, self.epsilon = ode_unfolds, epsilon
+        self.implicit_param_constraints = implicit_param_constraints
+        self.rnn_cell = LTCCell(circuit, input_mapping, output_mapping, implicit_param_constraints)
+        self.sensory_synapses = build_synapses(circuit.sensory_adjacency)
+        self.synapses = build_synapses(circuit.adjacency)
+
+    def unpack(self, state: Tensor) -> dict[str, Tensor]:
+        """The membrane potentials (B, ·) by neuron type: motor, command, inter, as far as the circuit has them."""
+        kinds = dict.fromkeys(self.circuit.types)
+        return {kind: state[:, list(self.circuit.neurons_of_type(kind))] for kind in kinds}
+
+    def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See :class:`LiquidLayer`. The loop is the module's equation; what precedes it is free of the state."""
+        steps, batch, _ = x.shape
+        cell = self.rnn_cell
+        leak, capacitance = self._positive(cell.gleak), self._positive(cell.cm)
+        if isinstance(elapsed, Tensor):
+            elapsed = elapsed.reshape(-1, 1)
+        capacitance = capacitance / (elapsed / self.ode_unfolds)  # cm/Δ: (N,), or (T·B, N)
+
+        # [numerator | denominator] without the neuron's own potential and the inner synapses, (T, B, 2 N).
+        numerator = (leak * cell.vleak).expand_as(capacitance)
+        constant = torch.cat([numerator, capacitance + leak + self.epsilon], -1)
+        sensory_currents = self.sensory_synapses(
+            cell.sensory_sigma, cell.sensory_mu, self._positive(cell.sensory_w), cell.sensory_erev
+        )
+        drive = sensory_currents(self._map(x.flatten(0, 1), "input"), constant).view(steps, batch, -1)
+        currents = self.synapses(cell.sigma, cell.mu, self._positive(cell.w), cell.erev)
+        if capacitance.dim() == 1:
+            capacitances = [capacitance] * steps
+        else:
+            capacitances = list(capacitance.view(steps, batch, -1).unbind(0))
+        if advance is not None:
+            advance = advance[..., None]
+
+        states = []
+        for tick_drive, tick_capacitance, advances in zip(
+            drive.unbind(0), capacitances, per_tick(advance, steps), strict=True
+        ):
+            potential = state
+            for _ in range(self.ode_unfolds):
+                numerator, denominator = currents(potential, tick_drive).chunk(2, -1)
+                potential = torch.addcmul(numerator, tick_capacitance, potential) / denominator
+            state = potential if advances is None else torch.where(advances, potential, state)
+            states.append(state)
+        return self._map(torch.stack(states)[..., : self.output_size], "output"), state
+
+    def _positive(self, parameter: Tensor) -> Tensor:
+        return F.softplus(parameter) if self.implicit_param_constraints else parameter
+
+    def _map(self, values: Tensor, which: str) -> Tensor:
+        mapping = self.input_mapping if which == "input" else self.output_mapping
+        if mapping is not None:
+            values = values * getattr(self.rnn_cell, f"{which}_w")
+        if mapping == "affine":
+            values = values + getattr(self.rnn_cell, f"{which}_b")
+        return values
+
+    @torch.no_grad()
+    def apply_weight_constraints(self) -> None:
+        """Clips gleak, cm and w at zero from below; does nothing where the constraints are implicit."""
+        if not self.implicit_param_constraints:
+            cell = self.rnn_cell
+            for parameter in (cell.gleak, cell.cm, cell.w, cell.sensory_w):
+                parameter.clamp_(min=0)
+
+    @property
+    def neuron_count(self) -> int:
+        """Neurons of the circuit; sensory ones are not counted."""
+        return self.circuit.units
+
+    def parameter_count(self) -> int:
+        """Four for each synapse of the wiring, three for each neuron, and the input and output mappings."""
+        synapses = self.circuit.synapse_count + self.circuit.sensory_synapse_count
+        sizes = {"affine": 2, "linear": 1, None: 0}
+        return (
+            4 * synapses
+            + 3 * self.circuit.units
+            + sizes[self.input_mapping] * self.input_size
+            + sizes[self.output_mapping] * self.output_size
+        )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """See :class:`LiquidLayer`."""
+        return {
+            "layer": self.name,
+            "input_size": self.input_size,
+            "units": self.circuit.to_json(),
+            "input_mapping": self.input_mapping,
+            "output_mapping": self.output_mapping,
+            "ode_unfolds": self.ode_unfolds,
+            "epsilon": self.epsilon,
+            "implicit_param_constraints": self.implicit_param_constraints,
+            "learn_initial_state": self.learned_initial_state is not None,
+        }
