@@ -43,9 +43,7 @@ class Streams:
         warm_up: steps that are not graded after a start in the middle of an episode, where the state is unknown.
     """
 
-    def __init__(
-        self, episodes: Sequence[Episode], batch: int, time: int, rng: np.random.Generator, warm_up: int = 8
-    ):
+    def __init__(self, episodes: Sequence[Episode], batch: int, time: int, rng: np.random.Generator, warm_up: int = 8):
         self.episodes, self.time, self.rng, self.warm_up = episodes, time, rng, warm_up
         # Long episodes hold more to learn than short ones: draw them in proportion.
         steps = np.array([episode.steps for episode in episodes], float)

@@ -260,7 +260,9 @@ class Dagger:
         device = next(driver.parameters()).device
         state, states = driver.core.initial_state(1), []
         for tick in range(count):
-            image, gauges = (torch.from_numpy(part[tick : tick + 1]).to(device) for part in (episode.images, episode.gauges))
+            image, gauges = (
+                torch.from_numpy(part[tick : tick + 1]).to(device) for part in (episode.images, episode.gauges)
+            )
             _, state = driver.tick(image, gauges, state)
             states.append(state)
         parts = driver.core.unpack(torch.cat(states))

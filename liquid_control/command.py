@@ -39,15 +39,18 @@ def parse(config_class: type[Config], arguments: Sequence[str], program: str, de
 
 
 def _with_config_file(config_class: type, arguments: list[str]) -> list[str]:
-    for index, argument in enumerate(arguments):
-        if argument == "--config" or argument.startswith("--config="):
-            inline = argument.partition("=")[2]
-            if not inline and index + 1 == len(arguments):
-                raise UserError("--config needs a YAML file, for example --config configs/car_racing.yaml.")
-            path = inline or arguments[index + 1]
-            rest = arguments[:index] + arguments[index + (1 if inline else 2) :]
-            return _yaml_arguments(config_class, Path(path)) + rest
-    return arguments
+    from_files: list[str] = []
+    by_hand: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word != "--config" and not word.startswith("--config="):
+            by_hand.append(word)
+            continue
+        path = word.partition("=")[2] or next(words, None)
+        if path is None:
+            raise UserError("--config needs a YAML file, for example --config configs/car_racing.yaml.")
+        from_files += _yaml_arguments(config_class, Path(path))
+    return from_files + by_hand
 
 
 def _yaml_arguments(config_class: type, path: Path) -> list[str]:

@@ -56,7 +56,9 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--episodes must be at least 1, not {config.episodes}.")
     if any(config.folder.glob("*.npz")):
         raise UserError(f"{config.folder} holds shards already: name another folder, or delete them first.")
-    driver = load_driver(config.driver) if config.driver else Driver(DriverConfig(config.env, playfield=config.playfield))
+    driver = (
+        load_driver(config.driver) if config.driver else Driver(DriverConfig(config.env, playfield=config.playfield))
+    )
     share = 0.0 if config.driver else 1.0
     plans = [Plan(TRAINING_SEEDS + config.seed + i, share, config.disturbed) for i in range(config.episodes)]
     console, size = Console(), 8
@@ -69,7 +71,9 @@ def main(arguments: Sequence[str]) -> None:
             pool.map(record_shard, [(driver, share, drive, path) for share, path in zip(wave, paths, strict=True)])
     episodes = read_folder(config.folder, config.env, driver.view.image_shape)
     frames, scores = sum(episode.steps for episode in episodes), [episode.score for episode in episodes]
-    console.print(f"{len(episodes)} episodes, {frames:,} frames, mean score {sum(scores) / len(scores):.1f}: {config.folder}")
+    console.print(
+        f"{len(episodes)} episodes, {frames:,} frames, mean score {sum(scores) / len(scores):.1f}: {config.folder}"
+    )
     if config.minari:
         export_minari(config.minari, episodes, config.env)
         console.print(f"Minari dataset: {config.minari}")

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -74,7 +71,7 @@ def _begin(arguments: Sequence[str]) -> tuple[TrainConfig, RunFolder]:
     path = config.run or Path("runs") / f"{config.env}-{config.policy}-{date}"
     config = dataclasses.replace(config, run=path, workers=config.workers or processor_count())
     folder = RunFolder(path)
-    folder.begin(write_yaml(_given(config)))
+    folder.begin(write_yaml(config))
     return config, folder
 
 

@@ -125,7 +125,7 @@ class Driver(nn.Module):
         return {name: part[0].detach().numpy() for name, part in self.core.unpack(state).items()}
 
     def parameter_counts(self) -> dict[str, int]:
-        """Parameters in use: of eyes, core and hands, and their sum. Synapses that the wiring leaves out don't count."""
+        """Parameters in use of eyes, core and hands, and their sum; synapses that the wiring leaves out don't count."""
         counts = {
             "eyes": sum(parameter.numel() for parameter in self.eyes.parameters()),
             "core": self.core.parameter_count(),

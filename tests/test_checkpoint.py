@@ -66,7 +66,7 @@ def test_a_kill_between_weights_and_config_leaves_the_old_checkpoint_whole(folde
 
 def test_an_unwritable_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match="cannot write .*file"):
+    with pytest.raises(UserError, match=r"cannot write .*file"):
         write_atomically(tmp_path / "file" / "config.json", "{}")
 
 

@@ -27,7 +27,10 @@ EPISODES = [episode(1, 40), episode(2, 70), episode(3, 100)]
 
 def test_every_stream_plays_its_episode_in_order_to_the_end():
     streams = Streams(EPISODES, batch=4, time=16, rng=np.random.default_rng(0))
-    expected = {row: (EPISODES[e].seed, int(p)) for row, (e, p) in enumerate(zip(streams.current, streams.position))}
+    expected = {
+        row: (EPISODES[e].seed, int(p))
+        for row, (e, p) in enumerate(zip(streams.current, streams.position, strict=True))
+    }
     for _ in range(12):
         stretch = streams.next()
         for row in range(4):

@@ -1,0 +1,93 @@
+"""Episodes are the environment's own, whoever drives them, wherever and with however many others beside."""
+
+import os
+import signal
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from agents.rollout import FAST, Drive, Episode, Plan, RolloutPool, drive_episodes
+from envs.car_racing.expert import Expert
+from liquid_control.errors import UserError
+from policies.driver import Driver, DriverConfig
+
+
+@pytest.fixture(scope="module")
+def driver():
+    torch.manual_seed(0)
+    return Driver(DriverConfig()).eval()
+
+
+def same(one: Episode, other: Episode) -> bool:
+    return (one.seed, one.score, one.steps, one.lap, one.tiles) == (
+        other.seed, other.score, other.steps, other.lap, other.tiles,
+    )  # fmt: skip
+
+
+def test_the_expert_completes_its_lap_and_labels_what_it_did(driver):
+    (episode,) = drive_episodes(driver, [Plan(3, expert_share=1.0)], Drive(record=True, leash=20))
+    assert episode.lap
+    assert episode.terminated
+    assert episode.tiles == 1.0
+    assert episode.score > 880
+    assert episode.score == pytest.approx(episode.rewards.sum(), abs=1e-2)
+    np.testing.assert_array_equal(episode.actions, episode.labels)
+    assert episode.images.shape == (episode.steps, 42, 48, 3)
+    assert episode.gauges[100:, 0].mean() > 0.5  # speed, in units of 50
+
+
+def test_a_drive_is_the_environments_own_episode(driver):
+    (episode,) = drive_episodes(driver, [Plan(11)], Drive(leash=20.0))
+    env, expert, score, steps = gymnasium.make(FAST, disable_env_checker=True), Expert(), 0.0, 0
+    observation, _ = env.reset(seed=11)
+    expert.reset(env)
+    driver.reset()
+    while True:
+        observation, reward, terminated, truncated, _ = env.step(driver.act(observation))
+        score, steps = score + float(reward), steps + 1
+        if terminated or truncated or expert.off_road_distance(env) > 20:
+            break
+    assert (episode.steps, episode.score) == (steps, score)
+
+
+def test_disturbed_actions_differ_from_the_labels_in_bursts(driver):
+    (episode,) = drive_episodes(driver, [Plan(3, expert_share=1.0, disturbed=True)], Drive(record=True, leash=20))
+    disturbed = (episode.actions != episode.labels).any(1).mean()
+    assert 0.05 < disturbed < 0.5
+
+
+def test_the_leash_ends_an_episode(driver):
+    # An untrained driver leaves the road; without the leash it would go on for a thousand steps.
+    (episode,) = drive_episodes(driver, [Plan(11)], Drive(leash=12.0))
+    assert not episode.terminated
+    assert episode.steps < 1000
+
+
+def test_the_result_does_not_depend_on_workers(driver):
+    plans = [Plan(seed, expert_share=0.5) for seed in (1, 2, 3)]
+    drive = Drive(fleet=1, leash=20)
+    here = [drive_episodes(driver, [plan], drive)[0] for plan in plans]
+    for workers in (1, 2):
+        with RolloutPool(workers) as pool:
+            assert all(map(same, here, pool.drive(driver, plans, drive)))
+            done = []
+            assert all(map(same, here, pool.drive_each(driver, plans, drive, done.append)))
+            assert len(done) == 3
+
+
+def test_a_fleet_returns_episodes_in_the_order_of_the_plans(driver):
+    plans = [Plan(seed) for seed in (5, 6, 7, 8, 9)]
+    episodes = drive_episodes(driver, plans, Drive(fleet=2, leash=15))
+    assert [episode.seed for episode in episodes] == [5, 6, 7, 8, 9]
+
+
+def test_a_process_that_dies_is_named(driver):
+    with RolloutPool(1) as pool, pytest.raises(UserError, match="a rollout process died"):
+        pool.map(os.kill, [(pool.map(os.getpid, [()])[0], signal.SIGKILL)])
+
+
+def test_no_workers_is_refused():
+    with pytest.raises(UserError, match="at least 1, not 0"):
+        RolloutPool(0)

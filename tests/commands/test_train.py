@@ -1,0 +1,140 @@
+"""The main job, tiny: trains, resumes to the same weights after a kill, and says clearly what is wrong."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import liquid_control
+from liquid_control.errors import UserError
+from liquid_control.record import main as record
+from liquid_control.train import main as train
+
+TINY = (
+    "--rounds 3 --expert-episodes 2 --learner-episodes 2 --steps 3 --batch 4 --time 8 --leash 10 "
+    "--validation-episodes 1 --validate-every 1 --test-episodes 0 --video False --workers 1 --device cpu"
+).split()
+
+
+def digest(checkpoint):
+    (path,) = checkpoint.glob("weights-*.safetensors")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "unbroken"
+    train([*TINY, "--run", str(folder)])
+    return folder
+
+
+def test_a_run_leaves_checkpoints_curves_and_its_config(unbroken):
+    driver = liquid_control.load_driver(unbroken / "best")
+    assert driver.core.neuron_count == 19
+    assert yaml.safe_load((unbroken / "config.yaml").read_text())["rounds"] == 3
+    curves = EventAccumulator(str(unbroken / "tensorboard"))
+    curves.Reload()
+    tags = curves.Tags()
+    wanted = {"train/loss", "validation/score", "validation/laps", "drive/score", "drive/tiles"}
+    assert wanted <= set(tags["scalars"])
+    assert {"actions/steer", "actions/gas", "actions/brake"} <= set(tags["histograms"])
+    assert any(tag.startswith("neurons/") for tag in tags["histograms"])
+    assert len(curves.Scalars("train/loss")) == 3
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(unbroken, tmp_path):
+    train([*TINY, "--run", str(tmp_path / "again")])
+    assert digest(tmp_path / "again" / "last") == digest(unbroken / "last")
+    train([*TINY, "--run", str(tmp_path / "other"), "--seed", "1"])
+    assert digest(tmp_path / "other" / "last") != digest(unbroken / "last")
+
+
+def test_a_killed_and_resumed_run_ends_with_the_same_weights(unbroken, tmp_path):
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-m", "liquid_control.train", *TINY, "--run", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (folder / "state.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / "last").exists(), "the run was over before it was killed"
+    train(["--resume", str(folder)])
+    assert digest(folder / "last") == digest(unbroken / "last")
+    assert digest(folder / "best") == digest(unbroken / "best")
+
+
+def test_ctrl_c_says_how_to_continue(tmp_path):
+    folder = tmp_path / "stopped"
+    command = [sys.executable, "-m", "liquid_control.train", *TINY, "--run", str(folder), "--rounds", "500"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (folder / "state.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in output.replace("\n", "")
+    assert "Traceback" not in output + errors
+
+
+def test_a_finished_run_can_be_resumed_for_its_closing(unbroken):
+    before = digest(unbroken / "last")
+    train(["--resume", str(unbroken)])
+    assert digest(unbroken / "last") == before
+
+
+def test_a_resume_with_another_config_is_refused_and_changes_nothing(unbroken):
+    before = digest(unbroken / "last")
+    with pytest.raises(UserError, match="begun with another config: seed is 0, not 5"):
+        train(["--resume", str(unbroken), "--seed", "5"])
+    assert digest(unbroken / "last") == before
+
+
+def test_a_damaged_state_is_refused(unbroken, tmp_path):
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    (folder / "config.yaml").write_text((unbroken / "config.yaml").read_text())
+    (folder / "state.safetensors").write_bytes((unbroken / "state.safetensors").read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"state\.safetensors is damaged"):
+        train(["--resume", str(folder)])
+
+
+def test_cloning_recorded_demonstrations(tmp_path):
+    arguments = ["--episodes", "2", "--workers", "1", "--folder", str(tmp_path / "demos")]
+    record(arguments)
+    with pytest.raises(UserError, match="holds shards already"):
+        record(arguments)
+    train([*TINY, "--run", str(tmp_path / "run"), "--agent", "clone", "--demos", str(tmp_path / "demos")])
+    assert not list((tmp_path / "run" / "shards").glob("round-001-*"))
+    liquid_control.load_driver(tmp_path / "run" / "best")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--env", "CarRacing-v2"], "unknown env 'CarRacing-v2': did you mean 'CarRacing-v3'"),
+        (["--policy", "lst"], "unknown policy 'lst': did you mean 'lstm'"),
+        (["--policy-options", "mod=pure"], "no option 'mod': did you mean 'mode'"),
+        (["--rounds", "0"], "--rounds must be at least 1"),
+        (["--device", "gpu7"], "device 'gpu7' cannot be used"),
+        (["--demos", "nowhere"], "no demonstrations in nowhere"),
+        (["--resume", "nowhere"], "nowhere is no run folder"),
+        (["--run", "/dev/null/run"], "cannot write"),
+    ],
+)
+def test_what_is_wrong_is_said(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        train([*TINY, *arguments])
+
+
+def test_a_run_folder_is_never_overwritten(unbroken):
+    with pytest.raises(UserError, match="holds a run already"):
+        train([*TINY, "--run", str(unbroken)])
