@@ -1,7 +1,7 @@
 """What a driver sees of CarRacing: the playfield and the gauges, read from the pixels of either environment.
 
-The official frame also shows the score, which tells the return. Nothing here reads it: the playfield ends above it and the
-gauges begin beside it.
+The official frame also shows the score, which tells the return. Nothing here reads it: the playfield ends above it and
+the gauges begin beside it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ SCORE_COLUMNS = 12
 """The score is printed in columns 0–11 of the rows below the playfield."""
 
 GAUGES = ("speed", "abs_front_left", "abs_front_right", "abs_rear_left", "abs_rear_right", "steering", "gyro")
-"""What `read_gauges` returns, in its order: speed (world units a second), angular speed of each wheel (radians a second),
-angle of the left front wheel (radians, positive to the left), yaw rate (radians a second, positive to the left)."""
+"""What `read_gauges` returns, in its order: speed (world units a second), angular speed of each wheel (radians a
+second), angle of the left front wheel (radians, positive to the left), yaw rate (radians a second, positive to the
+left)."""
 
 GAUGES_LOW = np.array([0, -120, -120, -120, -120, -2.5, -15], np.float32)
 GAUGES_HIGH = np.array([260, 520, 520, 520, 520, 1.0, 30], np.float32)
@@ -67,9 +68,9 @@ def read_gauges(frame: np.ndarray) -> np.ndarray:
     """Read speed, wheel speeds, steering angle and yaw rate off the bars.
 
     The official environment ends each bar on a whole pixel of its 1000×800 canvas, which limits the precision: ±1.25
-    units a second for the speed, ±2.5 radians a second for a wheel, ±0.002 radians for the steering and ±0.025 radians a
-    second for the yaw rate; rounding of the pixels adds a tenth. A wheel that turns backwards more slowly than 20 radians
-    a second can't be told from one that turns forwards as slowly. Colours of road and field don't matter.
+    units a second for the speed, ±2.5 radians a second for a wheel, ±0.002 radians for the steering and ±0.025 radians
+    a second for the yaw rate; rounding of the pixels adds a tenth. A wheel that turns backwards more slowly than 20
+    radians a second can't be told from one that turns forwards as slowly. Colours of road and field don't matter.
 
     Args:
         frame: (96, 96, 3) uint8, an observation of the official or the fast environment.
@@ -101,8 +102,8 @@ def read_gauges(frame: np.ndarray) -> np.ndarray:
 def _signed(left: int, right: int) -> float:
     """Length of a horizontal bar in canvas pixels, positive to the left, from the light on either side of its origin.
 
-    To the left it covers ceil(value) pixels beside its origin, to the right floor(value) and the origin itself: both are
-    half a pixel more than the value on average.
+    To the left it covers ceil(value) pixels beside its origin, to the right floor(value) and the origin itself: both
+    are half a pixel more than the value on average.
     """
     if left > 0.5 * _FULL / COLUMN:
         return left * _COLUMNS_PER_LEVEL - 0.5
