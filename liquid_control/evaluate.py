@@ -1,0 +1,236 @@
+"""``python -m liquid_control.evaluate CHECKPOINT``: what a driver scores where it counts.
+
+The official environment, on test seeds that no training and no validation ever saw. Every episode is driven on its own
+(a batch of one), so the result depends on neither the number of workers nor their timing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import gymnasium
+import tyro
+from gymnasium.spaces import Box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from safetensors.torch import save as tensors_to_bytes
+
+from agents.rollout import FAST, OFFICIAL, TEST_SEEDS, Drive, Episode, Plan, RolloutPool
+from agents.run_folder import versions
+from liquid_control.checkpoint import write_atomically
+from liquid_control.command import parse, run
+from liquid_control.errors import UserError, nearest
+from liquid_control.output import check_writable
+from liquid_control.statistics import summarize
+from policies.driver import Driver, load_driver
+
+PROGRAM = "python -m liquid_control.evaluate"
+EVALUATION_NAME = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Scores a checkpoint on the official environment, on seeds that nothing was trained or chosen on.
+
+    Prints a table and writes it, with every episode, as JSON. Options can be put in a YAML file: --config FILE.
+    """
+
+    checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
+    """The folder of the driver, for example checkpoints/CarRacing-v3/cfc."""
+    episodes: int = 100
+    """Episodes; number i is driven on the test seed 2000000 + i."""
+    workers: int = 2
+    """Processes that drive; they change the time it takes and nothing else."""
+    env: str = OFFICIAL
+    """The environment. CarRacing-v3 is the scoreboard; liquid_control/FastCarRacing-v3 gives about the same."""
+    output: Path | None = None
+    """The JSON file to write; by default evaluation.json beside the checkpoint."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The episodes that a driver was judged by, and what they come to."""
+
+    env: str
+    """The environment they were driven in."""
+    driver: str
+    """One line that says what drove: neurons and parameter counts."""
+    weights: str
+    """sha256 of the weights that drove; the same as in the checkpoint's config.json."""
+    episodes: tuple[Episode, ...]
+    seconds: float
+    """Wall-clock time that the driving took."""
+    versions: dict[str, str]
+    """Of the packages that the scores depend on."""
+
+    def summary(self) -> dict[str, Any]:
+        """The table's numbers by name; shares are 0 to 1, scores undiscounted returns."""
+        steps = sum(episode.steps for episode in self.episodes)
+        return asdict(summarize([episode.score for episode in self.episodes])) | {
+            "episodes": len(self.episodes),
+            "laps": sum(episode.lap for episode in self.episodes),
+            "tiles": sum(episode.tiles for episode in self.episodes) / len(self.episodes),
+            "off_road": sum(episode.off_road * episode.steps for episode in self.episodes) / steps,
+            "steps": steps / len(self.episodes),
+        }
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The summary in words and rounded numbers, as the table and the card show it."""
+        numbers = self.summary()
+        low, high = numbers["iqm_interval"]
+        return [
+            ("score, mean ± std", f"{numbers['mean']:.1f} ± {numbers['std']:.1f}"),
+            ("median", f"{numbers['median']:.1f}"),
+            ("minimum", f"{numbers['minimum']:.1f}"),
+            ("IQM, 95 % interval", f"{numbers['iqm']:.1f} ({low:.1f} to {high:.1f})"),
+            ("completed laps", f"{numbers['laps']}/{numbers['episodes']}"),
+            ("share of tiles", f"{numbers['tiles']:.2%}"),
+            ("time off the road", f"{numbers['off_road']:.2%}"),
+            ("steps an episode", f"{numbers['steps']:.0f}"),
+        ]
+
+    def table(self) -> Table:
+        """The summary as a table to print."""
+        seeds = [episode.seed for episode in self.episodes]
+        caption = f"seeds {min(seeds)} to {max(seeds)}, {self.seconds:.0f} s"
+        title = f"{self.env}, {len(seeds)} episode{'s' if len(seeds) > 1 else ''}"
+        table = Table(title=title, caption=caption, show_header=False)
+        for name, value in self.rows():
+            table.add_row(name, value)
+        return table
+
+    def to_json(self) -> str:
+        """The text of an evaluation file, which :meth:`from_json` reads."""
+        names = ("seed", "score", "steps", "lap", "tiles", "off_road")
+        return json.dumps(
+            {
+                "env": self.env,
+                "driver": self.driver,
+                "weights": self.weights,
+                "summary": self.summary(),
+                "seconds": round(self.seconds, 1),
+                "versions": self.versions,
+                "episodes": [{name: getattr(episode, name) for name in names} for episode in self.episodes],
+            },
+            indent=2,
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Evaluation:
+        """Reads what :meth:`to_json` wrote.
+
+        Raises:
+            UserError: if the text is not an evaluation.
+        """
+        try:
+            content = json.loads(text)
+            episodes = tuple(Episode(**row) for row in content["episodes"])
+            fields = {name: content[name] for name in ("env", "driver", "weights", "seconds", "versions")}
+            evaluation = cls(episodes=episodes, **fields)
+            evaluation.summary()
+        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+            raise UserError(f"that is no evaluation of this release: {error!r}.") from None
+        return evaluation
+
+
+def evaluate(
+    driver: Driver,
+    seeds: Sequence[int],
+    workers: int = 2,
+    env: str = OFFICIAL,
+    done: Callable[[Episode], None] | None = None,
+) -> Evaluation:
+    """Judges a driver: one episode a seed, each driven on its own.
+
+    Args:
+        driver: what drives.
+        seeds: of the tracks, for example ``range(TEST_SEEDS, TEST_SEEDS + 100)``.
+        workers: processes that share the episodes; they do not change the result.
+        env: the environment's id.
+        done: called in this process with each episode as it ends, in no fixed order.
+
+    Raises:
+        UserError: if the environment is unknown or shows the driver something else than it was trained for, if there
+            are no seeds or no workers, or if a worker dies.
+    """
+    if not seeds:
+        raise UserError("an evaluation needs at least one episode.")
+    _check_environment(driver, env)
+    start = time.perf_counter()
+    with RolloutPool(min(workers, len(seeds))) as pool:
+        plans, drive = [Plan(int(seed)) for seed in seeds], Drive(env=env, fleet=1)
+        episodes = pool.drive_each(driver, plans, drive, done or (lambda _: None))
+    return Evaluation(
+        env=env,
+        driver=driver.describe(),
+        weights=weights_digest(driver),
+        episodes=tuple(episodes),
+        seconds=time.perf_counter() - start,
+        versions=versions(),
+    )
+
+
+def weights_digest(driver: Driver) -> str:
+    """The sha256 that the driver's weights have in a checkpoint."""
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in driver.state_dict().items()}
+    return hashlib.sha256(tensors_to_bytes(tensors)).hexdigest()
+
+
+def _check_environment(driver: Driver, env: str) -> None:
+    try:
+        gymnasium.spec(env)
+        made = gymnasium.make(env, disable_env_checker=True)
+    except (gymnasium.error.Error, ImportError) as error:
+        hint = nearest(env, (OFFICIAL, FAST))
+        raise UserError(f"the environment {env!r} cannot be made ({' '.join(str(error).split())}): {hint}") from None
+    seen, controlled = made.observation_space, made.action_space
+    made.close()
+    expected, controls = driver.view.observation_shape, (len(driver.view.controls),)
+    if seen.shape != expected or not isinstance(controlled, Box) or controlled.shape != controls:
+        raise UserError(
+            f"this driver sees observations of shape {expected} and gives {controls[0]} continuous controls; "
+            f"{env!r} has {seen} and {controlled}. Choose {driver.config.env} or {FAST}."
+        )
+
+
+def _default_output(checkpoint: Path, env: str) -> Path:
+    # A score from elsewhere never takes the place of the official one.
+    name = EVALUATION_NAME if env == OFFICIAL else f"evaluation-{env.rpartition('/')[2]}.json"
+    return checkpoint / name
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Evaluates as the arguments say; see ``--help``."""
+    config = parse(EvaluateConfig, arguments, PROGRAM)
+    if config.episodes < 1:
+        raise UserError(f"--episodes must be at least 1, not {config.episodes}.")
+    driver = load_driver(config.checkpoint)
+    output = config.output or _default_output(config.checkpoint, config.env)
+    check_writable(output, ".json")
+    console = Console()
+    console.print(driver.describe(), highlight=False)
+    columns = (BarColumn(), TextColumn("episode {task.completed}/{task.total}  mean {task.fields[mean]:.1f}"))
+    scores: list[float] = []
+    with Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task("driving", total=config.episodes, mean=float("nan"))
+
+        def show(episode: Episode) -> None:
+            scores.append(episode.score)
+            bar.update(task, advance=1, mean=sum(scores) / len(scores))
+
+        seeds = range(TEST_SEEDS, TEST_SEEDS + config.episodes)
+        evaluation = evaluate(driver, seeds, config.workers, config.env, show)
+    console.print(evaluation.table())
+    write_atomically(output, evaluation.to_json() + "\n")
+    console.print(f"written: {output}", highlight=False)
+
+
+if __name__ == "__main__":
+    run(main)
