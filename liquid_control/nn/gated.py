@@ -66,9 +66,13 @@ class GatedLayer(LiquidLayer):
         # A sequence of no step at all was run for one, because torch refuses length zero.
         return hidden, torch.where((lengths > 0)[:, None], self._join(final), state)
 
+    @abstractmethod
     def _fused(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        hidden, final = self.cell(x, self._split(state))
-        return hidden, self._join(final)
+        """Torch's function itself: its module keeps a plain list of weights, which doesn't export."""
+
+    @property
+    def _weights(self) -> list[Tensor]:
+        return [getattr(self.cell, name) for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")]
 
     @abstractmethod
     def _split(self, state: Tensor) -> Any:
@@ -108,6 +112,10 @@ class LSTM(GatedLayer):
     def _cell(self) -> nn.RNNBase:
         return nn.LSTM(self.input_size, self.units)
 
+    def _fused(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        y, *final = torch.lstm(x, self._split(state), self._weights, True, 1, 0.0, self.training, False, False)
+        return y, self._join(tuple(final))
+
     def _split(self, state: Tensor) -> tuple[Tensor, Tensor]:
         hidden, cell = state.chunk(2, 1)
         return hidden[None].contiguous(), cell[None].contiguous()
@@ -124,6 +132,10 @@ class GRU(GatedLayer):
 
     def _cell(self) -> nn.RNNBase:
         return nn.GRU(self.input_size, self.units)
+
+    def _fused(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        y, final = torch.gru(x, self._split(state), self._weights, True, 1, 0.0, self.training, False, False)
+        return y, self._join(final)
 
     def _split(self, state: Tensor) -> Tensor:
         return state[None].contiguous()

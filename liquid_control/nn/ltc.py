@@ -220,14 +220,16 @@ class LTC(LiquidLayer):
         return self.circuit.units
 
     def parameter_count(self) -> int:
-        """Four for each synapse of the wiring, three for each neuron, and the input and output mappings."""
+        """Four for each synapse of the wiring, three for each neuron, the mappings, and a learned initial state."""
         synapses = self.circuit.synapse_count + self.circuit.sensory_synapse_count
+        learned = 0 if self.learned_initial_state is None else self.state_size
         sizes = {"affine": 2, "linear": 1, None: 0}
         return (
             4 * synapses
             + 3 * self.circuit.units
             + sizes[self.input_mapping] * self.input_size
             + sizes[self.output_mapping] * self.output_size
+            + learned
         )
 
     @property

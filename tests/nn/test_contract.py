@@ -1,0 +1,354 @@
+"""The contract of a liquid layer, held by every layer of the package."""
+
+import copy
+import json
+
+import pytest
+import torch
+from torch.func import functional_call
+
+from liquid_control.nn import GRU, LSTM, LTC, MLP, CfC, Wiring, build_layer
+
+INPUTS, BATCH, STEPS = 5, 3, 6
+NCP = Wiring.ncp(4, 3, 2, sensory_fanout=2, inter_fanout=2, recurrent_command_synapses=3, motor_fanin=2)
+CASES = {
+    "cfc-dense": lambda: CfC(INPUTS, 4, backbone_units=6),
+    "cfc-dense-no_gate": lambda: CfC(INPUTS, 4, mode="no_gate", backbone_units=6, backbone_layers=2),
+    "cfc-dense-pure": lambda: CfC(INPUTS, 4, mode="pure", backbone_layers=0),
+    "cfc-ncp": lambda: CfC(INPUTS, NCP),
+    "cfc-ncp-no_gate": lambda: CfC(INPUTS, NCP, 3, mode="no_gate", learn_initial_state=True),
+    "cfc-ncp-pure": lambda: CfC(INPUTS, NCP, mode="pure"),
+    "cfc-ncp-all-masked": lambda: CfC(INPUTS, NCP, ncps_compat=False),
+    "ltc-full": lambda: LTC(INPUTS, 4, input_mapping="linear", output_mapping=None),
+    "ltc-ncp": lambda: LTC(INPUTS, NCP, learn_initial_state=True),
+    "ltc-ncp-explicit": lambda: LTC(INPUTS, NCP, ode_unfolds=2, implicit_param_constraints=False),
+    "lstm": lambda: LSTM(INPUTS, 4, learn_initial_state=True),
+    "gru": lambda: GRU(INPUTS, 4, output_size=2),
+    "mlp": lambda: MLP(INPUTS, 6, frames=3, output_size=2),
+}
+
+
+@pytest.fixture(params=CASES, scope="module")
+def layer(request):
+    torch.manual_seed(1)
+    return CASES[request.param]().double()
+
+
+@pytest.fixture
+def given(layer):
+    """Everything a layer can be given: inputs, state, elapsed times with zeros among them, a mask with holes."""
+    torch.manual_seed(2)
+    elapsed = torch.rand(BATCH, STEPS, dtype=torch.float64) * 2
+    elapsed[0, 2] = elapsed[2, 0] = 0
+    mask = torch.ones(BATCH, STEPS, dtype=torch.bool)
+    mask[0, 0] = mask[1, 3] = False
+    mask[1, 5] = mask[2, 4] = mask[2, 5] = False
+    return {
+        "x": torch.randn(BATCH, STEPS, INPUTS, dtype=torch.float64),
+        "state": torch.randn(BATCH, layer.state_size, dtype=torch.float64),
+        "elapsed": elapsed,
+        "mask": mask,
+    }
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+
+
+def outcome(layer, **arguments):
+    """Outputs, final state and every gradient, as one dictionary."""
+    layer.zero_grad(set_to_none=True)
+    y, state = layer(**arguments)
+    (y.square().sum() + state.sin().sum()).backward()
+    gradients = {name: parameter.grad for name, parameter in layer.named_parameters() if parameter.grad is not None}
+    layer.zero_grad(set_to_none=True)
+    return {"y": y, "state": state, **gradients}
+
+
+# Time
+
+
+def test_two_halves_with_the_state_carried_equal_the_whole(layer, given):
+    y, final = layer(**given)
+    middle = STEPS // 2
+    first, state = layer(
+        given["x"][:, :middle], given["state"], given["elapsed"][:, :middle], given["mask"][:, :middle]
+    )
+    second, state = layer(given["x"][:, middle:], state, given["elapsed"][:, middle:], given["mask"][:, middle:])
+    close(torch.cat([first, second], 1), y)
+    close(state, final)
+
+
+def test_single_steps_equal_the_whole(layer, given):
+    y, final = layer(given["x"], given["state"], given["elapsed"])
+    state = given["state"]
+    for step in range(STEPS):
+        tick, state = layer.step(given["x"][:, step], state, given["elapsed"][:, step])
+        close(tick, y[:, step])
+    close(state, final)
+
+
+def test_later_inputs_do_not_change_earlier_outputs(layer, given):
+    y, _ = layer(**given)
+    later = given["x"].clone()
+    later[:, 3:] += 1
+    changed, _ = layer(**given | {"x": later})
+    assert torch.equal(changed[:, :3], y[:, :3])
+    assert not torch.equal(changed[:, 3:], y[:, 3:])
+
+
+def test_a_row_does_not_depend_on_the_others(layer, given):
+    y, final = layer(**given)
+    for row in range(BATCH):
+        alone, state = layer(**{name: value[row : row + 1] for name, value in given.items()})
+        close(alone, y[row : row + 1])
+        close(state, final[row : row + 1])
+
+
+def test_an_empty_sequence_leaves_the_state(layer, given):
+    y, state = layer(given["x"][:, :0], given["state"], mask=given["mask"][:, :0])
+    assert y.shape == (BATCH, 0, layer.output_size)
+    assert torch.equal(state, given["state"])
+
+
+# Masks
+
+
+def test_a_masked_sequence_equals_one_without_its_padded_steps(layer, given):
+    y, final = layer(**given)
+    assert torch.equal(y[~given["mask"]], torch.zeros_like(y[~given["mask"]]))
+    for row in range(BATCH):
+        real = given["mask"][row]
+        alone, state = layer(given["x"][row, real][None], given["state"][row][None], given["elapsed"][row, real][None])
+        close(alone[0], y[row, real])
+        close(state[0], final[row])
+
+
+def test_padding_at_the_end_equals_shorter_sequences(layer, given):
+    lengths = torch.tensor([STEPS, 0, 2])
+    mask = torch.arange(STEPS) < lengths[:, None]
+    y, final = layer(given["x"], given["state"], mask=mask)
+    assert torch.equal(final[1], given["state"][1])
+    for row, length in enumerate(lengths):
+        alone, state = layer(given["x"][row : row + 1, :length], given["state"][row : row + 1])
+        close(alone[0], y[row, :length])
+        close(state[0], final[row])
+
+
+def test_what_padding_holds_does_not_matter_even_to_gradients(layer, given):
+    expected = outcome(layer, **given)
+    x, elapsed = given["x"].clone(), given["elapsed"].clone()
+    x[~given["mask"]] = torch.nan
+    elapsed[~given["mask"]] = -1
+    for name, value in outcome(layer, **given | {"x": x, "elapsed": elapsed}).items():
+        assert torch.equal(value, expected[name]), name
+
+
+# Elapsed times
+
+
+def test_elapsed_times_of_every_form_mean_the_same(layer, given):
+    x, state = given["x"], given["state"]
+    per_step = torch.full((STEPS,), 0.7, dtype=torch.float64)
+    expected, final = layer(x, state, 0.7)
+    for elapsed in (per_step[0], per_step, per_step.expand(BATCH, -1)):
+        y, end = layer(x, state, elapsed)
+        close(y, expected)
+        close(end, final)
+    close(layer(x, state)[0], layer(x, state, 1)[0])
+    close(layer.step(x[:, 0], state, 0.7)[0], layer.step(x[:, 0], state, per_step[:BATCH])[0])
+
+
+@pytest.mark.parametrize("elapsed", [0, 0.0, torch.tensor(0.0), torch.zeros(STEPS)])
+def test_no_time_leaves_a_state_that_time_drives(layer, given, elapsed):
+    found = outcome(layer, x=given["x"], state=given["state"], elapsed=elapsed)
+    assert all(value.isfinite().all() for value in found.values())
+    assert torch.equal(found["state"], given["state"]) == layer.time_driven
+
+
+def test_more_time_changes_only_what_time_drives(layer, given):
+    short, long = (layer(given["x"], given["state"], elapsed)[0] for elapsed in (0.5, 2.0))
+    assert torch.equal(short, long) != layer.time_driven
+
+
+@pytest.mark.parametrize("wrong", [-0.5, float("nan"), float("inf")])
+def test_an_impossible_elapsed_time_is_refused_by_its_place(layer, given, wrong):
+    x = given["x"]
+    elapsed = torch.ones(BATCH, STEPS)
+    elapsed[1, 4] = wrong
+    with pytest.raises(ValueError, match="at batch row 1, step 4, expected a finite time"):
+        layer(x, elapsed=elapsed)
+    with pytest.raises(ValueError, match="expected a finite time"):
+        layer(x, elapsed=wrong)
+    with pytest.raises(ValueError, match="at batch row 1, step 0, expected a finite time"):
+        layer.step(x[:, 0], elapsed=elapsed[:, 4])
+
+
+# Numbers
+
+
+def test_gradients_are_those_of_the_function(layer, given):
+    names, parameters = zip(*layer.named_parameters(), strict=True)
+    leaves = [given["x"], given["state"], given["elapsed"] + 0.1, *parameters]
+    leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+
+    def function(x, state, elapsed, *values):
+        arguments = (x[:, :4], state, elapsed[:, :4], given["mask"][:, :4])
+        return functional_call(layer, dict(zip(names, values, strict=True)), arguments)
+
+    assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_stays_finite_and_half(layer, given, dtype):
+    half = copy.deepcopy(layer).to(dtype)
+    arguments = {name: value.to(dtype) if value.is_floating_point() else value for name, value in given.items()}
+    for found in outcome(half, **arguments).values():
+        assert found.dtype == dtype and found.isfinite().all()
+
+
+def test_autocast_keeps_the_state_in_the_parameters_precision(layer, given):
+    single = copy.deepcopy(layer).float()
+    x = given["x"].to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, state = single(x)
+    expected, final = single(x.float())
+    assert torch.equal(y, expected) and torch.equal(state, final)
+
+
+def test_the_same_seed_gives_the_same_numbers_to_the_bit(layer, given):
+    found = [outcome(layer, **given) for _ in range(2)]
+    for name, value in found[0].items():
+        assert torch.equal(value, found[1][name]), name
+    config, weights = layer.config, []
+    for _ in range(2):
+        torch.manual_seed(3)
+        weights.append(torch.cat([weight.flatten() for weight in build_layer(config).parameters()]))
+    assert torch.equal(*weights)
+
+
+def test_the_initial_state_is_what_none_stands_for(layer, given):
+    start = layer.initial_state(BATCH)
+    assert start.shape == (BATCH, layer.state_size)
+    close(layer(given["x"])[0], layer(given["x"], start)[0])
+
+
+def test_a_learned_initial_state_learns():
+    layer = LTC(INPUTS, NCP, learn_initial_state=True)
+    layer(torch.randn(BATCH, STEPS, INPUTS))[0].sum().backward()
+    assert layer.learned_initial_state.grad.abs().sum() > 0
+    assert LTC(INPUTS, NCP).learned_initial_state is None
+
+
+def test_the_parameter_count_is_the_number_of_parameters_that_matter(layer):
+    torch.manual_seed(4)
+    double = torch.float64
+    found = outcome(layer, x=torch.randn(8, 8, INPUTS, dtype=double), elapsed=0.3 + torch.rand(8, 8, dtype=double))
+    used = sum(int((found[name] != 0).sum()) for name, _ in layer.named_parameters())
+    assert used == layer.parameter_count()
+
+
+def test_the_parts_hold_the_whole_state(layer, given):
+    parts = layer.unpack(given["state"])
+    whole = torch.cat([part.flatten(1) for part in parts.values()], 1)
+    assert torch.equal(whole.sort(1).values, given["state"].sort(1).values)
+
+
+# Tools
+
+
+def test_a_deep_copy_is_equal_and_independent(layer, given):
+    twin = copy.deepcopy(layer)
+    assert torch.equal(twin(**given)[0], layer(**given)[0])
+    before = layer(**given)[0]
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.mul_(2)
+    assert torch.equal(layer(**given)[0], before)
+    assert not torch.equal(twin(**given)[0], before)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_config_and_state_dict_rebuild_the_layer(layer, given, assign):
+    rebuilt = build_layer(json.loads(json.dumps(layer.config))).double()
+    assert rebuilt.config == layer.config
+    rebuilt.load_state_dict(layer.state_dict(), assign=assign)
+    assert torch.equal(rebuilt(**given)[0], layer(**given)[0])
+
+
+def test_functional_call_uses_the_weights_that_it_is_given(layer, given):
+    other = copy.deepcopy(layer)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.5)
+    y, _ = functional_call(layer, dict(other.named_parameters()), (), given)
+    assert torch.equal(y, other(**given)[0])
+    assert not torch.equal(y, layer(**given)[0])
+
+
+# torch hides this warning of its own where a graph breaks (torch.lstm), unless warnings are errors.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_torch_compile_gives_the_same_numbers(layer, given):
+    torch._dynamo.reset()
+    y, state = torch.compile(layer, backend="aot_eager")(**given)
+    expected, final = layer(**given)
+    close(y, expected)
+    close(state, final)
+
+
+def test_torch_export_gives_the_same_numbers(layer, given):
+    layer.requires_grad_(False)
+    program = torch.export.export(layer, (), given)
+    layer.requires_grad_(True)
+    y, state = program.module()(**given)
+    expected, final = layer(**given)
+    close(y, expected)
+    close(state, final)
+
+
+# What is refused
+
+
+def test_a_wrong_shape_is_refused_with_what_was_expected(layer, given):
+    x, state = given["x"], given["state"]
+    with pytest.raises(ValueError, match=r"x has shape \(3, 5\), expected \(batch, time, 5\)"):
+        layer(x[:, 0])
+    with pytest.raises(ValueError, match=r"x has shape \(3, 6, 4\), expected \(batch, time, 5\)"):
+        layer(x[..., :4])
+    with pytest.raises(ValueError, match=r"x has shape \(3, 6, 5\), expected \(batch, 5\)"):
+        layer.step(x)
+    with pytest.raises(ValueError, match=rf"state has shape \(2, {layer.state_size}\), expected \(batch, state_size\)"):
+        layer(x, state[:2])
+    with pytest.raises(ValueError, match=r"elapsed has shape \(3,\), expected a number, \(time,\) = \(6,\) or \(batch"):
+        layer(x, elapsed=torch.ones(3))
+    with pytest.raises(ValueError, match=r"elapsed has shape \(2,\), expected a number or \(batch,\) = \(3,\)"):
+        layer.step(x[:, 0], elapsed=torch.ones(2))
+    with pytest.raises(ValueError, match=r"mask has shape \(6, 3\), expected \(batch, time\) = \(3, 6\)"):
+        layer(x, mask=torch.ones(6, 3, dtype=torch.bool))
+
+
+def test_a_wrong_dtype_is_refused(layer, given):
+    with pytest.raises(TypeError, match=r"mask has dtype torch.float32, expected torch.bool"):
+        layer(given["x"], mask=torch.ones(BATCH, STEPS))
+    with pytest.raises(TypeError, match=r"x is torch.float32, the state torch.float64"):
+        layer(given["x"].float())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layer": "cfx"}, "unknown layer 'cfx': did you mean 'cfc'"),
+        ({"mod": "pure"}, "no argument 'mod': did you mean 'mode'"),
+        ({"mode": "fast"}, "mode is 'fast', expected one of"),
+        ({"units": {"sensory": 5}}, "a circuit has the fields"),
+        ({"units": 0}, "must be at least 1"),
+    ],
+)
+def test_a_wrong_config_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        build_layer(CfC(INPUTS, 4).config | change)
+
+
+def test_a_config_that_lacks_its_size_is_refused():
+    with pytest.raises(ValueError, match="lacks 'units'"):
+        build_layer({"layer": "ltc", "input_size": 3})
