@@ -41,7 +41,7 @@ SPACING = 1.0
 class Expert:
     """Privileged driver: follows a racing line at the speed that the tyres' grip allows.
 
-    At `reset` it lays the line of least curvature inside the road and finds the highest speed at each of its points:
+    At `reset` it lays a racing line inside the road (`racing_line`) and finds the highest speed at each of its points:
     turns of curvature κ hold `v² κ ≤ lateral_grip`, and before them braking and cornering share the friction circle,
     `(a_brake / braking_grip)² + (v² κ / lateral_grip)² ≤ 1`. In `act`, pure pursuit of a point on the line gives a
     curvature, `2 sin(bearing) / distance` (Coulter 1992), hence a wheel angle; the speed error gives an acceleration,
@@ -54,13 +54,17 @@ class Expert:
     `CarRacing-v3` and its subclasses with continuous actions, wrapped or not.
     """
 
-    half_width: float = 6.0
+    half_width: float = 5.2
     """How far the racing line may leave the centre line (world units; the road's half width is 6.67)."""
-    length_weight: float = 0.02
+    length_weight: float = 0.002
     """Preference of the racing line for shortness over straightness (dimensionless, ≥ 0)."""
-    lateral_grip: float = 215.0
+    turn_curvature: float = 0.03
+    """Curvature from which the line counts a turn as tight and widens it (1/world unit)."""
+    turn_exponent: float = 2.0
+    """How much more tight turns count in the racing line (dimensionless, ≥ 0)."""
+    lateral_grip: float = 205.0
     """Lateral acceleration planned for turns (world units/s²; four tyres at their limit give 219)."""
-    braking_grip: float = 180.0
+    braking_grip: float = 160.0
     """Deceleration planned for braking in a straight line (world units/s²)."""
     top_speed: float = 105.0
     """Speed planned for straights (world units/s; Box2D lets no body exceed 100)."""
@@ -80,7 +84,7 @@ class Expert:
     """Wheel angle per error of the yaw rate (seconds): damps the turning in and out."""
     slip_limit: float = 0.2
     """Largest angle between the front wheels and their velocity (radians): beyond it they only slide more."""
-    turn_in_speed: float = 1.05
+    turn_in_speed: float = 1.1
     """Speed allowed on the pursuit arc, relative to what `lateral_grip` allows: slows the car when off its line."""
     speed_gain: float = 15.0
     """Acceleration per speed error (1/s)."""
@@ -103,7 +107,9 @@ class Expert:
         track = np.array(racing.track)  # (N, 4): angle from the origin, heading, x, y
         self._centre = track[:, 2:4].copy()
         left = -np.stack([np.cos(track[:, 1]), np.sin(track[:, 1])], axis=1)
-        coarse = least_curvature_line(self._centre, left, self.half_width, self.length_weight)
+        coarse = racing_line(
+            self._centre, left, self.half_width, self.length_weight, self.turn_curvature, self.turn_exponent
+        )
         x, y, tiles = _resample(coarse)
         count = len(x)
         heading = _heading(x, y)
@@ -241,39 +247,59 @@ class Expert:
         return math.sqrt(max(1.0 - (slip / self.slip_saturation) ** 2, 0.02))
 
 
-def least_curvature_line(
-    centre: np.ndarray, left: np.ndarray, half_width: float, length_weight: float, iterations: int = 60
+def racing_line(
+    centre: np.ndarray,
+    left: np.ndarray,
+    half_width: float,
+    length_weight: float = 0.0,
+    turn_curvature: float = math.inf,
+    turn_exponent: float = 1.0,
 ) -> np.ndarray:
-    """Find the closed line of least squared curvature in a corridor.
+    """Find the closed line in a corridor that turns little, and least where turning costs most.
 
-    Minimises `Σ |pᵢ₋₁ − 2pᵢ + pᵢ₊₁|² + length_weight Σ |pᵢ₊₁ − pᵢ|²` over the offsets eᵢ, `|eᵢ| ≤ half_width`, of
-    `pᵢ = centreᵢ + eᵢ leftᵢ`: a quadratic program with bounds, solved by the alternating direction method of
-    multipliers (Boyd et al. 2011, §5.2), for which the matrix is inverted once.
+    Minimises `Σ wᵢ |pᵢ₋₁ − 2pᵢ + pᵢ₊₁|² + length_weight Σ |pᵢ₊₁ − pᵢ|²` over offsets eᵢ, `|eᵢ| ≤ half_width`, of
+    `pᵢ = centreᵢ + eᵢ leftᵢ`. First `wᵢ = 1`, which gives the line of least squared curvature. Its curvature κᵢ,
+    smoothed, then gives `wᵢ ∝ (1 + (κᵢ / turn_curvature)²)^turn_exponent` (of mean 1), and the line is found once more:
+    the tightest turns, after which the car must speed up longest, are widened at the others' expense.
+
+    Each is a quadratic program with bounds, solved by the alternating direction method of multipliers with
+    over-relaxation (Boyd et al. 2011, §5.2 and §3.4.3), for which the matrix is inverted once.
 
     Args:
         centre: (N, 2) points of the centre line, evenly spaced.
         left: (N, 2) unit normals.
         half_width: bound of the offsets (world units).
         length_weight: weight of the length, ≥ 0.
-        iterations: of the solver.
+        turn_curvature: κ from which a turn counts as tight (1/world unit); infinite leaves `wᵢ = 1`.
+        turn_exponent: how much tight turns count, ≥ 0.
 
     Returns:
         (N, 2) points of the line; every offset keeps its bound.
     """
-    penalty = 0.5
-    identity = np.eye(len(centre))
+    penalty, relaxation = 0.002, 1.6
+    count = len(centre)
+    identity = np.eye(count)
     first = np.roll(identity, 1, axis=1) - identity
     second = np.roll(identity, 1, axis=1) - 2 * identity + np.roll(identity, -1, axis=1)
-    metric = second.T @ second + length_weight * first.T @ first
-    quadratic = metric * (left @ left.T)
-    linear = (left * (metric @ centre)).sum(axis=1)
-    inverse = np.linalg.inv(quadratic + penalty * identity)
-    bounded = multiplier = np.zeros(len(centre))
-    for _ in range(iterations):
-        free = inverse @ (penalty * (bounded - multiplier) - linear)
-        bounded = np.clip(free + multiplier, -half_width, half_width)
-        multiplier = multiplier + free - bounded
-    return centre + bounded[:, None] * left
+    weights, bounded = np.ones(count), np.zeros(count)
+    for final in (False, True):
+        metric = (second.T * weights) @ second + length_weight * first.T @ first
+        linear = (left * (metric @ centre)).sum(axis=1)
+        inverse = np.linalg.inv(metric * (left @ left.T) + penalty * identity)
+        multiplier = np.zeros(count)
+        for _ in range(60):
+            free = inverse @ (penalty * (bounded - multiplier) - linear)
+            free = relaxation * free + (1 - relaxation) * bounded
+            bounded = np.clip(free + multiplier, -half_width, half_width)
+            multiplier += free - bounded
+        line = centre + bounded[:, None] * left
+        if not final:
+            curvature = np.hypot(*(second @ line).T) / np.hypot(*(first @ line).T).mean() ** 2
+            for _ in range(8):  # A binomial filter of two tiles' standard deviation.
+                curvature = (np.roll(curvature, 1) + 2 * curvature + np.roll(curvature, -1)) / 4
+            weights = (1 + (curvature / turn_curvature) ** 2) ** turn_exponent
+            weights /= weights.mean()
+    return line
 
 
 def _resample(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
