@@ -243,11 +243,9 @@ class CfC(LiquidLayer):
         """The module's equations: from the heads (B, ·) of one tick to the new state (B, S)."""
         if w_tau is not None and amplitude is not None:
             return amplitude - amplitude * torch.exp(-elapsed * (w_tau + heads.abs())) * heads
-        candidates, *gates = heads.split(
-            [2 * self.state_size] + [self.state_size] * (heads.shape[1] // self.state_size - 2), 1
-        )
-        g, h = torch.tanh(candidates).chunk(2, 1)
+        g, h, *gates = heads.split(self.state_size, 1)
         gate = torch.sigmoid(gates[0] if len(gates) == 1 else gates[0] * elapsed + gates[1])
+        g, h = torch.tanh(g), torch.tanh(h)
         return g + gate * h if self.mode == "no_gate" else torch.lerp(g, h, gate)
 
     def _behind(self, values: Tensor, fill: float | bool) -> Tensor:

@@ -188,7 +188,17 @@ class Wiring:
             motor_fanin: synapses to each motor neuron from command neurons.
             seed: of the random draw.
         """
-        return cls._recipe("NCP", {name: value for name, value in locals().items() if name != "cls"})
+        arguments = {
+            "inter_neurons": inter_neurons,
+            "command_neurons": command_neurons,
+            "motor_neurons": motor_neurons,
+            "sensory_fanout": sensory_fanout,
+            "inter_fanout": inter_fanout,
+            "recurrent_command_synapses": recurrent_command_synapses,
+            "motor_fanin": motor_fanin,
+            "seed": seed,
+        }
+        return cls._recipe("NCP", arguments)
 
     @classmethod
     def auto(cls, units: int, outputs: int, sparsity: float = 0.5, seed: int = 22222) -> Wiring:
