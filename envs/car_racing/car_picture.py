@@ -58,7 +58,7 @@ def draw_car(car: Car, zoom: float, frame: np.ndarray) -> None:
             steering = round(wheel.joint.angle / STEERING_STEP)
             picture = picture + _wheel(k, steering, int(wheel.phase // PHASE_STEP) % PHASES)
     else:
-        picture = _picture(zoom, [(k, wheel.joint.angle, wheel.phase) for k, wheel in enumerate(car.wheels)])
+        picture = _zooming(zoom, round(car.wheels[0].joint.angle / STEERING_STEP))
     pixels = frame[ROWS, COLUMNS]
     visible = pixels * picture[0]
     visible += picture[1]
@@ -69,6 +69,13 @@ def draw_car(car: Car, zoom: float, frame: np.ndarray) -> None:
 @lru_cache(maxsize=1)
 def _hull() -> np.ndarray:
     return _picture(FULL_ZOOM, [])
+
+
+@lru_cache(maxsize=1024)
+def _zooming(zoom: float, steering: int) -> np.ndarray:
+    """The car in the first second: too small for the patches of its tyres, so phase 0, which hides them, will do."""
+    angle = steering * STEERING_STEP
+    return _picture(zoom, [(0, angle, 0.0), (1, angle, 0.0), (2, 0.0, 0.0), (3, 0.0, 0.0)])
 
 
 @lru_cache(maxsize=4096)

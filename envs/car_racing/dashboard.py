@@ -57,7 +57,8 @@ def _vertical_end(value: float, scale: float) -> int:
     """Canvas row at which the bar of a value ends, or -1 where none is drawn."""
     if -SMALLEST <= value <= SMALLEST:
         return -1
-    return min(max(int(WINDOW_H - (CELL_HEIGHT + CELL_HEIGHT * (scale * value))), TOP), WINDOW_H - 1)
+    end = int(WINDOW_H - (CELL_HEIGHT + CELL_HEIGHT * (scale * value)))
+    return end if TOP <= end < WINDOW_H else TOP if end < TOP else WINDOW_H - 1
 
 
 def _wide_end(place: int, cells: float) -> int:

@@ -151,8 +151,7 @@ class FastCarRacing(CarRacing):
                 print("The track does not close: drawing another one.")
         self.car = LeanCar(self.world, *self.track[0][1:])
         if self._road_map is not None:
-            colours = [tile.color for tile in self.road]
-            self._road_map.paint(self.track, self._kerbs, colours, self.bg_color, self.grass_color)
+            self._road_map.paint(self.track, self._kerbs, self._shades(), self.bg_color, self.grass_color)
         if self.render_mode == "human":
             self.render()
         self._advance_physics()
@@ -251,6 +250,10 @@ class FastCarRacing(CarRacing):
         draw_gauges(self.car, frame)
         return frame
 
+    def _shades(self) -> list[np.ndarray]:
+        """The colours that the tiles take in turn until they are touched."""
+        return [self.road_color + 0.01 * k * 255 for k in range(3)]
+
     def _create_track(self) -> bool:
         self.start_alpha = START_ALPHA
         self.road = []
@@ -262,7 +265,7 @@ class FastCarRacing(CarRacing):
         self.track = track
         self._kerbs = kerbs(track)
         corners = [tile_corners(track, i) for i in range(len(track))]
-        shades = [self.road_color + 0.01 * k * 255 for k in range(3)]
+        shades = self._shades()
         for i, tile in enumerate(lay_tiles(self.world, self.fd_tile, corners)):
             tile.userData = tile
             tile.color = shades[i % 3].copy()

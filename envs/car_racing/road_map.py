@@ -45,13 +45,12 @@ class RoadMap:
         self._inner: np.ndarray = np.empty((0, 4, 2), np.int32)
         self._matrix = np.zeros((2, 3))
         self._view = np.empty((PLAYFIELD_ROWS, STATE_W, 4), np.uint8)
-        self._large_view = np.empty((2 * PLAYFIELD_ROWS, 2 * STATE_W, 4), np.uint8)
 
     def paint(
         self,
         track: list[TrackPoint],
         kerbs: list[bool],
-        tile_colours: Sequence[np.ndarray],
+        shades: Sequence[np.ndarray],
         background: np.ndarray,
         grass: np.ndarray,
     ) -> None:
@@ -60,7 +59,7 @@ class RoadMap:
         Args:
             track: N points of the road.
             kerbs: N flags: whether a tile has a kerb.
-            tile_colours: N RGB colours, 0 to 255.
+            shades: RGB colours, 0 to 255, that the tiles take in turn.
             background: RGB of the field.
             grass: RGB of the lighter squares.
         """
@@ -86,10 +85,11 @@ class RoadMap:
         self._inner = _fixed_point(_tile_outlines(points, REPAINT_RIM))
         kerb_outlines = _fixed_point(_kerb_outlines(points))
         fill = cv2.fillConvexPoly
-        for i, colour in enumerate(tile_colours):
+        tile_colours = [shrunk_colour(shade) for shade in shades]
+        for i, outline in enumerate(outlines):
             if kerbs[i]:
                 fill(world, kerb_outlines[i], KERB_COLOURS[i % 2], cv2.LINE_AA, SHIFT)
-            fill(world, outlines[i], shrunk_colour(colour), cv2.LINE_AA, SHIFT)
+            fill(world, outline, tile_colours[i % len(shades)], cv2.LINE_AA, SHIFT)
         self._shrink(changed)
 
     def recolour_tile(self, i: int, colour: np.ndarray, all_levels: bool) -> None:
@@ -118,16 +118,11 @@ class RoadMap:
             zoom: canvas pixels a world unit: 16.2 after the first second.
             frame: (96, 96, 3) uint8; rows 0–83 are overwritten.
         """
-        if zoom == FULL_ZOOM:
-            level, view = 0, self._view
-        else:
-            # While the camera zooms in, samples are far apart: twice as many of a smaller copy, averaged.
-            level = min(LEVELS - 1, int(math.log2(FULL_ZOOM / zoom)))
-            view = self._large_view
-        samples = view.shape[1] // STATE_W
+        # Of the smaller copies, the one whose pixels are nearest to the camera's: coarser blurs, finer flickers.
+        level = 0 if zoom == FULL_ZOOM else min(LEVELS - 1, int(math.log2(FULL_ZOOM / zoom) + 0.5))
         resolution = RESOLUTION / (1 << level)
-        step_x = COLUMN / (samples * zoom)  # world units from sample to sample
-        step_y = ROW / (samples * zoom)
+        step_x = COLUMN / zoom  # world units from column to column
+        step_y = ROW / zoom
         first_x = 0.5 * step_x - CAR_X / zoom
         first_y = CAR_Y / zoom - 0.5 * step_y
         c, s = math.cos(angle), math.sin(angle)
@@ -138,11 +133,9 @@ class RoadMap:
         matrix[1, 0] = s * step_x * resolution
         matrix[1, 1] = -c * step_y * resolution
         matrix[1, 2] = (y + PLAYFIELD + s * first_x + c * first_y) * resolution - 0.5
-        size = (view.shape[1], view.shape[0])
+        view, size = self._view, (STATE_W, PLAYFIELD_ROWS)
         cv2.warpAffine(self._levels[level], matrix, size, dst=view, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-        if samples == 2:
-            cv2.resize(view, (STATE_W, PLAYFIELD_ROWS), dst=self._view, interpolation=cv2.INTER_AREA)
-        cv2.cvtColor(self._view, cv2.COLOR_RGBA2RGB, dst=frame[:PLAYFIELD_ROWS])
+        cv2.cvtColor(view, cv2.COLOR_RGBA2RGB, dst=frame[:PLAYFIELD_ROWS])
 
     def _paint_field(self, box: Box) -> None:
         """Paint the empty field over a rectangle: one 32-bit number a pixel, which NumPy fills fastest."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from Box2D.b2 import bodyDef
 from gymnasium.envs.box2d.car_racing import (
     BORDER,
     BORDER_MIN_COUNT,
@@ -191,7 +192,10 @@ def lay_tiles(world: Any, tile_definition: Any, corners: list[Quad]) -> list[Any
     tiles = []
     shape = tile_definition.shape
     tile_definition.isSensor = True
+    body_definition = bodyDef()  # static, at the origin; made once, since it takes as long as the body itself
     for quad in corners:
         shape.vertices = quad
-        tiles.append(world.CreateStaticBody(fixtures=tile_definition))
+        body = world.CreateBody(body_definition)
+        body.CreateFixture(tile_definition)
+        tiles.append(body)
     return tiles
