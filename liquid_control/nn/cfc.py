@@ -164,12 +164,15 @@ class CfC(LiquidLayer):
                 }
             )
             self.group_sizes = tuple(len(layer) for layer in circuit.layers)
+        group = torch.arange(len(self.group_sizes)).repeat_interleave(torch.tensor(self.group_sizes))
+        self.register_buffer("group", group, persistent=False)
         last = sum(self.group_sizes[:-1])
         self.motor = slice(last, last + outputs)
         self.fc: nn.Module = nn.Identity() if proj_size is None else nn.Linear(outputs, proj_size)
         if not self.backbone_layers:
             self.register_buffer("gather", self._gather_index(masks), persistent=False)
 
+    group: Tensor
     gather: Tensor
 
     @property
@@ -197,14 +200,13 @@ class CfC(LiquidLayer):
         inter neurons take step k, the command neurons step k - 1, the motor neurons step k - 2. Neurons whose step
         does not exist (at the ends) or must not advance keep their state.
         """
-        steps, groups = x.shape[0], len(self.group_sizes)
-        lag = groups - 1
+        steps, lag = x.shape[0], len(self.group_sizes) - 1
         if lag:
             x = F.pad(x, (0, 0, 0, 0, 0, lag))
-            always = advance if advance is not None else torch.ones(steps, 1, dtype=torch.bool, device=x.device)
-            advance = self._behind(always, False)
-        elif advance is not None:
-            advance = advance[..., None]
+        if advance is None:
+            moving = [None if lag <= tick < steps else self._within(tick, steps) for tick in range(steps + lag)]
+        else:
+            moving = per_tick(self._behind(advance, False), steps + lag)
         if isinstance(elapsed, Tensor):
             spans: list[Elapsed] = list(self._behind(elapsed, 1.0).unbind(0))
         else:
@@ -227,7 +229,7 @@ class CfC(LiquidLayer):
         w_tau, amplitude = self._pure_parameters()
 
         states = []
-        for tick_drive, span, advances in zip(drive.unbind(0), spans, per_tick(advance, steps + lag), strict=True):
+        for tick_drive, span, advances in zip(drive.unbind(0), spans, moving, strict=True):
             heads = torch.addmm(tick_drive, state, recurrent)
             if self.backbone_layers:
                 heads = self._hidden(heads)
@@ -256,6 +258,10 @@ class CfC(LiquidLayer):
             for group, size in enumerate(self.group_sizes)
         ]
         return torch.cat(groups, -1)
+
+    def _within(self, tick: int, steps: int) -> Tensor:
+        """Which neurons (S,) have a step to take at a tick."""
+        return (self.group <= tick) & (self.group > tick - steps)
 
     def _backbone(self) -> list[nn.Linear]:
         return cast(list[nn.Linear], list(cast(nn.ModuleDict, self.cells[0].backbone).children()))
