@@ -113,12 +113,11 @@ def main() -> None:
         "all": list(groups.values()),
         "expert": [groups["expert", 0], groups["expert", 1]],
         "random": [groups["random", 0], groups["random", 1]],
-        "domain_randomize": [groups["expert", 1], groups["random", 1]],
+        "randomized": [groups["expert", 1], groups["random", 1]],
     }
-    table = Table(
-        title=f"FastCarRacing against CarRacing-v3: {arguments.episodes} expert and {arguments.episodes} random episodes"
-    )
-    table.add_column("mean absolute difference, of 255")
+    n = arguments.episodes
+    table = Table(title=f"FastCarRacing against CarRacing-v3: {n} expert and {n} random episodes")
+    table.add_column("mean difference, of 255", no_wrap=True)
     for name in columns:
         table.add_column(name, justify="right")
     table.add_column("bar", justify="right")
@@ -130,14 +129,14 @@ def main() -> None:
         return np.array([v for seen in group for name in names for v in getattr(seen, name)])
 
     groups_of = columns.values()
-    row("playfield, after the first second", [f"{joined(g, 'playfield').mean():.3f}" for g in groups_of], "0.25")
-    row("playfield, first second", [f"{joined(g, 'zooming').mean():.3f}" for g in groups_of], "0.45")
+    row("playfield after 1 s", [f"{joined(g, 'playfield').mean():.3f}" for g in groups_of], "0.25")
+    row("playfield in the first second", [f"{joined(g, 'zooming').mean():.3f}" for g in groups_of], "0.45")
     row("playfield, worst frame", [f"{joined(g, 'playfield', 'zooming').max():.3f}" for g in groups_of], "1.5")
     row("gauges without the score", [f"{joined(g, 'gauges').mean():.4f}" for g in groups_of], "0.05")
     table.add_section()
     row("frames compared", [f"{len(joined(g, 'gauges')):,}" for g in groups_of], "")
-    row("rewards or endings that differ", [str(sum(s.outcomes for s in g)) for g in groups_of], "0")
-    row("car states that differ", [str(sum(s.states for s in g)) for g in groups_of], "0")
+    row("differing rewards or endings", [str(sum(s.outcomes for s in g)) for g in groups_of], "0")
+    row("differing car states", [str(sum(s.states for s in g)) for g in groups_of], "0")
     Console().print(table)
 
 

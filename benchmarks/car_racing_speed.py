@@ -3,8 +3,7 @@
 python benchmarks/car_racing_speed.py
 
 Every environment drives the same episodes, resets included: some with random actions, some with actions recorded from
-the expert. Each round has episodes of its own; a ratio is taken within a round, and the median of the rounds is printed.
-EnvPool is compared where it is installed: `pip install -e ".[benchmark]"` (740 MB).
+the expert. Each round has episodes of its own; ratios are taken within a round, and their median is printed. EnvPool is compared where it is installed: `pip install -e ".[benchmark]"` (740 MB).
 """
 
 from __future__ import annotations
@@ -119,7 +118,7 @@ def main() -> None:
         print('EnvPool is not installed, so it is left out: pip install -e ".[benchmark]"')
     else:
         for environments in ENVPOOL_BATCHES:
-            pools.append(f"EnvPool CarRacing-v3, {environments} in a pool")
+            pools.append(f"EnvPool, {environments} in a pool")
             runs[pools[-1]] = drive_envpool(envpool, environments)
 
     rounds: list[dict[str, Timing]] = []
@@ -133,7 +132,7 @@ def main() -> None:
     table = Table(title=f"Steps a second, resets included, one process: median of {arguments.rounds} rounds")
     table.add_column("environment", no_wrap=True)
     for column in ("steps/s", "steps/CPU-s", "ratio", "CPU ratio", "steps"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for name in runs:
         wall = [t[name].steps / t[name].wall for t in rounds]
         cpu = [t[name].steps / t[name].cpu for t in rounds]
