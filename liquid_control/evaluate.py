@@ -196,7 +196,8 @@ def _check_environment(driver: Driver, env: str) -> None:
     if seen.shape != expected or not isinstance(controlled, Box) or controlled.shape != controls:
         raise UserError(
             f"this driver sees observations of shape {expected} and gives {controls[0]} continuous controls; "
-            f"{env!r} has {seen} and {controlled}. Choose {driver.config.env} or {FAST}."
+            f"{env!r} has shape {seen.shape} and {type(controlled).__name__} actions. "
+            f"Choose {driver.config.env} or {FAST}."
         )
 
 
@@ -218,7 +219,8 @@ def main(arguments: Sequence[str]) -> None:
     console.print(driver.describe(), highlight=False)
     columns = (BarColumn(), TextColumn("episode {task.completed}/{task.total}  mean {task.fields[mean]:.1f}"))
     scores: list[float] = []
-    with Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console) as bar:
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, *times, console=console, transient=True) as bar:
         task = bar.add_task("driving", total=config.episodes, mean=float("nan"))
 
         def show(episode: Episode) -> None:

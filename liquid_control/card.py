@@ -1,0 +1,275 @@
+"""``python -m liquid_control.card CHECKPOINT``: a checkpoint's card, with its scores, its training and its limits.
+
+Everything in it is read from the checkpoint: config.json says what the driver is and how it was trained,
+evaluation.json what it scored. The pictures, wiring.png and lap.gif, are drawn from the weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from PIL import Image
+from rich.console import Console
+
+from agents.dagger import TrainConfig
+from agents.rollout import OFFICIAL, TEST_SEEDS, Episode
+from liquid_control.checkpoint import CARD_NAME, CONFIG_NAME, write_atomically
+from liquid_control.command import parse, run
+from liquid_control.diagram import draw_wiring
+from liquid_control.errors import UserError
+from liquid_control.evaluate import EVALUATION_NAME, Evaluation, weights_digest
+from liquid_control.watch import record_lap
+from policies.driver import Driver, load_driver
+
+PROGRAM = "python -m liquid_control.card"
+WIRING_NAME, LAP_NAME = "wiring.png", "lap.gif"
+WORST = 5
+
+TITLES = {
+    "cfc": "Closed-form continuous-time neurons (CfC)",
+    "ltc": "Liquid time-constant neurons (LTC)",
+    "lstm": "Long short-term memory (LSTM), a baseline",
+    "gru": "Gated recurrent unit (GRU), a baseline",
+    "mlp": "Feed-forward net with frame stack (MLP), a baseline",
+}
+
+TEMPLATE = """\
+# {title}
+
+{summary}
+
+{pictures}
+
+## Scores
+
+{scores}
+
+{conditions}
+
+## Use
+
+```python
+import liquid_control
+driver = liquid_control.load_driver("{folder}")
+action = driver.act(observation)  # after driver.reset(), on each raw observation of {env}
+```
+
+```sh
+python -m liquid_control.evaluate {folder}
+python -m liquid_control.watch {folder} --video lap.mp4
+```
+
+## What it is made of
+
+{parts}
+
+## How it was trained
+
+{training}
+
+## Limits
+
+{limits}
+"""
+
+
+@dataclass(frozen=True)
+class CardConfig:
+    """Writes a checkpoint's card (README.md) with a picture of the wiring and a lap as a GIF.
+
+    Evaluate the checkpoint first: the card shows the scores of its evaluation.json.
+    """
+
+    checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
+    """The folder of the driver, for example checkpoints/CarRacing-v3/cfc."""
+    seed: int = TEST_SEEDS
+    """Seed of the track that the GIF shows; by default the first test seed."""
+
+
+def write_card(folder: Path, driver: Driver, evaluation: Evaluation) -> None:
+    """Writes the card of a checkpoint from what it says of itself; shows those of its pictures that are there.
+
+    Args:
+        folder: the checkpoint.
+        driver: the driver that was loaded from it.
+        evaluation: of that driver.
+
+    Raises:
+        UserError: if the evaluation is of other weights, or the card cannot be written; an older one is then intact.
+    """
+    _check_same_weights(folder, driver, evaluation)
+    record = json.loads((folder / CONFIG_NAME).read_text()).get("record", {})
+    card = TEMPLATE.format(
+        title=f"{TITLES.get(driver.config.policy, driver.config.policy)} on {driver.config.env}",
+        summary=_summary(driver, evaluation),
+        pictures=_pictures(folder),
+        scores=_table(("measure", "value"), evaluation.rows()),
+        conditions=_conditions(evaluation),
+        folder=folder.as_posix(),
+        env=driver.config.env,
+        parts=_parts(driver),
+        training=_training(record),
+        limits=_limits(evaluation),
+    )
+    write_atomically(folder / CARD_NAME, card)
+
+
+def _check_same_weights(folder: Path, driver: Driver, evaluation: Evaluation) -> None:
+    if evaluation.weights != weights_digest(driver):
+        raise UserError(
+            f"the evaluation in {folder} is of other weights; make it again: "
+            f"python -m liquid_control.evaluate {folder}."
+        )
+
+
+def _summary(driver: Driver, evaluation: Evaluation) -> str:
+    numbers = evaluation.summary()
+    return (
+        f"{driver.core.neuron_count} neurons and {driver.parameter_counts()['total']:,} parameters in all drive "
+        f"{evaluation.env} from pixels: **{numbers['mean']:.1f} ± {numbers['std']:.1f}** over {numbers['episodes']} "
+        f"test episodes, {numbers['laps']} of {numbers['episodes']} laps completed."
+    )
+
+
+def _pictures(folder: Path) -> str:
+    pictures = ((LAP_NAME, "a lap, the neurons at work beside it"), (WIRING_NAME, "the network"))
+    return "\n\n".join(f"![{text}]({name})" for name, text in pictures if (folder / name).exists())
+
+
+def _conditions(evaluation: Evaluation) -> str:
+    seeds = [episode.seed for episode in evaluation.episodes]
+    versions = ", ".join(f"{name} {version}" for name, version in evaluation.versions.items())
+    official = "the official environment" if evaluation.env == OFFICIAL else "**not** the official environment"
+    return (
+        f"Seeds {min(seeds)} to {max(seeds)}, none of them used in training or to choose the checkpoint, in "
+        f"{evaluation.env}, {official}. Every episode is in [{EVALUATION_NAME}]({EVALUATION_NAME}). IQM is the mean of "
+        f"the middle half, its interval a bootstrap over episodes. Measured with {versions}."
+    )
+
+
+def _parts(driver: Driver) -> str:
+    counts = driver.parameter_counts()
+    height, width = driver.config.playfield
+    core = f"{driver.config.policy}, {driver.core.neuron_count} neurons"
+    options = ", ".join(f"{name}={value}" for name, value in driver.config.options.items())
+    gauges = len(driver.view.gauges)
+    return _table(
+        ("part", "what", "parameters"),
+        [
+            (
+                "eyes",
+                f"{len(driver.config.channels)} convolutions on the playfield at {height} × {width}, "
+                f"{driver.config.features} features; {gauges} gauges are read from the pixels",
+                f"{counts['eyes']:,}",
+            ),
+            ("core", core + (f" ({options})" if options else ""), f"{counts['core']:,}"),
+            ("hands", f"a gain and an offset for each of {', '.join(driver.view.controls)}", f"{counts['hands']:,}"),
+            ("total", "", f"{counts['total']:,}"),
+        ],
+    )
+
+
+def _training(record: Mapping[str, Any]) -> str:
+    if not record:
+        return "The checkpoint does not say."
+    job = record.get("job", {})
+    lines = [f"```sh\n{training_command(job)}\n```\n"] if job else []
+    facts = (
+        ("frames seen", "frames", "{:,}"),
+        ("gradient steps", "gradient_steps", "{:,}"),
+        ("chosen after round", "round", "{}"),
+        ("validation score", "validation_score", "{:.1f}"),
+        ("seconds until then", "seconds", "{:,.0f}"),
+    )
+    rows = [(text, form.format(record[name])) for text, name, form in facts if name in record]
+    rows += [("processes", str(job["workers"]))] if "workers" in job else []
+    rows += [("versions", ", ".join(f"{name} {value}" for name, value in record.get("versions", {}).items()))]
+    return "\n".join([*lines, _table(("what", "value"), rows)])
+
+
+def training_command(job: Mapping[str, Any]) -> str:
+    """The command that makes a checkpoint again, from its ``record["job"]``: what differs from the defaults."""
+    words = ["python", "-m", "liquid_control.train", "--env", str(job.get("env", OFFICIAL))]
+    elsewhere = {"env", "demos", "run", "resume", "workers"}
+    for field in dataclasses.fields(TrainConfig):
+        value = job.get(field.name, field.default)
+        value = tuple(value) if isinstance(value, list) else value
+        if field.name not in elsewhere and value != field.default:
+            values = value if isinstance(value, tuple) else (value,)
+            words += ["--" + field.name.replace("_", "-"), *map(str, values)]
+    if job.get("demos"):
+        words += ["--demos", str(job["demos"])]
+    return shlex.join(words)
+
+
+def _limits(evaluation: Evaluation) -> str:
+    worst = sorted(evaluation.episodes, key=lambda episode: episode.score)[:WORST]
+    lost = [episode for episode in evaluation.episodes if not episode.lap]
+    if lost:
+        seeds = ", ".join(str(episode.seed) for episode in lost[:20])
+        laps = f"{len(lost)} of {len(evaluation.episodes)} laps were not completed (seeds {seeds})."
+    else:
+        laps = f"All {len(evaluation.episodes)} laps were completed."
+    rows = [
+        (str(episode.seed), f"{episode.score:.1f}", f"{episode.tiles:.1%}", f"{episode.off_road:.1%}", _ending(episode))
+        for episode in worst
+    ]
+    table = _table(("seed", "score", "share of tiles", "time off the road", "lap"), rows)
+    return (
+        f"{laps} A missed tile costs the whole clock: the episode goes on until step 1000. The worst episodes "
+        f"(`watch --seed` shows them):\n\n{table}\n\nTrained and judged on the default colours and friction; with "
+        "`domain_randomize=True`, another frame rate or a changed picture nothing is promised."
+    )
+
+
+def _ending(episode: Episode) -> str:
+    return f"{episode.steps} steps" if episode.lap else f"not completed, {episode.steps} steps"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Writes a card as the arguments say; see ``--help``."""
+    config = parse(CardConfig, arguments, PROGRAM)
+    folder, console = config.checkpoint, Console()
+    driver = load_driver(folder)
+    evaluation = read_evaluation(folder)
+    _check_same_weights(folder, driver, evaluation)
+    with console.status("driving and drawing"):
+        picture = BytesIO()
+        Image.fromarray(draw_wiring(driver)).save(picture, "PNG", optimize=True)
+        write_atomically(folder / WIRING_NAME, picture.getvalue())
+        record_lap(driver, gif=folder / LAP_NAME, seed=config.seed)
+        write_card(folder, driver, evaluation)
+    for name in (CARD_NAME, WIRING_NAME, LAP_NAME):
+        console.print(f"written: {folder / name}", highlight=False)
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """The evaluation that stands beside a checkpoint.
+
+    Raises:
+        UserError: if there is none, or it is damaged.
+    """
+    path = folder / EVALUATION_NAME
+    try:
+        return Evaluation.from_json(path.read_text())
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"{path} cannot be read; write it first: python -m liquid_control.evaluate {folder}.") from None
+
+
+if __name__ == "__main__":
+    run(main)

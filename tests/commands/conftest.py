@@ -1,0 +1,79 @@
+"""A driver that needs no training and ends its episodes soon, and commands run as a shell would run them."""
+
+import sys
+
+import pytest
+import torch
+
+from liquid_control.command import run
+from policies.driver import Driver, DriverConfig
+
+
+def straight_driver():
+    """Half throttle, straight ahead: leaves the field within seconds. The neurons are those of an untrained driver."""
+    torch.manual_seed(0)
+    driver = Driver(DriverConfig()).eval()
+    with torch.no_grad():
+        driver.hands.gain.zero_()
+        driver.hands.offset.copy_(torch.tensor([0.0, 0.5, 0.0]))
+    return driver
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    folder = tmp_path / "driver"
+    straight_driver().save(folder)
+    return folder
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs a command's ``main`` with its arguments; returns exit status, standard output and standard error."""
+
+    def call(main, *arguments):
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        status = 0
+        try:
+            run(main)
+        except SystemExit as error:
+            status = error.code
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def damage_weights(checkpoint):
+    (path,) = checkpoint.glob("weights-*.safetensors")
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def change_version(checkpoint):
+    path = checkpoint / "config.json"
+    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 99'))
+
+
+def poison_weights(checkpoint):
+    driver = straight_driver()
+    with torch.no_grad():
+        driver.hands.gain[0] = float("nan")
+    driver.save(checkpoint)
+
+
+def remove(checkpoint):
+    checkpoint.rename(checkpoint.with_name("elsewhere"))
+
+
+@pytest.fixture(
+    params=[
+        (remove, "no checkpoint at"),
+        (damage_weights, "truncated or changed"),
+        (change_version, "format version 99"),
+        (poison_weights, "NaN or infinite values in hands.gain"),
+    ],
+    ids=["missing", "truncated", "other version", "NaN"],
+)
+def broken_checkpoint(request, checkpoint):
+    """A checkpoint that cannot be used, and what the error says of it."""
+    spoil, message = request.param
+    spoil(checkpoint)
+    return checkpoint, message
