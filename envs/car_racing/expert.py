@@ -54,17 +54,17 @@ class Expert:
     `CarRacing-v3` and its subclasses with continuous actions, wrapped or not.
     """
 
-    half_width: float = 5.2
+    half_width: float = 4.644
     """How far the racing line may leave the centre line (world units; the road's half width is 6.67)."""
-    length_weight: float = 0.002
+    length_weight: float = 0.00101
     """Preference of the racing line for shortness over straightness (dimensionless, ≥ 0)."""
-    turn_curvature: float = 0.03
+    turn_curvature: float = 0.02576
     """Curvature from which the line counts a turn as tight and widens it (1/world unit)."""
-    turn_exponent: float = 2.0
+    turn_exponent: float = 2.255
     """How much more tight turns count in the racing line (dimensionless, ≥ 0)."""
-    lateral_grip: float = 205.0
+    lateral_grip: float = 230.8
     """Lateral acceleration planned for turns (world units/s²; four tyres at their limit give 219)."""
-    braking_grip: float = 160.0
+    braking_grip: float = 164.3
     """Deceleration planned for braking in a straight line (world units/s²)."""
     top_speed: float = 105.0
     """Speed planned for straights (world units/s; Box2D lets no body exceed 100)."""
@@ -72,29 +72,29 @@ class Expert:
     """Length of road ahead whose turns are braked for (world units; the picture shows 37 straight ahead)."""
     speed_scale: float = 1.0
     """Multiplies every planned speed; below 1 for a more cautious teacher."""
-    lookahead: float = 7.0
+    lookahead: float = 5.997
     """Distance ahead of the pursued point at rest (world units)."""
-    lookahead_time: float = 0.12
+    lookahead_time: float = 0.1527
     """Further distance of the pursued point per speed (seconds)."""
     heading_blend: float = 0.0
     """0: the pursuit angle is measured from the car's heading; 1: from its velocity, which leads out of a slide."""
-    steer_gain: float = 1.3
+    steer_gain: float = 1.27
     """Wheel angle per kinematic wheel angle (the bicycle model's wheelbase times curvature)."""
-    yaw_gain: float = 0.03
+    yaw_gain: float = 0.02032
     """Wheel angle per error of the yaw rate (seconds): damps the turning in and out."""
-    slip_limit: float = 0.2
+    slip_limit: float = 0.1902
     """Largest angle between the front wheels and their velocity (radians): beyond it they only slide more."""
-    turn_in_speed: float = 1.1
+    turn_in_speed: float = 1.095
     """Speed allowed on the pursuit arc, relative to what `lateral_grip` allows: slows the car when off its line."""
-    speed_gain: float = 15.0
+    speed_gain: float = 13.93
     """Acceleration per speed error (1/s)."""
-    speed_lead: float = 0.03
+    speed_lead: float = 0.04941
     """Time by which the planned speed is read ahead (seconds): the tyres answer late."""
-    traction: float = 0.9
+    traction: float = 1.041
     """Share of the rear tyres' friction limit that the gas may ask for."""
-    brake_share: float = 0.9
+    brake_share: float = 1.099
     """Share of all tyres' friction limit that the brake may ask for."""
-    slip_saturation: float = 5.5
+    slip_saturation: float = 5.602
     """Sideways slip at which a tyre is held to have nothing left for gas or brake (world units/s)."""
 
     def reset(self, env: Env[Any, Any]) -> None:
