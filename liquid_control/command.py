@@ -7,6 +7,7 @@ so one parser checks both and an argument given by hand wins over the file.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ def parse(config_class: type[Config], arguments: Sequence[str], program: str, de
     return tyro.cli(
         config_class,
         prog=program,
-        description=(config_class.__doc__ or "").strip(),
+        description=inspect.cleandoc(config_class.__doc__ or ""),
         args=_with_config_file(config_class, list(arguments)),
         default=default,
         config=(tyro.conf.FlagConversionOff, tyro.conf.PositionalRequiredArgs),
