@@ -3,7 +3,8 @@
 python benchmarks/car_racing_speed.py
 
 Every environment drives the same episodes, resets included: some with random actions, some with actions recorded from
-the expert. Each round has episodes of its own; ratios are taken within a round, and their median is printed. EnvPool is compared where it is installed: `pip install -e ".[benchmark]"` (740 MB).
+the expert. Each round has episodes of its own; ratios are taken within a round, and their median is printed. EnvPool is
+compared where it is installed: `pip install -e ".[benchmark]"` (740 MB).
 """
 
 from __future__ import annotations

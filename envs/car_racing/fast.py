@@ -29,7 +29,7 @@ class FastCarRacing(CarRacing):
 
     The world is painted once an episode; a frame is one affine warp of that picture, then the car and the gauges. With
     the same seed and actions, rewards, endings and the state of the car are those of the official environment to the
-    last bit. The pixels differ by about 0.15 of 255 on average, and the printed score is left out (black).
+    last bit. The pixels differ by about 0.2 of 255 on average, and the printed score is left out (black).
 
     The official environment stays the scoreboard; this one is for training. `render()` is the official drawing.
 

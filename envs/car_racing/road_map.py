@@ -17,7 +17,7 @@ from envs.car_racing.track import TrackPoint
 # supersampling suffices.
 RESOLUTION = 3
 SIDE = round(2 * PLAYFIELD * RESOLUTION)
-LEVELS = 6
+LEVELS = 5  # at the widest zoom the camera sees a sixteenth of the resolution
 GRASS_PIXELS = round(GRASS_DIM * RESOLUTION)
 SHIFT = 6  # fractional bits of a vertex
 
