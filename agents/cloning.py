@@ -148,8 +148,8 @@ class Cloner:
     def _average(self) -> None:
         # Short memory at first: the early weights are not worth remembering.
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
-        averages, weights = list(self.average.parameters()), list(self.driver.parameters())
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        for mean, weight in zip(self.average.parameters(), self.driver.parameters(), strict=True):
+            mean.lerp_(weight, 1 - decay)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that is needed to go on as if never stopped; see :meth:`restore`."""
@@ -158,7 +158,9 @@ class Cloner:
         for name, parameter in self.driver.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"adam.{name}.{key}"] = value
-        return {name: value.detach().cpu().clone() for name, value in tensors.items()}
+        return {
+            name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()
+        }
 
     def restore(self, tensors: dict[str, Tensor], step: int) -> None:
         """Takes back what :meth:`tensors` gave after ``step`` gradient steps."""

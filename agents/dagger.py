@@ -20,7 +20,6 @@ from torch.utils.tensorboard import SummaryWriter
 from agents.cloning import Cloner, Streams
 from agents.demonstrations import read_folder, read_shard, write_shard
 from agents.rollout import (
-    FAST,
     TRAINING_SEEDS,
     VALIDATION_SEEDS,
     Drive,
@@ -29,7 +28,7 @@ from agents.rollout import (
     RolloutPool,
     drive_episodes,
 )
-from agents.run_folder import RunFolder, versions
+from agents.run_folder import RunFolder, machine, versions
 from liquid_control.errors import UserError
 from policies.driver import Driver, DriverConfig
 from policies.registry import parse_options
@@ -77,8 +76,12 @@ class TrainConfig:
     """Environment steps of a stretch: how far gradients go back in time."""
     learning_rate: float = 4e-3
     """Peak learning rate of Adam; warmed up, then a cosine down to 2 %."""
-    control_weights: tuple[float, float, float] = (2.0, 1.0, 1.0)
-    """Weight of steer, gas and brake in the squared error."""
+    control_weights: tuple[float, float, float] = (12.0, 1.0, 1.0)
+    """Weight of steer, gas and brake in the squared error; steering labels stay within ±0.4, the stop of the joint."""
+    teacher_speed: float = 0.88
+    """Speeds of the teacher, relative to the expert's own: at the very limit of grip a small error is a spin."""
+    teacher_speed_gain: float = 6.0
+    """Acceleration that the teacher asks for per speed error (1/s): lower is smoother, and easier to clone."""
     leash: float = 20.0
     """A training episode ends when the car is this far from the centre line (the road is 6.67 to each side)."""
     playfield: tuple[int, int] = (42, 48)
@@ -201,7 +204,12 @@ class Dagger:
             else Plan(int(seed), expert_share=0.3 if index % 4 == 3 else 0.0)
             for index, seed in enumerate(seeds)
         ]
-        drive = Drive(env=FAST, record=True, leash=config.leash, fleet=max(1, -(-count // self.pool.workers)))
+        drive = Drive(
+            record=True,
+            leash=config.leash,
+            fleet=max(1, -(-count // self.pool.workers)),
+            teacher=(("speed_scale", config.teacher_speed), ("speed_gain", config.teacher_speed_gain)),
+        )
         driver = self._average_on_cpu()
         shares = [(worker, plans[worker :: self.pool.workers]) for worker in range(self.pool.workers)]
         self.pool.map(
@@ -228,7 +236,7 @@ class Dagger:
     def _validate(self, round: int, curves: SummaryWriter) -> None:
         config, progress = self.config, self.progress
         plans = [Plan(VALIDATION_SEEDS + index) for index in range(config.validation_episodes)]
-        drive = Drive(env=FAST, fleet=max(1, -(-len(plans) // self.pool.workers)))
+        drive = Drive(fleet=max(1, -(-len(plans) // self.pool.workers)))
         episodes = self.pool.drive(self._average_on_cpu(), plans, drive)
         progress.score = float(np.mean([episode.score for episode in episodes]))
         progress.scores.append(progress.score)
@@ -280,6 +288,7 @@ class Dagger:
             "seconds": round(progress.seconds, 1),
             "validation_score": round(score, 2),
             "versions": versions(),
+            "machine": machine(),
         }
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
 
+import cv2
 import gymnasium
 import numpy as np
 import torch
@@ -39,7 +41,7 @@ class Plan:
     expert_share: float = 0.0
     """Share of the half-second stretches in which the expert drives instead of the driver."""
     disturbed: bool = False
-    """Whether bursts of steering and throttle noise are added, so that recoveries are seen."""
+    """Whether bursts of steering noise are added, so that recoveries are seen."""
 
 
 @dataclass
@@ -81,6 +83,8 @@ class Drive:
     """Keep images, gauges, labels and actions."""
     leash: float | None = None
     """End an episode when the car is this far from the centre line (track units); None lets it drive on."""
+    teacher: tuple[tuple[str, float], ...] = ()
+    """Constants of the expert that differ from its own, as (name, value)."""
 
 
 class _Lane:
@@ -91,7 +95,8 @@ class _Lane:
     def __init__(self, drive: Drive):
         self.drive = drive
         self.env = gymnasium.make(drive.env, disable_env_checker=True)
-        self.expert = Expert()
+        self.car_racing: Any = self.env.unwrapped
+        self.expert = Expert(**dict(drive.teacher))
         self.busy = False
 
     def start(self, plan: Plan) -> None:
@@ -102,7 +107,7 @@ class _Lane:
         if self.needs_expert or self.drive.leash is not None:
             self.expert.reset(self.env)
         self.episode = Episode(plan.seed, score=0.0, steps=0, lap=False, tiles=0.0, off_road=0.0)
-        self.frames: list[tuple[np.ndarray, ...]] = []
+        self.frames: list[tuple[Any, ...]] = []
         self.noise, self.noise_left = np.zeros(3, np.float32), 0
         self.busy = True
 
@@ -117,7 +122,7 @@ class _Lane:
         self.observation, reward, terminated, truncated, info = self.env.step(taken)
         if self.drive.record:
             self.frames.append((image, gauges, label, taken, np.float32(reward)))
-        episode, car = self.episode, self.env.unwrapped.car
+        episode, car = self.episode, self.car_racing.car
         episode.score += float(reward)
         episode.steps += 1
         episode.off_road += not any(wheel.tiles for wheel in car.wheels)
@@ -131,17 +136,16 @@ class _Lane:
         if self.noise_left == 0:
             self.noise[:] = 0
             if self.rng.random() < 1 / 50:
-                self.noise[0] = self.rng.choice([-1, 1]) * self.rng.uniform(0.3, 1.0)
-                self.noise[1] = self.rng.uniform(-0.3, 0.3)
-                self.noise_left = int(self.rng.integers(5, 18))
+                self.noise[0] = self.rng.choice([-1, 1]) * self.rng.uniform(0.1, 0.3)
+                self.noise_left = int(self.rng.integers(3, 9))
         else:
             self.noise_left -= 1
         return np.clip(action + self.noise, [-1, 0, 0], 1).astype(np.float32)
 
     def _finish(self, lap: bool) -> None:
-        episode, env = self.episode, self.env.unwrapped
+        episode = self.episode
         episode.lap = lap
-        episode.tiles = env.tile_visited_count / len(env.track)
+        episode.tiles = self.car_racing.tile_visited_count / len(self.car_racing.track)
         episode.off_road /= episode.steps
         if self.frames:
             columns = [np.stack(column) for column in zip(*self.frames, strict=True)]
@@ -182,10 +186,19 @@ def drive_episodes(driver: Driver, plans: Sequence[Plan], drive: Drive) -> list[
     return [episodes[index] for index in range(len(plans))]
 
 
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
+
+
 def _begin_worker() -> None:
-    # Ctrl-C goes to the parent alone, which closes the pool in order.
+    # Ctrl-C goes to the parent alone, which closes the pool in order; a parent that was killed cannot, so watch it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
 
 
 class RolloutPool:
@@ -248,8 +261,8 @@ class RolloutPool:
             return future.result()
         except BrokenProcessPool as error:
             raise UserError(
-                "a rollout process died (out of memory, or killed). What was saved is intact; "
-                "continue with --resume, perhaps with fewer --workers."
+                "a rollout process died (out of memory, or killed). What was saved is intact: "
+                "start again, or continue a training with --resume; fewer --workers need less memory."
             ) from error
 
 

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
+from agents.rollout import processor_count
 from liquid_control.checkpoint import write_atomically
 from liquid_control.errors import UserError
 
@@ -48,7 +49,7 @@ class RunFolder:
         if self.config.exists():
             raise UserError(f"{self.path} holds a run already: continue it with --resume {self.path}, or name another.")
         write_atomically(self.config, config_yaml)
-        write_atomically(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+        write_atomically(self.path / "versions.json", json.dumps(versions() | {"machine": machine()}, indent=2) + "\n")
 
     def save_state(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
         """Writes the state after a whole round; the one before stays whole if this fails."""
@@ -71,11 +72,22 @@ class RunFolder:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a result depends on, and the machine."""
+    """Versions of what a result depends on."""
     packages = {}
     for name in _PACKAGES:
         try:
             packages[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             packages[name] = "unknown"
-    return {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"} | packages
+    return {"python": platform.python_version()} | packages
+
+
+def machine() -> str:
+    """What the numbers of a run were measured on: processor, system and number of processors."""
+    processor = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass  # Not Linux: the name that Python knows has to do.
+    return f"{processor}, {processor_count()} processors, {platform.system()} {platform.machine()}"

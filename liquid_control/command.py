@@ -22,7 +22,7 @@ from liquid_control.errors import UserError, nearest
 Config = TypeVar("Config")
 
 
-def parse(config_class: type[Config], arguments: Sequence[str], program: str, default: Config | None = None) -> Config:
+def parse(config_class: type[Config], arguments: Sequence[str], program: str) -> Config:
     """Builds a config from command line arguments and, where ``--config FILE`` is among them, a YAML file.
 
     Raises:
@@ -34,7 +34,6 @@ def parse(config_class: type[Config], arguments: Sequence[str], program: str, de
         prog=program,
         description=inspect.cleandoc(config_class.__doc__ or ""),
         args=_with_config_file(config_class, list(arguments)),
-        default=default,
         config=(tyro.conf.FlagConversionOff, tyro.conf.PositionalRequiredArgs),
     )
 
@@ -63,14 +62,16 @@ def _yaml_arguments(config_class: type, path: Path) -> list[str]:
         raise UserError(f"the config {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"the config {path} must be a mapping of option names to values, not {type(content).__name__}.")
-    known = {field.name for field in dataclasses.fields(config_class)}
+    known = {field.name: field for field in dataclasses.fields(config_class)}
     arguments: list[str] = []
     for key, value in content.items():
         name = str(key).replace("-", "_")
         if name not in known:
             raise UserError(f"the config {path} has an unknown key {key!r}: {nearest(name, known)}")
         values = value if isinstance(value, list) else [value]
-        arguments += ["--" + name.replace("_", "-"), *(str(item) for item in values)]
+        # Fields without a default are positional on the command line.
+        flag = [] if known[name].default is dataclasses.MISSING else ["--" + name.replace("_", "-")]
+        arguments += [*flag, *(str(item) for item in values)]
     return arguments
 
 

@@ -39,6 +39,20 @@ def test_defaults_survive_yaml(tmp_path):
     assert parse(Job, ["--config", str(tmp_path / "job.yaml")], "job") == Job()
 
 
+def test_a_positional_field_can_stand_in_the_file(tmp_path):
+    @dataclass
+    class Judge:
+        """Judges."""
+
+        checkpoint: Path
+        """What."""
+        episodes: int = 100
+        """How long."""
+
+    (tmp_path / "job.yaml").write_text("episodes: 3\ncheckpoint: a/b\n")
+    assert parse(Judge, ["--config", str(tmp_path / "job.yaml")], "judge") == Judge(Path("a/b"), 3)
+
+
 def test_an_argument_wins_over_the_file(tmp_path):
     (tmp_path / "job.yaml").write_text("rounds: 7\nlearning-rate: 0.5\n")
     assert parse(Job, ["--rounds", "9", "--config", str(tmp_path / "job.yaml")], "job") == Job(9, 0.5)
