@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ BRAKE_DECELERATION = 15 * FPS
 """Deceleration of a wheel at full brake (radians per second squared)."""
 LOCKING_BRAKE = 0.9
 """Brake from which the official environment stops the wheels dead."""
+SPIN_BRAKE = 0.8
+"""Brake while the car spins: stops the wheels within a few steps, so that all four tyres pull against the motion."""
 POINTS_A_TILE = 4
 SPACING = 1.0
 """Distance between points of the racing line, about (world units)."""
@@ -51,20 +53,23 @@ class Expert:
     asked about any state, in any order. Steering labels lie within ±0.4, the stop of the steering joint.
 
     The class serves one episode of one environment at a time: call `reset` after each `env.reset`. It works on
-    `CarRacing-v3` and its subclasses with continuous actions, wrapped or not.
+    `CarRacing-v3` and its subclasses with continuous actions, wrapped or not. `benchmarks/tune_expert.py` is the search
+    that found the constants. A negative or non-finite one raises ValueError.
     """
 
-    half_width: float = 4.644
+    half_width: float = 4.7
     """How far the racing line may leave the centre line (world units; the road's half width is 6.67)."""
-    length_weight: float = 0.00101
+    start_taper: float = 0.5
+    """Growth of that bound per tile from the start, where the car stands in the middle (world units)."""
+    length_weight: float = 0.003
     """Preference of the racing line for shortness over straightness (dimensionless, ≥ 0)."""
-    turn_curvature: float = 0.02576
+    turn_curvature: float = 0.031
     """Curvature from which the line counts a turn as tight and widens it (1/world unit)."""
-    turn_exponent: float = 2.255
+    turn_exponent: float = 2.75
     """How much more tight turns count in the racing line (dimensionless, ≥ 0)."""
-    lateral_grip: float = 230.8
+    lateral_grip: float = 260.0
     """Lateral acceleration planned for turns (world units/s²; four tyres at their limit give 219)."""
-    braking_grip: float = 164.3
+    braking_grip: float = 147.2
     """Deceleration planned for braking in a straight line (world units/s²)."""
     top_speed: float = 105.0
     """Speed planned for straights (world units/s; Box2D lets no body exceed 100)."""
@@ -72,43 +77,65 @@ class Expert:
     """Length of road ahead whose turns are braked for (world units; the picture shows 37 straight ahead)."""
     speed_scale: float = 1.0
     """Multiplies every planned speed; below 1 for a more cautious teacher."""
-    lookahead: float = 5.997
+    lookahead: float = 6.873
     """Distance ahead of the pursued point at rest (world units)."""
-    lookahead_time: float = 0.1527
+    lookahead_time: float = 0.1416
     """Further distance of the pursued point per speed (seconds)."""
-    heading_blend: float = 0.0
-    """0: the pursuit angle is measured from the car's heading; 1: from its velocity, which leads out of a slide."""
-    steer_gain: float = 1.27
+    countersteer: float = 1.5
+    """Wheel angle per angle by which the rear slides more than the tyres need for their full grip (dimensionless)."""
+    steer_gain: float = 1.231
     """Wheel angle per kinematic wheel angle (the bicycle model's wheelbase times curvature)."""
-    yaw_gain: float = 0.02032
+    yaw_gain: float = 0.02171
     """Wheel angle per error of the yaw rate (seconds): damps the turning in and out."""
-    slip_limit: float = 0.1902
+    slip_limit: float = 0.164
     """Largest angle between the front wheels and their velocity (radians): beyond it they only slide more."""
-    turn_in_speed: float = 1.095
+    turn_in_speed: float = 1.144
     """Speed allowed on the pursuit arc, relative to what `lateral_grip` allows: slows the car when off its line."""
-    speed_gain: float = 13.93
+    speed_gain: float = 12.22
     """Acceleration per speed error (1/s)."""
-    speed_lead: float = 0.04941
+    speed_lead: float = 0.02787
     """Time by which the planned speed is read ahead (seconds): the tyres answer late."""
-    traction: float = 1.041
+    traction: float = 1.095
     """Share of the rear tyres' friction limit that the gas may ask for."""
-    brake_share: float = 1.099
+    brake_share: float = 1.088
     """Share of all tyres' friction limit that the brake may ask for."""
-    slip_saturation: float = 5.602
+    brake_floor: float = 0.3
+    """Share of the friction limit that the brake may always ask for, however much the tyres slide sideways."""
+    slip_saturation: float = 5.9
     """Sideways slip at which a tyre is held to have nothing left for gas or brake (world units/s)."""
+
+    spin_slip: float = 18.0
+    """Sideways slip of the rear, or speed backwards, from which the car is only braked (world units/s)."""
+
+    def __post_init__(self) -> None:
+        """Check the constants."""
+        for constant in fields(self):
+            value = getattr(self, constant.name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"Expert's {constant.name} is {value!r}; expected a finite number, at least 0")
+        self._line: list[tuple[float, float, float]] = []
 
     def reset(self, env: Env[Any, Any]) -> None:
         """Plan the lap: racing line and speeds along it.
 
         Args:
             env: a CarRacing environment that has just been reset.
+
+        Raises:
+            RuntimeError: the environment has no track yet.
         """
         racing: Any = env.unwrapped
-        track = np.array(racing.track)  # (N, 4): angle from the origin, heading, x, y
-        self._centre = track[:, 2:4].copy()
-        left = -np.stack([np.cos(track[:, 1]), np.sin(track[:, 1])], axis=1)
+        if not len(getattr(racing, "track", ())):
+            raise RuntimeError("the environment has no track yet: call env.reset() before Expert.reset(env)")
+        track = np.array(racing.track)[:, 1:4]  # (N, 3): heading, x, y
+        # The official track lacks one tile between its last and its first.
+        seam = np.append(track[0, 0], (track[0, 1:] + track[-1, 1:]) / 2)
+        track = np.concatenate([track, seam[None]])
+        self._centre = track[:, 1:].copy()
+        left = -np.stack([np.cos(track[:, 0]), np.sin(track[:, 0])], axis=1)
+        half_width = np.minimum(self.half_width, self.start_taper * np.arange(len(track)))
         coarse = racing_line(
-            self._centre, left, self.half_width, self.length_weight, self.turn_curvature, self.turn_exponent
+            self._centre, left, half_width, self.length_weight, self.turn_curvature, self.turn_exponent
         )
         x, y, tiles = _resample(coarse)
         count = len(x)
@@ -138,7 +165,12 @@ class Expert:
 
         Returns:
             (3,) float32: steer in [-0.4, 0.4] (positive turns right), gas in [0, 1], brake in [0, 0.9).
+
+        Raises:
+            RuntimeError: there is no plan yet.
         """
+        if not self._line:
+            raise RuntimeError("the expert has no plan yet: call Expert.reset(env) after env.reset()")
         racing: Any = env.unwrapped
         hull = racing.car.hull
         x, y = hull.position
@@ -158,9 +190,7 @@ class Expert:
         target_x, target_y, _ = self._at(place + self.lookahead + self.lookahead_time * speed)
         target_x, target_y = target_x - x, target_y - y
         distance = max(math.hypot(target_x, target_y), 1e-6)
-        bearing = math.atan2(
-            target_y * forward_x - target_x * forward_y, target_x * forward_x + target_y * forward_y
-        ) - self.heading_blend * math.atan2(left_speed, rolling_speed)
+        bearing = math.atan2(target_y * forward_x - target_x * forward_y, target_x * forward_x + target_y * forward_y)
         if abs(bearing) < math.pi / 2:
             curvature = 2 * math.sin(bearing) / distance
         else:  # The point lies behind: turn as tightly as beside it.
@@ -168,6 +198,9 @@ class Expert:
 
         wheel_angle = self.steer_gain * WHEELBASE * curvature
         wheel_angle += self.yaw_gain * (rolling_speed * curvature - yaw_rate)
+        rear_slip = left_speed - AXLE_DISTANCE * yaw_rate
+        excess = rear_slip - min(max(rear_slip, -self.slip_saturation), self.slip_saturation)
+        wheel_angle += self.countersteer * math.atan2(excess, rolling_speed)
         front_direction = math.atan2(left_speed + AXLE_DISTANCE * yaw_rate, rolling_speed)
         front_slip = min(max(wheel_angle - front_direction, -self.slip_limit), self.slip_limit)
         wheel_angle = min(max(front_direction + front_slip, -MAX_WHEEL_ANGLE), MAX_WHEEL_ANGLE)
@@ -180,15 +213,21 @@ class Expert:
         acceleration = self.speed_gain * (min(planned, allowed) - forward_speed) + min(slope * planned, 0.0)
 
         gas = brake = 0.0
-        rear_slip = abs(left_speed - AXLE_DISTANCE * yaw_rate)
-        if acceleration > 0:
-            limit = 2 * self.traction * FRICTION_LIMIT * self._grip_left(rear_slip)
+        if max(abs(rear_slip), -forward_speed) > self.spin_slip:
+            brake = SPIN_BRAKE
+        elif acceleration > 0:
+            limit = 2 * self.traction * FRICTION_LIMIT * self._grip_left(rear_slip, 0.14)
             acceleration = min(acceleration, limit / DRIVEN_INERTIA)
             torque = acceleration * (DRIVEN_INERTIA * WHEEL_RADIUS / 2 + WHEEL_MOMENT_OF_INERTIA / WHEEL_RADIUS)
             spin = max(abs(racing.car.wheels[2].omega), abs(racing.car.wheels[3].omega))
             gas = min(torque * (spin + 5.0) / ENGINE_POWER, 1.0)  # 5: the official engine's own constant
         else:
-            limit = 4 * self.brake_share * FRICTION_LIMIT * self._grip_left(max(rear_slip, abs(speed * front_slip)))
+            limit = (
+                4
+                * self.brake_share
+                * FRICTION_LIMIT
+                * self._grip_left(max(abs(rear_slip), abs(speed * front_slip)), self.brake_floor)
+            )
             acceleration = min(-acceleration, limit / MASS)
             wheel_deceleration = acceleration * (1 / WHEEL_RADIUS + MASS / 4 * WHEEL_RADIUS / WHEEL_MOMENT_OF_INERTIA)
             brake = min(wheel_deceleration / BRAKE_DECELERATION, 0.99 * LOCKING_BRAKE)
@@ -202,7 +241,12 @@ class Expert:
 
         Returns:
             Distance (world units). The road's edge is at 6.67.
+
+        Raises:
+            RuntimeError: there is no plan yet.
         """
+        if not self._line:
+            raise RuntimeError("the expert has no plan yet: call Expert.reset(env) after env.reset()")
         racing: Any = env.unwrapped
         x, y = racing.car.hull.position
         return math.sqrt(((self._centre - (x, y)) ** 2).sum(axis=1).min())
@@ -242,15 +286,15 @@ class Expert:
         x1, y1, v1 = self._line[(before + 1) % count]
         return x0 + share * (x1 - x0), y0 + share * (y1 - y0), v0 + share * (v1 - v0)
 
-    def _grip_left(self, slip: float) -> float:
+    def _grip_left(self, slip: float, least: float) -> float:
         """Share of the friction circle's radius that sideways slip leaves for gas or brake."""
-        return math.sqrt(max(1.0 - (slip / self.slip_saturation) ** 2, 0.02))
+        return math.sqrt(max(1.0 - (slip / self.slip_saturation) ** 2, least**2))
 
 
 def racing_line(
     centre: np.ndarray,
     left: np.ndarray,
-    half_width: float,
+    half_width: float | np.ndarray,
     length_weight: float = 0.0,
     turn_curvature: float = math.inf,
     turn_exponent: float = 1.0,
@@ -268,7 +312,7 @@ def racing_line(
     Args:
         centre: (N, 2) points of the centre line, evenly spaced.
         left: (N, 2) unit normals.
-        half_width: bound of the offsets (world units).
+        half_width: bound of the offsets (world units), one for all or (N,).
         length_weight: weight of the length, ≥ 0.
         turn_curvature: κ from which a turn counts as tight (1/world unit); infinite leaves `wᵢ = 1`.
         turn_exponent: how much tight turns count, ≥ 0.
