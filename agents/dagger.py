@@ -78,8 +78,8 @@ class TrainConfig:
     """Peak learning rate of Adam; warmed up, then a cosine down to 2 %."""
     control_weights: tuple[float, float, float] = (12.0, 1.0, 1.0)
     """Weight of steer, gas and brake in the squared error; steering labels stay within ±0.4, the stop of the joint."""
-    teacher_speed: float = 0.88
-    """Speeds of the teacher, relative to the expert's own: at the very limit of grip a small error is a spin."""
+    teacher_grip: float = 185.0
+    """Lateral acceleration that the teacher plans its speeds for (tyres hold 219): at the limit, an error is a spin."""
     teacher_speed_gain: float = 6.0
     """Acceleration that the teacher asks for per speed error (1/s): lower is smoother, and easier to clone."""
     leash: float = 20.0
@@ -208,7 +208,13 @@ class Dagger:
             record=True,
             leash=config.leash,
             fleet=max(1, -(-count // self.pool.workers)),
-            teacher=(("speed_scale", config.teacher_speed), ("speed_gain", config.teacher_speed_gain)),
+            teacher=(
+                ("lateral_grip", config.teacher_grip),
+                ("braking_grip", config.teacher_grip * 2 / 3),
+                ("speed_gain", config.teacher_speed_gain),
+                ("slip_limit", 0.19),
+                ("turn_in_speed", 1.05),
+            ),
         )
         driver = self._average_on_cpu()
         shares = [(worker, plans[worker :: self.pool.workers]) for worker in range(self.pool.workers)]

@@ -92,15 +92,14 @@ class _Lane:
 
     STRETCH = 25  # steps between decisions on who drives: half a second
 
-    def __init__(self, drive: Drive):
-        self.drive = drive
-        self.env = gymnasium.make(drive.env, disable_env_checker=True)
+    def __init__(self, env: str):
+        self.env = gymnasium.make(env, disable_env_checker=True)
         self.car_racing: Any = self.env.unwrapped
-        self.expert = Expert(**dict(drive.teacher))
         self.busy = False
 
-    def start(self, plan: Plan) -> None:
-        self.plan = plan
+    def start(self, plan: Plan, drive: Drive) -> None:
+        self.plan, self.drive = plan, drive
+        self.expert = Expert(**dict(drive.teacher))
         self.rng = np.random.default_rng([plan.seed, 7])
         self.observation, _ = self.env.reset(seed=plan.seed)
         self.needs_expert = self.drive.record or plan.expert_share > 0
@@ -150,10 +149,11 @@ class _Lane:
         if self.frames:
             columns = [np.stack(column) for column in zip(*self.frames, strict=True)]
             episode.images, episode.gauges, episode.labels, episode.actions, episode.rewards = columns
+            self.frames = []
         self.busy = False
 
 
-_lanes: dict[Drive, list[_Lane]] = {}
+_lanes: dict[str, list[_Lane]] = {}
 
 
 def drive_episodes(driver: Driver, plans: Sequence[Plan], drive: Drive) -> list[Episode]:
@@ -161,9 +161,11 @@ def drive_episodes(driver: Driver, plans: Sequence[Plan], drive: Drive) -> list[
 
     The environments are kept for the next call.
     """
-    lanes = _lanes.setdefault(drive, [])
-    while len(lanes) < min(drive.fleet, len(plans)):
-        lanes.append(_Lane(drive))
+    made, count = _lanes.setdefault(drive.env, []), min(drive.fleet, len(plans))
+    made.extend(_Lane(drive.env) for _ in range(count - len(made)))
+    lanes = made[:count]
+    for lane in lanes:
+        lane.busy = False  # whatever a drive that was broken off has left
     waiting = list(enumerate(plans))[::-1]
     running: dict[int, int] = {}  # lane -> plan
     episodes: dict[int, Episode] = {}
@@ -173,7 +175,7 @@ def drive_episodes(driver: Driver, plans: Sequence[Plan], drive: Drive) -> list[
             for index, lane in enumerate(lanes):
                 if not lane.busy and waiting:
                     running[index], plan = waiting.pop()
-                    lane.start(plan)
+                    lane.start(plan, drive)
                     state[index] = driver.core.initial_state(1)[0]
             rows = sorted(running)
             seen = [driver.view(lanes[row].observation) for row in rows]
