@@ -57,51 +57,51 @@ class Expert:
     that found the constants. A negative or non-finite one raises ValueError.
     """
 
-    half_width: float = 4.7
+    half_width: float = 4.65
     """How far the racing line may leave the centre line (world units; the road's half width is 6.67)."""
     start_taper: float = 0.5
     """Growth of that bound per tile from the start, where the car stands in the middle (world units)."""
-    length_weight: float = 0.003
+    length_weight: float = 0.00178
     """Preference of the racing line for shortness over straightness (dimensionless, ≥ 0)."""
-    turn_curvature: float = 0.031
+    turn_curvature: float = 0.03319
     """Curvature from which the line counts a turn as tight and widens it (1/world unit)."""
-    turn_exponent: float = 2.75
+    turn_exponent: float = 2.407
     """How much more tight turns count in the racing line (dimensionless, ≥ 0)."""
-    lateral_grip: float = 260.0
+    lateral_grip: float = 245.0
     """Lateral acceleration planned for turns (world units/s²; four tyres at their limit give 219)."""
-    braking_grip: float = 147.2
+    braking_grip: float = 135.0
     """Deceleration planned for braking in a straight line (world units/s²)."""
     top_speed: float = 105.0
     """Speed planned for straights (world units/s; Box2D lets no body exceed 100)."""
-    horizon: float = 40.0
+    horizon: float = 37.0
     """Length of road ahead whose turns are braked for (world units; the picture shows 37 straight ahead)."""
     speed_scale: float = 1.0
     """Multiplies every planned speed; below 1 for a more cautious teacher."""
-    lookahead: float = 6.873
+    lookahead: float = 5.922
     """Distance ahead of the pursued point at rest (world units)."""
-    lookahead_time: float = 0.1416
+    lookahead_time: float = 0.1656
     """Further distance of the pursued point per speed (seconds)."""
-    countersteer: float = 1.5
+    countersteer: float = 1.204
     """Wheel angle per angle by which the rear slides more than the tyres need for their full grip (dimensionless)."""
-    steer_gain: float = 1.231
+    steer_gain: float = 1.205
     """Wheel angle per kinematic wheel angle (the bicycle model's wheelbase times curvature)."""
-    yaw_gain: float = 0.02171
+    yaw_gain: float = 0.02652
     """Wheel angle per error of the yaw rate (seconds): damps the turning in and out."""
-    slip_limit: float = 0.164
+    slip_limit: float = 0.1662
     """Largest angle between the front wheels and their velocity (radians): beyond it they only slide more."""
-    turn_in_speed: float = 1.144
+    turn_in_speed: float = 1.11
     """Speed allowed on the pursuit arc, relative to what `lateral_grip` allows: slows the car when off its line."""
-    speed_gain: float = 12.22
+    speed_gain: float = 13.34
     """Acceleration per speed error (1/s)."""
-    speed_lead: float = 0.02787
+    speed_lead: float = 0.02582
     """Time by which the planned speed is read ahead (seconds): the tyres answer late."""
-    traction: float = 1.095
+    traction: float = 1.113
     """Share of the rear tyres' friction limit that the gas may ask for."""
-    brake_share: float = 1.088
+    brake_share: float = 1.148
     """Share of all tyres' friction limit that the brake may ask for."""
-    brake_floor: float = 0.3
+    brake_floor: float = 0.2396
     """Share of the friction limit that the brake may always ask for, however much the tyres slide sideways."""
-    slip_saturation: float = 5.9
+    slip_saturation: float = 5.857
     """Sideways slip at which a tyre is held to have nothing left for gas or brake (world units/s)."""
 
     spin_slip: float = 18.0
