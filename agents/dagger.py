@@ -62,7 +62,7 @@ class TrainConfig:
     """Processes that drive, and threads that train; 0 means one a processor."""
     device: str = "auto"
     """Where the training runs: auto, cpu, cuda or cuda:N. Driving is always on the CPU."""
-    rounds: int = 24
+    rounds: int = 20
     """Rounds of driving and cloning; round 0 is the expert's."""
     expert_episodes: int = 16
     """Episodes of round 0."""
@@ -78,7 +78,7 @@ class TrainConfig:
     """Peak learning rate of Adam; warmed up, then a cosine down to 2 %."""
     control_weights: tuple[float, float, float] = (12.0, 1.0, 1.0)
     """Weight of steer, gas and brake in the squared error; steering labels stay within ±0.4, the stop of the joint."""
-    teacher_grip: float = 185.0
+    teacher_grip: float = 195.0
     """Lateral acceleration that the teacher plans its speeds for (tyres hold 219): at the limit, an error is a spin."""
     teacher_speed_gain: float = 6.0
     """Acceleration that the teacher asks for per speed error (1/s): lower is smoother, and easier to clone."""

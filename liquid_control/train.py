@@ -18,6 +18,7 @@ from liquid_control.checkpoint import write_atomically
 from liquid_control.command import parse, run, write_yaml
 from liquid_control.errors import UserError, nearest
 from liquid_control.evaluate import evaluate
+from liquid_control.memory import keep_freed_memory
 from liquid_control.watch import record_lap
 from policies.driver import load_driver
 from policies.registry import CORES
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str]) -> None:
     config, folder = _begin(arguments)
     console = Console()
     torch.set_num_threads(config.workers)
+    keep_freed_memory()
     with RolloutPool(config.workers) as pool:
         dagger = Dagger(config, folder, pool)
         console.print(f"{dagger.driver.describe()}\nrun folder: {folder.path}", highlight=False)
