@@ -62,7 +62,7 @@ class TrainConfig:
     """Processes that drive, and threads that train; 0 means one a processor."""
     device: str = "auto"
     """Where the training runs: auto, cpu, cuda or cuda:N. Driving is always on the CPU."""
-    rounds: int = 20
+    rounds: int = 16
     """Rounds of driving and cloning; round 0 is the expert's."""
     expert_episodes: int = 16
     """Episodes of round 0."""

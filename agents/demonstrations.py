@@ -48,7 +48,7 @@ def read_shard(path: str | os.PathLike[str], env: str, image_shape: Sequence[int
         UserError: if the file is missing or damaged, or was recorded for another environment or image size.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             header = json.loads(archive["header"].tobytes())
             arrays = {name: archive[name] for name in _ARRAYS}
         rows = header["episodes"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -52,17 +53,20 @@ def export_minari(dataset_id: str, episodes: Sequence[Episode], env: str) -> Non
         )
     first = episodes[0]
     try:
-        create_dataset_from_buffers(
-            dataset_id,
-            buffers,
-            env=env,
-            observation_space=spaces.Dict(
-                image=spaces.Box(0, 255, first.images.shape[1:], np.uint8),
-                gauges=spaces.Box(-np.inf, np.inf, first.gauges.shape[1:], np.float32),
-            ),
-            action_space=spaces.Box(np.array([-1, 0, 0], np.float32), np.ones(3, np.float32)),
-            algorithm_name="privileged expert" if np.array_equal(first.actions, first.labels) else "driver",
-            jpeg_encoding=False,
-        )
+        with warnings.catch_warnings():
+            # Minari asks for author and code link; whoever publishes the dataset adds their own.
+            warnings.simplefilter("ignore", UserWarning)
+            create_dataset_from_buffers(
+                dataset_id,
+                buffers,
+                env=env,
+                observation_space=spaces.Dict(
+                    image=spaces.Box(0, 255, first.images.shape[1:], np.uint8),
+                    gauges=spaces.Box(-np.inf, np.inf, first.gauges.shape[1:], np.float32),
+                ),
+                action_space=spaces.Box(np.array([-1, 0, 0], np.float32), np.ones(3, np.float32)),
+                algorithm_name="privileged expert" if np.array_equal(first.actions, first.labels) else "driver",
+                jpeg_encoding=False,
+            )
     except (ValueError, OSError) as error:
         raise UserError(f"Minari refuses the dataset {dataset_id!r}: {error}") from None
