@@ -56,6 +56,10 @@ def _with_config_file(config_class: type, arguments: list[str]) -> list[str]:
 def _yaml_arguments(config_class: type, path: Path) -> list[str]:
     try:
         content = yaml.safe_load(path.read_text())
+    except BrokenPipeError:
+        # The reader of our output left (`… | head`): that is its right. Keep the interpreter from complaining too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
     except OSError as error:
         raise UserError(f"cannot read the config {path}: {error.strerror or error}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -91,10 +95,14 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("stopped.", file=sys.stderr)
-        raise SystemExit(130) from None
     except BrokenPipeError:
         # The reader of our output left (`… | head`): that is its right. Keep the interpreter from complaining too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
+    except OSError as error:
+        # What only the system can refuse: a disk that fills under a curve, a folder that disappears.
+        print(f"error: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("stopped.", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     keep_freed_memory()
     with RolloutPool(config.workers) as pool:
         dagger = Dagger(config, folder, pool)
-        console.print(f"{dagger.driver.describe()}\nrun folder: {folder.path}", highlight=False)
+        console.print(f"{dagger.driver.describe()}\nrun folder: {folder.path}", highlight=False, soft_wrap=True)
         try:
             with _bar(console) as bar:
                 task = bar.add_task("driving", total=config.rounds, completed=dagger.progress.round, news="")
@@ -45,11 +45,16 @@ def main(arguments: Sequence[str]) -> None:
                     best = "" if report.best < -1e9 else f"best {report.best:.0f} "
                     news = f"{score}{best}loss {report.loss:.4f} frames {report.frames:,}"
                     bar.update(task, completed=report.round, news=news)
+                    if not console.is_terminal:  # a log file shows no bar
+                        console.print(f"round {report.round}/{report.rounds}, {report.seconds:.0f} s: {news}")
 
                 dagger.train(show)
         except KeyboardInterrupt:
-            console.print(f"stopped after round {dagger.progress.round}. Continue: {PROGRAM} --resume {folder.path}")
+            stopped = f"stopped after round {dagger.progress.round}. Continue: {PROGRAM} --resume {folder.path}"
+            console.print(stopped, highlight=False, soft_wrap=True)
             raise
+        except UserError as error:
+            raise UserError(f"{error}\nThen continue: {PROGRAM} --resume {folder.path}") from error
     _close(config, folder, console)
 
 
@@ -104,8 +109,10 @@ def _close(config: TrainConfig, folder: RunFolder, console: Console) -> None:
         console.print(evaluation.table())
     if config.video:
         record_lap(driver, folder.path / "lap.mp4", seed=TEST_SEEDS)
-        console.print(f"a lap: {folder.path / 'lap.mp4'}")
-    console.print(f"checkpoint: {folder.best}\ncurves: tensorboard --logdir {folder.path.parent}", highlight=False)
+        console.print(f"a lap: {folder.path / 'lap.mp4'}", highlight=False, soft_wrap=True)
+    console.print(
+        f"checkpoint: {folder.best}\ncurves: tensorboard --logdir {folder.path.parent}", highlight=False, soft_wrap=True
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -80,8 +81,24 @@ def test_ctrl_c_says_how_to_continue(tmp_path):
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "--resume" in output.replace("\n", "")
+    assert f"--resume {folder}" in output
     assert "Traceback" not in output + errors
+
+
+def test_a_disk_that_is_full_is_said_and_the_run_can_go_on(unbroken, tmp_path):
+    folder = tmp_path / "full"
+    command = [sys.executable, "-m", "liquid_control.train", *TINY, "--run", str(folder)]
+
+    def no_file_above_100_kilobytes():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+
+    full = subprocess.run(command, capture_output=True, text=True, preexec_fn=no_file_above_100_kilobytes)
+    assert full.returncode == 2
+    assert full.stderr.startswith("error: cannot write ")
+    assert f"--resume {folder}" in full.stderr
+    assert "Traceback" not in full.stderr
+    train(["--resume", str(folder)])
+    assert digest(folder / "last") == digest(unbroken / "last")
 
 
 def test_a_finished_run_can_be_resumed_for_its_closing(unbroken):
