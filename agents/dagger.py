@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -67,7 +67,8 @@ class TrainConfig:
     expert_episodes: int = 16
     """Episodes of round 0."""
     learner_episodes: int = 8
-    """Episodes of every later round; a quarter of them is driven in turns with the expert."""
+    """Episodes of every later round; a quarter of them is driven in turns with the expert. Up to a quarter goes to
+    tracks where the driver lost a lap before: what it fails at is rare, mostly hairpins."""
     steps: int = 100
     """Gradient steps a round."""
     batch: int = 32
@@ -121,6 +122,8 @@ class Progress:
     best_score: float = -np.inf
     score: float = float("nan")
     seconds: float = 0.0
+    lost: list[int] = field(default_factory=list)
+    """Seeds of the tracks whose lap the driver did not complete when it last drove there alone."""
 
 
 class Dagger:
@@ -174,6 +177,8 @@ class Dagger:
                 loss = self.cloner.train(streams, config.steps)
                 progress.round = round + 1
                 progress.frames += sum(episode.steps for episode in driven)
+                if round > 0:
+                    progress.lost += [episode.seed for episode in driven if not episode.lap]
                 if self._validates(round):
                     self._validate(round, curves)
                 progress.seconds = time.monotonic() - begin
@@ -196,6 +201,10 @@ class Dagger:
         config = self.config
         count = config.expert_episodes if round == 0 else config.learner_episodes if config.agent == "dagger" else 0
         seeds = np.random.default_rng([config.seed, round]).integers(TRAINING_SEEDS, VALIDATION_SEEDS, count)
+        lost = self.progress.lost
+        kept = max(0, len(lost) - count // 4)
+        again, self.progress.lost = lost[kept:], lost[:kept]  # the latest: early losses say little of the driver now
+        seeds[: len(again)] = again
         plans = [
             Plan(int(seed), expert_share=1.0, disturbed=True)
             if round == 0
