@@ -293,6 +293,7 @@ class Dagger:
         """What a checkpoint tells of how it was trained."""
         config, progress = self.config, self.progress
         job = {name: str(value) if isinstance(value, Path) else value for name, value in vars(config).items()}
+        del job["run"], job["resume"]  # where it lay tells nothing of how it was trained
         return {
             "job": job,
             "round": progress.round,
