@@ -12,7 +12,7 @@ def keep_freed_memory() -> None:
     """Lets glibc keep large freed blocks instead of giving them back to the system; does nothing elsewhere.
 
     A training step frees and takes again the same 60 MB of activations. By default the system clears those pages anew
-    every time, 18,000 page faults a step: a sixth of the processor time of the whole training.
+    every time: 18,000 page faults, a quarter of the processor time of a step.
     """
     if not sys.platform.startswith("linux"):
         return
