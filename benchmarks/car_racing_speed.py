@@ -132,7 +132,7 @@ def main() -> None:
 
     table = Table(title=f"Steps a second, resets included, one process: median of {arguments.rounds} rounds")
     table.add_column("environment", no_wrap=True)
-    for column in ("steps/s", "steps/CPU-s", "ratio", "CPU ratio", "steps"):
+    for column in ("steps/s", "steps/CPU-s", "ratio", "CPU ratio"):
         table.add_column(column, justify="right", no_wrap=True)
     for name in runs:
         wall = [t[name].steps / t[name].wall for t in rounds]
@@ -145,7 +145,6 @@ def main() -> None:
             f"{statistics.median(cpu):,.0f}",
             f"{statistics.median(a / b for a, b in zip(wall, official_wall, strict=True)):.1f}",
             f"{statistics.median(a / b for a, b in zip(cpu, official_cpu, strict=True)):.1f}",
-            f"{sum(t[name].steps for t in rounds):,}",
         )
     Console().print(table)
     if pools:
