@@ -100,20 +100,6 @@ class TrainConfig:
 
 
 @dataclass
-class Report:
-    """What a round tells the progress display."""
-
-    round: int
-    rounds: int
-    loss: float
-    score: float
-    """Mean score of the learner's own training episodes, or of the last validation."""
-    best: float
-    frames: int
-    seconds: float
-
-
-@dataclass
 class Progress:
     """Where a run is; saved with its state."""
 
@@ -121,9 +107,10 @@ class Progress:
     frames: int = 0
     best_score: float = -np.inf
     score: float = float("nan")
+    """Mean score of the last validation; NaN before the first."""
     seconds: float = 0.0
     lost: list[int] = field(default_factory=list)
-    """Seeds of the tracks whose lap the driver did not complete when it last drove there alone."""
+    """Seeds of the tracks whose lap was not completed in a round after the expert's and not driven again since."""
 
 
 class Dagger:
@@ -162,8 +149,12 @@ class Dagger:
             for round in range(self.progress.round):
                 self.episodes += self._read(round)
 
-    def train(self, report: Callable[[Report], None]) -> None:
-        """Runs the rounds that are left; ``best`` and ``last`` of the run folder are checkpoints afterwards."""
+    def train(self, report: Callable[[Progress, float], None]) -> None:
+        """Runs the rounds that are left; ``best`` and ``last`` of the run folder are checkpoints afterwards.
+
+        Args:
+            report: called after every round with the progress and the round's mean loss.
+        """
         config, progress = self.config, self.progress
         if progress.round == config.rounds:
             return
@@ -184,17 +175,7 @@ class Dagger:
                 progress.seconds = time.monotonic() - begin
                 self._plot(curves, loss, driven)
                 self.folder.save_state(self.cloner.tensors(), vars(progress))
-                report(
-                    Report(
-                        round + 1,
-                        config.rounds,
-                        loss,
-                        progress.score,
-                        progress.best_score,
-                        progress.frames,
-                        progress.seconds,
-                    )
-                )
+                report(progress, loss)
         self.cloner.average.save(self.folder.last, self._record(self.progress.score))
 
     def _collect(self, round: int) -> list[Episode]:
@@ -214,7 +195,7 @@ class Dagger:
         drive = Drive(
             record=True,
             leash=config.leash,
-            fleet=max(1, -(-count // self.pool.workers)),
+            fleet=count,
             teacher=(
                 ("lateral_grip", config.teacher_grip),
                 ("braking_grip", config.teacher_grip * 2 / 3),
@@ -249,7 +230,7 @@ class Dagger:
     def _validate(self, round: int, curves: SummaryWriter) -> None:
         config, progress = self.config, self.progress
         plans = [Plan(VALIDATION_SEEDS + index) for index in range(config.validation_episodes)]
-        drive = Drive(fleet=max(1, -(-len(plans) // self.pool.workers)))
+        drive = Drive(fleet=len(plans))
         episodes = self.pool.drive(self._average_on_cpu(), plans, drive)
         progress.score = float(np.mean([episode.score for episode in episodes]))
         curves.add_scalar("validation/score", progress.score, self.cloner.step)

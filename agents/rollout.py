@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,7 +79,7 @@ class Drive:
 
     env: str = FAST
     fleet: int = 8
-    """Environments that one process drives in lockstep."""
+    """Environments that one process drives in lockstep, at most: never more than it has episodes."""
     record: bool = False
     """Keep images, gauges, labels and actions."""
     leash: float | None = None
@@ -203,6 +204,11 @@ def _begin_worker() -> None:
     cv2.setNumThreads(1)
 
 
+def _call(task: bytes) -> Any:
+    function, arguments = pickle.loads(task)
+    return function(*arguments)
+
+
 class RolloutPool:
     """Processes that drive episodes; as a context manager it closes them.
 
@@ -232,7 +238,7 @@ class RolloutPool:
 
     def map(self, function: Callable[..., Any], shares: Iterable[tuple[Any, ...]]) -> list[Any]:
         """Calls ``function(*share)`` for every share in the pool; results in the order of the shares."""
-        futures = [self._executor.submit(function, *share) for share in shares]
+        futures = [self._submit(function, *share) for share in shares]
         return [self._result(future) for future in futures]
 
     def drive(self, driver: Driver, plans: Sequence[Plan], drive: Drive) -> list[Episode]:
@@ -245,9 +251,7 @@ class RolloutPool:
         self, driver: Driver, plans: Sequence[Plan], drive: Drive, done: Callable[[Episode], None]
     ) -> list[Episode]:
         """Drives every plan as a task of its own and calls ``done`` as each episode ends; for long judgings."""
-        futures = {
-            self._executor.submit(drive_episodes, driver, [plan], drive): index for index, plan in enumerate(plans)
-        }
+        futures = {self._submit(drive_episodes, driver, [plan], drive): index for index, plan in enumerate(plans)}
         episodes: dict[int, Episode] = {}
         pending = set(futures)
         while pending:
@@ -256,6 +260,11 @@ class RolloutPool:
                 episodes[futures[future]] = self._result(future)[0]
                 done(episodes[futures[future]])
         return [episodes[index] for index in range(len(plans))]
+
+    def _submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        # Pickled here, tensors go as their values. The executor would send file descriptors of shared memory, which
+        # the worker fetches from a thread of this process; a worker that is stopped meanwhile makes that thread print.
+        return self._executor.submit(_call, pickle.dumps((function, arguments)))
 
     @staticmethod
     def _result(future: Any) -> Any:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,8 +74,7 @@ def save_checkpoint(
         UserError: if it cannot be written; an older checkpoint in ``folder`` is then still whole.
     """
     folder = Path(folder)
-    weights = tensors_to_bytes({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()})
-    digest = hashlib.sha256(weights).hexdigest()
+    weights, digest = pack_weights(tensors)
     name = f"weights-{digest[:8]}.safetensors"
     header = {"format_version": FORMAT_VERSION, "weights": name, "sha256": digest}
     write_atomically(folder / name, weights)
@@ -86,6 +84,12 @@ def save_checkpoint(
             stale.unlink(missing_ok=True)
     if card is not None:
         write_atomically(folder / CARD_NAME, card)
+
+
+def pack_weights(tensors: Mapping[str, Tensor]) -> tuple[bytes, str]:
+    """The content of a weights file for these tensors, and its sha256."""
+    weights = tensors_to_bytes({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()})
+    return weights, hashlib.sha256(weights).hexdigest()
 
 
 def load_checkpoint(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -129,12 +133,7 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], 
         tensors = tensors_from_bytes(content)
     except SafetensorError as error:
         raise UserError(f"the weights {path} are not a safetensors file: {error}.") from None
-    broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not finite(tensor)]
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise UserError(f"the weights {path} hold NaN or infinite values in {', '.join(broken)}: this driver is lost.")
     return tensors, config
-
-
-def finite(tensor: Tensor) -> bool:
-    """Whether every element is a finite number."""
-    return math.isfinite(tensor.double().sum().item()) or bool(torch.isfinite(tensor).all())

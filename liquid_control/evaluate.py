@@ -6,7 +6,6 @@ The official environment, on test seeds that no training and no validation ever 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -20,11 +19,10 @@ from gymnasium.spaces import Box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
-from safetensors.torch import save as tensors_to_bytes
 
 from agents.rollout import FAST, OFFICIAL, TEST_SEEDS, Drive, Episode, Plan, RolloutPool
 from agents.run_folder import versions
-from liquid_control.checkpoint import write_atomically
+from liquid_control.checkpoint import pack_weights, write_atomically
 from liquid_control.command import parse, run
 from liquid_control.errors import UserError, nearest
 from liquid_control.output import check_writable
@@ -179,8 +177,7 @@ def evaluate(
 
 def weights_digest(driver: Driver) -> str:
     """The sha256 that the driver's weights have in a checkpoint."""
-    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in driver.state_dict().items()}
-    return hashlib.sha256(tensors_to_bytes(tensors)).hexdigest()
+    return pack_weights(driver.state_dict())[1]
 
 
 def _check_environment(driver: Driver, env: str) -> None:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
-from agents.dagger import Dagger, Report, TrainConfig
+from agents.dagger import Dagger, Progress, TrainConfig
 from agents.rollout import TEST_SEEDS, RolloutPool, processor_count
 from agents.run_folder import RunFolder
 from liquid_control.checkpoint import write_atomically
 from liquid_control.command import parse, run, write_yaml
 from liquid_control.errors import UserError, nearest
-from liquid_control.evaluate import evaluate
+from liquid_control.evaluate import EVALUATION_NAME, evaluate
 from liquid_control.memory import keep_freed_memory
 from liquid_control.watch import record_lap
 from policies.driver import load_driver
@@ -40,13 +42,13 @@ def main(arguments: Sequence[str]) -> None:
             with _bar(console) as bar:
                 task = bar.add_task("driving", total=config.rounds, completed=dagger.progress.round, news="")
 
-                def show(report: Report) -> None:
-                    score = "" if report.score != report.score else f"score {report.score:.0f} "
-                    best = "" if report.best < -1e9 else f"best {report.best:.0f} "
-                    news = f"{score}{best}loss {report.loss:.4f} frames {report.frames:,}"
-                    bar.update(task, completed=report.round, news=news)
+                def show(progress: Progress, loss: float) -> None:
+                    validated = not math.isnan(progress.score)
+                    scores = f"score {progress.score:.0f} best {progress.best_score:.0f} " if validated else ""
+                    news = f"{scores}loss {loss:.4f} frames {progress.frames:,}"
+                    bar.update(task, completed=progress.round, news=news)
                     if not console.is_terminal:  # a log file shows no bar
-                        console.print(f"round {report.round}/{report.rounds}, {report.seconds:.0f} s: {news}")
+                        console.print(f"round {progress.round}/{config.rounds}, {progress.seconds:.0f} s: {news}")
 
                 dagger.train(show)
         except KeyboardInterrupt:
@@ -58,9 +60,9 @@ def main(arguments: Sequence[str]) -> None:
     _close(config, folder, console)
 
 
-def _bar(console: Console) -> Progress:
+def _bar(console: Console) -> Bar:
     columns = (BarColumn(), TextColumn("round {task.completed}/{task.total}"), TextColumn("{task.fields[news]}"))
-    return Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console)
+    return Bar(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console)
 
 
 def _begin(arguments: Sequence[str]) -> tuple[TrainConfig, RunFolder]:
@@ -105,7 +107,7 @@ def _close(config: TrainConfig, folder: RunFolder, console: Console) -> None:
     if config.test_episodes:
         seeds = range(TEST_SEEDS, TEST_SEEDS + config.test_episodes)
         evaluation = evaluate(driver, seeds, workers=config.workers, env=config.env)
-        write_atomically(folder.best / "evaluation.json", evaluation.to_json())
+        write_atomically(folder.best / EVALUATION_NAME, evaluation.to_json())
         console.print(evaluation.table())
     if config.video:
         record_lap(driver, folder.path / "lap.mp4", seed=TEST_SEEDS)

@@ -71,10 +71,6 @@ class MLP(LiquidLayer):
         """Units of the hidden layer."""
         return self.units
 
-    def parameter_count(self) -> int:
-        """All parameters."""
-        return sum(parameter.numel() for parameter in self.parameters())
-
     @property
     def config(self) -> dict[str, Any]:
         """See :class:`LiquidLayer`."""

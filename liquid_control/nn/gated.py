@@ -87,10 +87,6 @@ class GatedLayer(LiquidLayer):
         """Units of the hidden state."""
         return self.units
 
-    def parameter_count(self) -> int:
-        """All parameters."""
-        return sum(parameter.numel() for parameter in self.parameters())
-
     @property
     def config(self) -> dict[str, Any]:
         """See :class:`LiquidLayer`."""
