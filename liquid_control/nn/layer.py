@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from liquid_control.kernels import kernel_device
+
 Elapsed = float | Tensor
 """As :meth:`LiquidLayer.integrate` sees it: one positive number for all, or positive (T, B)."""
 
@@ -117,7 +119,7 @@ class LiquidLayer(nn.Module, ABC):
 
     @abstractmethod
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The cell itself, over a whole sequence, time first; its arguments have been checked.
+        """The cell itself, over a whole sequence, time first; its arguments have been checked. The reference form.
 
         Args:
             x: (T, B, C) with T ≥ 1, finite at padded steps.
@@ -128,6 +130,10 @@ class LiquidLayer(nn.Module, ABC):
         Returns:
             y (T, B, O), at steps that don't advance that of the state as it is, and the final state (B, S).
         """
+
+    def fused(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """What :meth:`integrate` gives, from a kernel of `liquid_control.kernels`; None where none covers the case."""
+        return None
 
     @property
     @abstractmethod
@@ -172,7 +178,8 @@ class LiquidLayer(nn.Module, ABC):
         if mask is not None:
             # Padding may hold anything, NaN too, whose gradient would survive a later where().
             x = torch.where(mask[..., None], x, 0)
-        y, state = self.integrate(x, state, elapsed, advance)
+        outcome = self.fused(x, state, elapsed, advance) if kernel_device(x) else None
+        y, state = outcome or self.integrate(x, state, elapsed, advance)
         if mask is not None:
             y = torch.where(mask[..., None], y, 0)
         return y.transpose(0, 1), state
