@@ -23,6 +23,7 @@ reorder sums: that would undo the rounding trick, and a result would depend on t
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import types
@@ -33,23 +34,19 @@ from liquid_control.kernels.simd import Lanes, clip, power_of_two
 FASTMATH = {"contract", "arcp", "nsz"}
 """LLVM's liberties that the kernels of this package are compiled with."""
 
-OPTIONS = {"fastmath": FASTMATH, "error_model": "numpy"}
+OPTIONS: Any = {"fastmath": FASTMATH, "error_model": "numpy"}
 """What every kernel is compiled with: dividing by zero is infinity, as in NumPy, not a branch to an exception."""
 
 # 1.5·2^m, and the coefficients of f^0, f^1, …; their interpolation errors are 2.0e-9 and 3.2e-18.
 SINGLE_ROUNDER = np.float32(1.5 * 2**23)
-SINGLE = tuple(
-    np.float32(
-        [
-            1.0,
-            0.6931472067028326,
-            0.24022650922288757,
-            0.05550327226670302,
-            0.009618056678524637,
-            0.0013400428177615838,
-            0.0001546144469856913,
-        ]
-    )
+SINGLE = (
+    np.float32(1.0),
+    np.float32(0.6931472067028326),
+    np.float32(0.24022650922288757),
+    np.float32(0.05550327226670302),
+    np.float32(0.009618056678524637),
+    np.float32(0.0013400428177615838),
+    np.float32(0.0001546144469856913),
 )
 DOUBLE_ROUNDER = 1.5 * 2**52
 DOUBLE = (

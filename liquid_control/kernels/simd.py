@@ -22,9 +22,13 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.extending import intrinsic as numba_intrinsic
+from numba.extending import lower_builtin, models, register_model
 
 LANES = 16
+
+# Numba types an intrinsic by the function that generates it; what compiled code calls has no first argument.
+intrinsic: Any = numba_intrinsic
 
 
 class Lanes(types.Type):
