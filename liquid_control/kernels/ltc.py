@@ -69,12 +69,12 @@ class Plan(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Parameters as the kernels use them; the rows are named by the constants below."""
+    """Parameters as the kernels use them; the constants below name what they hold."""
 
     neurons: np.ndarray
     """(3, N): g v_leak; g + ε; cm."""
     inner: np.ndarray
-    """(5, E): gain and offset, for which s = 1 / (1 + 2^(gain · v + offset)); w; w E; ds/dv = slope · s (1 - s)."""
+    """(E, 5): gain and offset, for which s = 1 / (1 + 2^(gain · v + offset)); w; w E; ds/dv = slope · s (1 - s)."""
     sensory: np.ndarray
     """The same of the sensory synapses, of the input as it is before the mapping."""
     output: np.ndarray
@@ -122,9 +122,9 @@ def _prepare(packed, inner, sensory, inputs, epsilon, implicit, weights):
             if has_mapping:
                 scale = sigma * packed[mapping + source]
                 shift += sigma * packed[mapping + inputs + source]
-            lists[GAIN, e], lists[OFFSET, e] = -DOUBLE_LOG2_E * scale, -DOUBLE_LOG2_E * shift
-            lists[CONDUCTANCE, e], lists[DRIVE, e] = w, w * packed[base + 3 * size + place]
-            lists[SLOPE, e] = scale
+            lists[e, GAIN], lists[e, OFFSET] = -DOUBLE_LOG2_E * scale, -DOUBLE_LOG2_E * shift
+            lists[e, CONDUCTANCE], lists[e, DRIVE] = w, w * packed[base + 3 * size + place]
+            lists[e, SLOPE] = scale
         base, size = base + 4 * size, inputs * count
     output = mapping + 2 * inputs
     outputs = weights.output.shape[1]
@@ -180,7 +180,7 @@ def _finish(block_sums, packed, inner, sensory, inputs, outputs, implicit, gradi
 @njit(**OPTIONS)
 def _opening(potential, lists, e):
     """S of synapse e."""
-    return 1 / (1 + exp2(lists[GAIN, e] * potential + lists[OFFSET, e]))
+    return 1 / (1 + exp2(lists[e, GAIN] * potential + lists[e, OFFSET]))
 
 
 @njit(**OPTIONS)
@@ -217,8 +217,8 @@ def _forward(first, last, x, state, rates, weights, inner, sensory, unfolds, y, 
                 denominator = neurons[LEAK, i] + neurons[CAPACITANCE, i] * pace
                 for e in range(sensory.start[i], sensory.start[i + 1]):
                     opening = _opening(load(tile, sensory.source[e]), weights.sensory, e)
-                    numerator += weights.sensory[DRIVE, e] * opening
-                    denominator += weights.sensory[CONDUCTANCE, e] * opening
+                    numerator += weights.sensory[e, DRIVE] * opening
+                    denominator += weights.sensory[e, CONDUCTANCE] * opening
                 store(drive, 2 * i, numerator)
                 store(drive, 2 * i + 1, denominator)
             begin = before
@@ -228,8 +228,8 @@ def _forward(first, last, x, state, rates, weights, inner, sensory, unfolds, y, 
                     denominator = load(drive, 2 * i + 1)
                     for e in range(inner.start[i], inner.start[i + 1]):
                         opening = _opening(load(path, before + inner.source[e]), weights.inner, e)
-                        numerator += weights.inner[DRIVE, e] * opening
-                        denominator += weights.inner[CONDUCTANCE, e] * opening
+                        numerator += weights.inner[e, DRIVE] * opening
+                        denominator += weights.inner[e, CONDUCTANCE] * opening
                     reciprocal = 1 / denominator
                     store(reciprocals, solved + i, reciprocal)
                     store(path, before + count + i, numerator * reciprocal)
@@ -257,13 +257,13 @@ def _add(sums, index, lanes):
 def _synapse_back(potential, of_numerator, of_denominator, lists, e, sums, at):
     """Adds to the sums of synapse e and returns the gradient of its presynaptic potential."""
     opening = _opening(potential, lists, e)
-    pull = of_numerator * lists[DRIVE, e] + of_denominator * lists[CONDUCTANCE, e]
+    pull = of_numerator * lists[e, DRIVE] + of_denominator * lists[e, CONDUCTANCE]
     pull = pull * (opening * (1 - opening))
     _add(sums, at, pull * potential)
     _add(sums, at + 1, pull)
     _add(sums, at + 2, of_denominator * opening)
     _add(sums, at + 3, of_numerator * opening)
-    return lists[SLOPE, e] * pull
+    return lists[e, SLOPE] * pull
 
 
 @njit(cache=True, nogil=True, **OPTIONS)
@@ -447,7 +447,7 @@ def _gradients(
     of_rates = of_y.new_empty((batch, steps, 1) if wants_elapsed else (0, 0, 0))
     of_state = of_y.new_empty(batch, 1, plan.neurons)
     blocks, weights = block_count(batch), kept.weights
-    sums = NEURON_SUMS * plan.neurons + SYNAPSE_SUMS * (weights.inner.shape[1] + weights.sensory.shape[1])
+    sums = NEURON_SUMS * plan.neurons + SYNAPSE_SUMS * (len(weights.inner) + len(weights.sensory))
     block_sums = np.empty((blocks, sums + OUTPUT_SUMS * plan.outputs), kept.rows.dtype)
     over_blocks(
         _backward, blocks, _work(plan, batch * steps), kept.rows, kept.rates, weights, plan.inner, plan.sensory,
@@ -460,7 +460,7 @@ def _gradients(
 
 
 def _weights(plan: Plan, packed: np.ndarray) -> Weights:
-    sizes = ((3, plan.neurons), (5, len(plan.inner.source)), (5, len(plan.sensory.source)), (2, plan.outputs))
+    sizes = ((3, plan.neurons), (len(plan.inner.source), 5), (len(plan.sensory.source), 5), (2, plan.outputs))
     weights = Weights(*(np.empty(size, packed.dtype) for size in sizes))
     _prepare(packed, plan.inner, plan.sensory, plan.inputs, plan.epsilon, plan.implicit, weights)
     return weights

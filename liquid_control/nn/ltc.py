@@ -47,7 +47,10 @@ INITIAL_RANGES = {
 
 POSITIVE = ("gleak", "cm", "w")
 
-SYNAPSE_PARAMETERS = ("sigma", "mu", "w", "erev")
+KERNEL_PARAMETERS = (
+    *("gleak", "vleak", "cm", "sigma", "mu", "w", "erev"),
+    *("sensory_sigma", "sensory_mu", "sensory_w", "sensory_erev"),
+)
 
 
 class LTCCell(nn.Module):
@@ -235,14 +238,15 @@ class LTC(LiquidLayer):
 
     def _all_parameters(self) -> list[Tensor]:
         """In the kernels' order, with the scale 1 and the shift 0 of a mapping that there is not."""
-        cell = self.rnn_cell
-        matrices = [getattr(cell, prefix + name) for prefix in ("", "sensory_") for name in SYNAPSE_PARAMETERS]
-        mappings = []
+        own = (
+            self.rnn_cell._parameters
+        )  # without the lookups of Module.__getattr__, which take as long as a kernel step
+        parameters = [own[name] for name in KERNEL_PARAMETERS]
         for which, size in (("input", self.input_size), ("output", self.output_size)):
             for letter, neutral in (("w", 1.0), ("b", 0.0)):
-                own = getattr(cell, f"{which}_{letter}", None)
-                mappings.append(cell.gleak.new_full((size,), neutral) if own is None else own)
-        return [cell.gleak, cell.vleak, cell.cm, *matrices, *mappings]
+                name = f"{which}_{letter}"
+                parameters.append(own[name] if name in own else parameters[0].new_full((size,), neutral))
+        return parameters
 
     def _positive(self, parameter: Tensor) -> Tensor:
         return F.softplus(parameter) if self.implicit_param_constraints else parameter
