@@ -238,9 +238,8 @@ class LTC(LiquidLayer):
 
     def _all_parameters(self) -> list[Tensor]:
         """In the kernels' order, with the scale 1 and the shift 0 of a mapping that there is not."""
-        own = (
-            self.rnn_cell._parameters
-        )  # without the lookups of Module.__getattr__, which take as long as a kernel step
+        # Straight from the dictionary: fifteen lookups through Module.__getattr__ take ten microseconds.
+        own = cast(dict[str, Tensor], self.rnn_cell._parameters)
         parameters = [own[name] for name in KERNEL_PARAMETERS]
         for which, size in (("input", self.input_size), ("output", self.output_size)):
             for letter, neutral in (("w", 1.0), ("b", 0.0)):
