@@ -18,7 +18,7 @@ to ε), so it is stable for any Δ and the state stays between the extremes of t
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import ncps.wirings
 import torch
