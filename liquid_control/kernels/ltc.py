@@ -352,6 +352,70 @@ def _backward(
             block_sums[block, k] = total(load(sums, k))
 
 
+# One step of one sequence. Lanes are synapses here; a list's end is filled up with synapses of no conductance.
+
+
+def step_arrays(plan: Plan, parameters: list[Tensor]) -> tuple[np.ndarray, ...]:
+    """The arrays of :func:`tick` after y, copies of the parameters, which are given as to :func:`integrate`."""
+    packed = torch.cat([parameter.detach().flatten() for parameter in parameters]).numpy()
+    weights = _weights(plan, packed)
+    lists, index = [], [plan.unfolds]
+    for synapses, values in ((plan.inner, weights.inner), (plan.sensory, weights.sensory)):
+        filling = -len(synapses.source) % LANES
+        lists.append(np.pad(values[:, :SLOPE], ((0, filling), (0, 0))).T)
+        index.extend([len(synapses.source) + filling, *synapses.start, *synapses.source, *[0] * filling])
+    numbers = np.concatenate([part.ravel() for part in (weights.neurons, weights.output, *lists)])
+    # Numerators and denominators, those of the sensory synapses alone, and openings.
+    scratch = np.empty(4 * plan.neurons + max(part.shape[1] for part in lists), packed.dtype)
+    return numbers, np.array(index), scratch
+
+
+@njit(**OPTIONS)
+def _add_currents(potential, lists, start, source, opening, numerator, denominator):
+    """Adds Σ w s E and Σ w s of all synapses to the neurons' sums."""
+    size = source.size
+    gain, offset = lists[GAIN * size : OFFSET * size], lists[OFFSET * size : CONDUCTANCE * size]
+    conductance, drive = lists[CONDUCTANCE * size : DRIVE * size], lists[DRIVE * size : SLOPE * size]
+    for e in range(size):
+        opening[e] = potential[source[e]]
+    for k in range(size // LANES):
+        store(opening, k, 1 / (1 + exp2(load(gain, k) * load(opening, k) + load(offset, k))))
+    for i in range(numerator.size):
+        for e in range(start[i], start[i + 1]):
+            numerator[i] += drive[e] * opening[e]
+            denominator[i] += conductance[e] * opening[e]
+
+
+@njit(cache=True, **OPTIONS)
+def tick(x, elapsed, state, y, numbers, index, scratch):
+    """A :data:`liquid_control.kernels.step.Tick`; the arrays are those of :func:`step_arrays`."""
+    count, outputs = state.size, y.size
+    leak_current, leak, capacitance = numbers[:count], numbers[count : 2 * count], numbers[2 * count : 3 * count]
+    output = numbers[3 * count : 3 * count + 2 * outputs]
+    if elapsed > 0:
+        unfolds, inner_size = index[0], index[1]
+        inner_start, inner_source = index[2 : count + 3], index[count + 3 : count + 3 + inner_size]
+        rest = index[count + 3 + inner_size :]
+        sensory_start, sensory_source = rest[1 : count + 2], rest[count + 2 :]
+        inner = numbers[3 * count + 2 * outputs :]
+        sensory = inner[4 * inner_size :]
+        numerator, denominator = scratch[:count], scratch[count : 2 * count]
+        step_numerator, step_denominator = scratch[2 * count : 3 * count], scratch[3 * count : 4 * count]
+        opening = scratch[4 * count :]
+        rate = unfolds / elapsed
+        for i in range(count):
+            step_numerator[i], step_denominator[i] = leak_current[i], leak[i] + capacitance[i] * rate
+        _add_currents(x, sensory, sensory_start, sensory_source, opening, step_numerator, step_denominator)
+        for _ in range(unfolds):
+            for i in range(count):
+                numerator[i], denominator[i] = step_numerator[i] + capacitance[i] * rate * state[i], step_denominator[i]
+            _add_currents(state, inner, inner_start, inner_source, opening, numerator, denominator)
+            for i in range(count):
+                state[i] = numerator[i] / denominator[i]
+    for o in range(outputs):
+        y[o] = output[o] * state[o] + output[outputs + o]
+
+
 # For torch
 
 

@@ -21,6 +21,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import ncps.wirings
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,6 +33,7 @@ from liquid_control.nn.wiring import Circuit, Wiring, build_circuit, reject_othe
 
 if TYPE_CHECKING:
     from liquid_control.kernels.ltc import Plan, Synapses
+    from liquid_control.kernels.step import Tick
 
 MAPPINGS = ("affine", "linear", None)
 
@@ -215,6 +217,12 @@ class LTC(LiquidLayer):
         from liquid_control.kernels import ltc  # Numba is optional
 
         return ltc.integrate(self._plan(), x, state, elapsed, advance, self._all_parameters())
+
+    def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]]:
+        """See :class:`LiquidLayer`."""
+        from liquid_control.kernels import ltc
+
+        return ltc.tick, ltc.step_arrays(self._plan(), self._all_parameters())
 
     def _plan(self) -> Plan:
         from liquid_control.kernels.ltc import Plan
