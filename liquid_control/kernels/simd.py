@@ -8,7 +8,7 @@ In compiled code:
 
 - ``load(array, i)`` and ``store(array, i, lanes)`` move the elements 16·i to 16·i + 15 of a flat array;
 - ``+ - * /`` between Lanes, or Lanes and a number, and ``-lanes``;
-- :func:`fill`, :func:`total`, :func:`where_positive`, and for numbers too :func:`clip` and :func:`power_of_two`.
+- :func:`fill`, :func:`total` and :func:`where_positive`; and, of numbers too, :func:`clip` and :func:`power_of_two`.
 
 LLVM splits sixteen lanes into what the processor's registers hold: one of AVX-512, two of AVX2, four of NEON.
 """
@@ -174,7 +174,7 @@ def total(typing_context, lanes):
     return lanes.dtype(lanes), generate
 
 
-# Choices and bits, for numbers and Lanes alike
+# Choices and bits
 
 
 def _constant(kind: types.Type, llvm_type: ir.Type, number: float) -> ir.Constant:
@@ -183,13 +183,14 @@ def _constant(kind: types.Type, llvm_type: ir.Type, number: float) -> ir.Constan
 
 @intrinsic
 def where_positive(typing_context, condition, then, otherwise):
-    """``then`` in lanes where the condition is positive, elsewhere ``otherwise``."""
+    """``then`` in lanes where the condition (Lanes) is positive, elsewhere ``otherwise``: Lanes or numbers."""
 
     def generate(context, builder, sig, args):
         zero = _constant(condition, args[0].type, 0.0)
-        return builder.select(builder.fcmp_ordered(">", args[0], zero), args[1], args[2])
+        choices = [_as_lanes(context, builder, *pair, condition) for pair in zip(args[1:], sig.args[1:], strict=True)]
+        return builder.select(builder.fcmp_ordered(">", args[0], zero), *choices)
 
-    return then(condition, then, otherwise), generate
+    return condition(condition, then, otherwise), generate
 
 
 @intrinsic(prefer_literal=True)
@@ -210,7 +211,7 @@ def clip(typing_context, x, bound):
 
 @intrinsic
 def power_of_two(typing_context, rounded):
-    """2^k from k + 1.5·2^m, whose last bits are k: they are moved to the exponent, and the exponent's bias added."""
+    """2^k from a number or Lanes k + 1.5·2^m, whose last bits are k: they go to the exponent, its bias is added."""
     mantissa, bias = (23, 127) if getattr(rounded, "dtype", rounded) == types.float32 else (52, 1023)
 
     def generate(context, builder, sig, args):
