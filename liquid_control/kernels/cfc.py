@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
-from torch._utils import _flatten_dense_tensors
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from liquid_control.kernels.batch import Buffer, block_count, over_blocks, read_step, write_step
 from liquid_control.kernels.fast_math import OPTIONS, exp2, sigmoid, tanh
@@ -70,20 +70,20 @@ def add_product(weight, begin, row_stride, column_stride, rows, columns, values,
 
 
 @njit(nogil=True, **OPTIONS)
-def outer_products(left, first_left, rows, right, first_right, columns, count, sums, begin):
-    """sums[begin + r·columns + c] = Σ_k left[first_left + r·count + k] · right[first_right + c·count + k], lanes summed.
+def outer_products(left, first_left, rows, right, first_right, columns, stride, count, sums, begin):
+    """sums[begin + r·columns + c] = Σ_k left[first_left + r·stride + k] · right[first_right + c·stride + k], lanes summed.
 
-    A product of matrices whose inner dimension is the whole sequence, where BLAS is slower. Past the last row or column
+    The sum is over k < count. A product of matrices whose inner dimension is the whole sequence, where BLAS is slower. Past the last row or column
     a tile repeats it: what is computed twice is stored twice.
     """
     zero = fill(sums.dtype.type(0))
     for row in range(0, rows, 4):
         row_1, row_2, row_3 = min(row + 1, rows - 1), min(row + 2, rows - 1), min(row + 3, rows - 1)
-        a, b = first_left + row * count, first_left + row_1 * count
-        c, d = first_left + row_2 * count, first_left + row_3 * count
+        a, b = first_left + row * stride, first_left + row_1 * stride
+        c, d = first_left + row_2 * stride, first_left + row_3 * stride
         for column in range(0, columns, 2):
             column_1 = min(column + 1, columns - 1)
-            x, y = first_right + column * count, first_right + column_1 * count
+            x, y = first_right + column * stride, first_right + column_1 * stride
             ax, bx, cx, dx = zero, zero, zero, zero
             ay, by, cy, dy = zero, zero, zero, zero
             for k in range(count):
@@ -106,6 +106,12 @@ def outer_products(left, first_left, rows, right, first_right, columns, count, s
 # The kernels
 
 
+@njit(nogil=True, **OPTIONS)
+def row_stride(steps):
+    """Sixteens from one row to the next of arrays (rows, T, 16): odd, lest a step of all rows share a set of the cache."""
+    return steps | 1
+
+
 @njit(nogil=True, cache=True, **OPTIONS)
 def _forward(
     first_block, last_block, x, state, times, weight, bias, pure, groups, mode, y, final, sources, activations, scratch
@@ -125,7 +131,8 @@ def _forward(
         mode: DEFAULT, NO_GATE or PURE.
         y: (B, T, O) receives the first O neurons of the last group.
         final: (B, 1, S) receives the state after the last step.
-        sources: (blocks, sources of all groups, T, 16) receives what drives the groups, or is empty.
+        sources: (blocks, sources of all groups, T, 16) receives what drives the groups, or is empty; between its rows
+            are :func:`row_stride` sixteens.
         activations: (blocks, T, heads, S, 16) receives g, h, gate, a (or g), unless ``sources`` is empty.
         scratch: (blocks, C + S + 1 + head rows, 16).
     """
@@ -133,6 +140,7 @@ def _forward(
     heads_each, keep = bias.size // neurons, sources.size > 0
     motor = inputs + groups[-1, FIRST]
     seen_by_all = groups[:, FAN].sum()
+    stride = row_stride(steps)
     time = fill(bias.dtype.type(0))
     for block in range(first_block, last_block):
         values = scratch[block, : (inputs + neurons) * LANES]
@@ -152,7 +160,7 @@ def _forward(
                 add_product(weight, begin, fan, 1, rows, fan, values, source, heads, 0)
                 if keep:
                     for index in range(fan):
-                        store(sources, (seen + index) * steps + step, load(values, source + index))
+                        store(sources, (seen + index) * stride + step, load(values, source + index))
                     seen += fan
                 for index in range(size):
                     neuron = first + index
@@ -189,10 +197,11 @@ def _backward(
 ):  # fmt: skip
     """The reverse of :func:`_forward`, ``of_…`` being gradients; of_x and of_times are left out if they are empty.
 
-    ``of_heads`` is (blocks, head rows, T, 16), ``of_packed`` (blocks, weights, biases, w_τ, A).
+    ``of_heads`` is (blocks, head rows, T, 16), strided as ``sources``; ``of_packed`` (blocks, weights, biases, w_τ, A).
     """
     steps, neurons, outputs = of_y.shape[1], of_state.shape[2], of_y.shape[2]
-    head_rows, seen_by_all = of_heads.size // (of_packed.shape[0] * steps * LANES), groups[:, FAN].sum()
+    stride = row_stride(steps)
+    head_rows, seen_by_all = of_heads.size // (of_packed.shape[0] * stride * LANES), groups[:, FAN].sum()
     heads_each = head_rows // neurons
     inputs = groups[0, FAN] - groups[0, SIZE]
     motor = inputs + groups[-1, FIRST]
@@ -251,7 +260,7 @@ def _backward(
                             store(heads, 2 * size + index, of_gate)
                 rows = heads_each * size
                 for row in range(rows):
-                    place = (block * head_rows + heads_each * first + row) * steps + step
+                    place = (block * head_rows + heads_each * first + row) * stride + step
                     store(of_heads, place, load(heads, row))
                 skip = 0 if group or of_x.size else inputs
                 add_product(weight, begin + skip, 1, fan, fan - skip, rows, heads, 0, values, source + skip)
@@ -265,13 +274,15 @@ def _backward(
         sums = of_packed[block]
         seen = block * seen_by_all
         for first, size, _, fan, begin in groups:
-            row = block * head_rows + heads_each * first
-            outer_products(of_heads, row * steps, heads_each * size, sources, seen * steps, fan, steps, sums, begin)
+            row, rows = block * head_rows + heads_each * first, heads_each * size
+            outer_products(
+                of_heads, row * stride, rows, sources, seen * stride, fan, stride, steps, sums, begin
+            )  # fmt: skip
             seen += fan
         for row in range(head_rows):
             of_bias = zero
             for step in range(steps):
-                of_bias += load(of_heads, (block * head_rows + row) * steps + step)
+                of_bias += load(of_heads, (block * head_rows + row) * stride + step)
             sums[weight.size + row] = total(of_bias)
         for index in range(pure.size):
             sums[weight.size + head_rows + index] = total(load(of_pure, index))
@@ -292,6 +303,7 @@ class Heads:
     Attributes:
         inputs: number of inputs of the layer.
         neurons: number of neurons of all groups.
+        sources: number of sources of all groups; what drives two groups counts twice.
         heads_each: heads of a neuron.
         groups: (groups, 5): first neuron and number of neurons of each, first source and number of sources among
             [inputs | neurons], where its weights begin.
@@ -299,15 +311,22 @@ class Heads:
         places: for each number its place among the layer's parameters laid end to end, or, where the wiring has no
             synapse, the zero behind them.
         timed_places: places of what the constant elapsed time multiplies before it is added, if a and b are merged.
+        origins: the reverse: for each parameter its place in the flat tensor, or behind its end if it has none.
+        timed: places of the parameters that the constant elapsed time multiplies.
+        shapes: of the layer's parameters, as tensors without memory.
     """
 
     inputs: int
     neurons: int
+    sources: int
     heads_each: int
     groups: np.ndarray
     sections: tuple[int, int, int]
     places: Tensor
     timed_places: Tensor | None
+    origins: Tensor
+    timed: Tensor
+    shapes: Sequence[Tensor]
 
     def pack(self, parameters: Sequence[Tensor], elapsed: float) -> Tensor:
         """From the parameters; ``elapsed`` matters only if a and b are merged for it."""
@@ -317,14 +336,12 @@ class Heads:
             packed.add_(flat.index_select(0, self.timed_places), alpha=elapsed)
         return packed
 
-    def unpack(self, gradient: Tensor, shapes: Sequence[torch.Size], elapsed: float) -> list[Tensor]:
-        """The gradients of the parameters, whose shapes are given, from that of what :meth:`pack` made of them."""
-        counts = [shape.numel() for shape in shapes]
-        flat = gradient.new_zeros(sum(counts) + 1).index_add_(0, self.places, gradient)
-        if self.timed_places is not None:
-            flat.index_add_(0, self.timed_places, gradient, alpha=elapsed)
-        parts = flat.split([*counts, 1])
-        return [part.view(shape) for part, shape in zip(parts, shapes, strict=False)]
+    def unpack(self, gradient: Tensor, elapsed: float) -> Sequence[Tensor]:
+        """The gradients of the parameters from that of what :meth:`pack` made of them."""
+        flat = torch.cat([gradient, gradient.new_zeros(1)]).index_select(0, self.origins)
+        if elapsed != 1.0:
+            flat[self.timed] *= elapsed
+        return _unflatten_dense_tensors(flat, self.shapes)
 
 
 class Plan(NamedTuple):
@@ -365,10 +382,12 @@ def build_plan(
     weights: list[list[np.ndarray]] = []  # of a group and head: the places of its matrix
     others: list[list[np.ndarray]] = []  # of a group: the places of its heads' biases, and of w_τ and A
     count = 0
+    shapes: list[Tensor] = []
 
     def take(*shape: int) -> np.ndarray:
         nonlocal count
         begin, count = count, count + math.prod(shape)
+        shapes.append(torch.empty(shape, device="meta"))
         return np.arange(begin, count).reshape(shape)
 
     for size, before, mask in zip(sizes, (inputs, *sizes), masks, strict=False):
@@ -379,7 +398,7 @@ def build_plan(
             weights[-1].append(np.where(mask == 0, -1, matrix) if mask is not None and holds else matrix)
             others[-1].append(take(size))
         if mode == PURE:
-            others[-1] += [take(size), take(size)]
+            others[-1] += [take(1, size)[0], take(1, size)[0]]
 
     def places(heads: Sequence[int | None]) -> Tensor:
         """Of the given heads; None is a head of zeros."""
@@ -402,8 +421,17 @@ def build_plan(
         begins = [0, *itertools.accumulate(len(heads) * size * fan for size, fan in zip(sizes, fans, strict=True))]
         groups = np.array(list(zip(firsts, sizes, sources, fans, begins, strict=False)))
         sections = (begins[-1], len(heads) * firsts[-1], 2 * firsts[-1] if mode == PURE else 0)
-        timed_places = None if timed is None else places(timed)
-        return Heads(inputs, firsts[-1], len(heads), groups, sections, places(heads), timed_places)
+        all_places, timed_places = places(heads), None if timed is None else places(timed)
+        origins = torch.full((count + 1,), len(all_places))
+        origins[all_places] = torch.arange(len(all_places))
+        multiplied = torch.arange(0)
+        if timed_places is not None:
+            origins[timed_places] = torch.arange(len(all_places))
+            multiplied = timed_places[timed_places < count]
+        return Heads(
+            inputs, firsts[-1], sum(fans), len(heads), groups, sections, all_places, timed_places, origins[:-1],
+            multiplied, shapes,
+        )  # fmt: skip
 
     if mode == PURE:
         heads = build([0])
@@ -442,7 +470,7 @@ class _CfC(torch.autograd.Function):
     @staticmethod
     def forward(ctx, plan, advance, x, state, elapsed, *parameters):
         y, final, ctx.kept = _integrate(plan, advance, x, state, elapsed, parameters, keep=True)
-        ctx.plan, ctx.shapes = plan, [parameter.shape for parameter in parameters]
+        ctx.plan = plan
         # Saved for torch to notice if it is changed in place before the backward pass.
         ctx.save_for_backward(elapsed if isinstance(elapsed, Tensor) else None)
         return y, final
@@ -463,7 +491,7 @@ class _CfC(torch.autograd.Function):
             of_x.transpose(0, 1) if wants_x else None,
             of_state[:, 0],
             of_times[..., 0].T if wants_elapsed else None,
-            *ctx.kept.heads.unpack(of_packed, ctx.shapes, ctx.kept.elapsed),
+            *ctx.kept.heads.unpack(of_packed, ctx.kept.elapsed),
         )
 
 
@@ -490,7 +518,7 @@ def _integrate(
     times = _times(plan, elapsed, advance, rows)
     y, final = x.new_empty(batch, steps, plan.outputs), torch.empty_like(state, memory_format=torch.contiguous_format)
     blocks = block_count(batch)
-    sources = Buffer(int(heads.groups[:, FAN].sum()) * blocks * steps * LANES if keep else 0, rows.dtype)
+    sources = Buffer(heads.sources * blocks * row_stride(steps) * LANES if keep else 0, rows.dtype)
     activations = Buffer(heads.sections[1] * blocks * steps * LANES if keep else 0, rows.dtype)
     scratch = Buffer(blocks * (heads.inputs + heads.neurons + 1 + heads.sections[1]) * LANES, rows.dtype)
     over_blocks(
@@ -513,7 +541,7 @@ def _gradients(
     of_state = of_y.new_empty(batch, 1, heads.neurons)
     blocks = block_count(batch)
     of_packed = of_y.new_empty(blocks, len(kept.packed))
-    of_heads = Buffer(heads.sections[1] * blocks * steps * LANES, dtype)
+    of_heads = Buffer(heads.sections[1] * blocks * row_stride(steps) * LANES, dtype)
     scratch = Buffer(blocks * (heads.inputs + heads.neurons + 1 + sum(heads.sections[1:])) * LANES, dtype)
     over_blocks(
         _backward, blocks, _work(heads, batch * steps), kept.times, weight.numpy(), pure.numpy(), heads.groups,

@@ -277,12 +277,17 @@ class CfC(LiquidLayer):
     def _head_parameters(self) -> list[Tensor]:
         """In the kernels' order: group after group weight and bias of each head; in mode "pure" also w_τ and A."""
         parameters = []
-        for cell in self.cells:
-            for linear in cell.heads():
+        for cell, heads in self._heads:
+            for linear in heads:
                 parameters += [linear.weight, linear.bias]
             if self.mode == "pure":
                 parameters += [cell.w_tau, cell.A]
         return parameters
+
+    @cached_property
+    def _heads(self) -> list[tuple[CfCCell, list[nn.Linear]]]:
+        """Each cell and its heads: to look them up costs as much as the kernel does for a short sequence."""
+        return [(cell, cell.heads()) for cell in self.cells]
 
     def _solution(self, heads: Tensor, elapsed: Elapsed, w_tau: Tensor | None, amplitude: Tensor | None) -> Tensor:
         """The module's equations: from the heads (B, ·) of one tick to the new state (B, S)."""
