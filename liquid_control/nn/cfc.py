@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, cast
 
 import ncps.wirings
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from liquid_control.kernels import use_reference
 from liquid_control.nn.layer import Elapsed, LiquidLayer, per_tick
 from liquid_control.nn.wiring import Circuit, Wiring, build_circuit, reject_other_masks
 
@@ -240,6 +242,44 @@ class CfC(LiquidLayer):
             state = new if advances is None else torch.where(advances, new, state)
             states.append(state)
         return self.fc(torch.stack(states[lag:])[..., self.motor]), state
+
+    def fused(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """See :class:`LiquidLayer`."""
+        if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+            use_reference(f"the CfC kernels take float32 or float64 on the CPU, given {x.dtype} on {x.device.type}")
+            return None
+        if self.backbone_layers:
+            return None
+        from liquid_control.kernels.cfc import wired_cfc  # here, because Numba may be absent
+
+        y, state = wired_cfc(
+            self._layouts, MODES.index(self.mode), self.motor.stop - self.motor.start, x, state, elapsed, advance,
+            self._head_parameters(),
+        )  # fmt: skip
+        return self.fc(y), state
+
+    @cached_property
+    def _layouts(self) -> tuple[Any, Any]:
+        """Where the kernels want the parameters."""
+        from liquid_control.kernels.cfc import build_layouts
+
+        masks = [cell.sparsity_mask for cell in self.cells]
+        return build_layouts(
+            self.input_size,
+            self.group_sizes,
+            [mask.cpu().numpy() if isinstance(mask, Tensor) else None for mask in masks],
+            [self._masked(head) for head in range(1 if self.mode == "pure" else 4)],
+        )
+
+    def _head_parameters(self) -> list[Tensor]:
+        """What the kernels need, group after group: weight and bias of each head; in mode "pure" w_τ and A."""
+        parameters = []
+        for cell in self.cells:
+            for linear in cell.heads():
+                parameters += [linear.weight, linear.bias]
+            if self.mode == "pure":
+                parameters += [cell.w_tau, cell.A]
+        return parameters
 
     def _solution(self, heads: Tensor, elapsed: Elapsed, w_tau: Tensor | None, amplitude: Tensor | None) -> Tensor:
         """The module's equations: from the heads (B, ·) of one tick to the new state (B, S)."""

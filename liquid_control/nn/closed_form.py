@@ -117,6 +117,9 @@ class ClosedFormLTC(LTC):
     def fused(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> None:
         """None: the kernels of an :class:`LTC` are its solver, which this layer does without."""
 
+    def step_kernel(self) -> None:
+        """None, as :meth:`fused`."""
+
     @property
     def config(self) -> dict[str, Any]:
         """See :class:`LiquidLayer`."""
