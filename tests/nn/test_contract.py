@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from liquid_control.nn import GRU, LSTM, LTC, MLP, CfC, Wiring, build_layer
+from liquid_control.nn import GRU, LSTM, LTC, MLP, CfC, PlasticCfC, Wiring, build_layer
 
 INPUTS, BATCH, STEPS = 5, 3, 6
 NCP = Wiring.ncp(4, 3, 2, sensory_fanout=2, inter_fanout=2, recurrent_command_synapses=3, motor_fanin=2)
@@ -22,6 +22,10 @@ CASES = {
     "ltc-full": lambda: LTC(INPUTS, 4, input_mapping="linear", output_mapping=None),
     "ltc-ncp": lambda: LTC(INPUTS, NCP, learn_initial_state=True),
     "ltc-ncp-explicit": lambda: LTC(INPUTS, NCP, ode_unfolds=2, implicit_param_constraints=False),
+    "plastic-hebb": lambda: PlasticCfC(INPUTS, NCP, learn_initial_state=True),
+    "plastic-oja-unmodulated": lambda: PlasticCfC(INPUTS, NCP, rule="oja", modulated=False),
+    "plastic-delta-inputs": lambda: PlasticCfC(INPUTS, NCP, rule="delta", plastic_inputs=True, ncps_compat=False),
+    "plastic-retroactive": lambda: PlasticCfC(INPUTS, NCP, retroactive=True),
     "lstm": lambda: LSTM(INPUTS, 4, learn_initial_state=True),
     "gru": lambda: GRU(INPUTS, 4, output_size=2),
     "mlp": lambda: MLP(INPUTS, 6, frames=3, output_size=2),
