@@ -233,32 +233,27 @@ class PlasticCfC(LiquidLayer):
         potential, *traces = state.split(self._sizes, 1)
         trace, *eligibility = (self._matrices(part, connected.shape) for part in traces)
         states = []
-        for tick, (advances, span) in enumerate(zip(moving, spans, strict=True)):
-            source = torch.cat([x[tick], potential], 1) if self.plastic_inputs else potential
+        ticks = zip(x.unbind(0), drive.unbind(0), spans, moving, retention, fading, strict=True)
+        for sensed, driven, span, advances, kept, fades in ticks:
+            source = torch.cat([sensed, potential], 1) if self.plastic_inputs else potential
             sharpness = torch.rsqrt(torch.addmm(floor, source.square(), connected.T))  # 1 / length of the key
             recalled = torch.bmm(trace, source[..., None])[..., 0] * sharpness
-            heads = torch.addmm(drive[tick], torch.cat([potential, recalled], 1), recurrent)
+            heads = torch.addmm(driven, torch.cat([potential, recalled], 1), recurrent)
             if self.modulator is not None:
                 heads, modulation = heads.split([heads.shape[1] - neurons, neurons], 1)
                 rate = torch.tanh(modulation) if self.retroactive else torch.sigmoid(modulation)
             post = cfc._solution(heads, span, None, None)
 
             key = source[:, None] * connected
-            kept = retention[tick]
             if self.eligibility is not None:
-                fades = fading[tick]
-                written = torch.addcmul(kept[..., None] * trace, rate[..., None], eligibility[0])
-                eligible = torch.addcmul(
-                    fades[..., None] * eligibility[0], ((1 - fades) * post * sharpness)[..., None], key
-                )
+                written = _updated(trace, kept, rate, eligibility[0])
+                eligible = _updated(eligibility[0], fades, (1 - fades) * post * sharpness, key)
                 eligibility = [self._advanced("eligibility", eligible, eligibility[0], advances)]
-            elif self.rule == "delta":
-                error = post - kept * recalled
-                written = torch.addcmul(kept[..., None] * trace, (rate * error * sharpness)[..., None], key)
             else:
+                signal = rate * (post - kept * recalled if self.rule == "delta" else post)
                 if self.rule == "oja":
-                    kept = kept * (1 - rate * post.square())
-                written = torch.addcmul(kept[..., None] * trace, (rate * post * sharpness)[..., None], key)
+                    kept = kept * (1 - signal * post)
+                written = _updated(trace, kept, signal * sharpness, key)
             trace = self._advanced("trace", written, trace, advances)
             potential = post if advances is None else torch.where(advances, post, potential)
             states.append(potential)
@@ -337,6 +332,11 @@ def _at_each_tick(half_lives: HalfLives, spans: list[Elapsed]) -> list[Tensor]:
     if isinstance(spans[0], Tensor):
         return list(half_lives.retention(torch.stack([span for span in spans if isinstance(span, Tensor)])).unbind(0))
     return [half_lives.retention(spans[0])] * len(spans)
+
+
+def _updated(trace: Tensor, kept: Tensor, amplitude: Tensor, key: Tensor) -> Tensor:
+    """What is kept of each row of a trace (B, N, sources), and the key that is added to it; kept and amplitude (B, N)."""
+    return torch.addcmul(kept[..., None] * trace, amplitude[..., None], key)
 
 
 def _unknown(names: tuple[str, ...], known: list[str]) -> None:
