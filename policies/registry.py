@@ -1,4 +1,4 @@
-"""The cores a driver can have, by name: ``cfc``, ``ltc``, ``plastic`` and the baselines ``lstm``, ``gru``, ``mlp``.
+"""The cores a driver can have: ``cfc``, ``ltc``, ``leaky``, ``plastic`` and the baselines ``lstm``, ``gru``, ``mlp``.
 
 A baseline's width is chosen so that its parameter count comes closest to that of the CfC core with the same inputs,
 so a table compares memories, not sizes; ``units=N`` overrides it.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from liquid_control.errors import UserError, nearest
-from liquid_control.nn import GRU, LSTM, LTC, MLP, CfC, LiquidLayer, PlasticCfC, Wiring
+from liquid_control.nn import GRU, LSTM, LTC, MLP, CfC, Leaky, LiquidLayer, PlasticCfC, Wiring
 
 #: The wiring of every liquid driver here: 19 neurons, the motor ones drive the controls.
 INTER, COMMAND = 12, 4
@@ -39,6 +39,11 @@ def cfc(inputs: int, motor: int, mode: str = "default", wiring_seed: int = 22222
 def ltc(inputs: int, motor: int, ode_unfolds: int = 6, wiring_seed: int = 22222) -> LiquidLayer:
     """Liquid time-constant neurons (Hasani 2021) on the NCP wiring, semi-implicit solver of ``ode_unfolds`` steps."""
     return LTC(inputs, ncp_wiring(motor, wiring_seed), ode_unfolds=ode_unfolds)
+
+
+def leaky(inputs: int, motor: int, ode_unfolds: int = 3, wiring_seed: int = 22222) -> LiquidLayer:
+    """Leaky neurons of adaptive time constants on the NCP wiring, exponential solver of ``ode_unfolds`` steps."""
+    return Leaky(inputs, ncp_wiring(motor, wiring_seed), ode_unfolds=ode_unfolds)
 
 
 def plastic(inputs: int, motor: int, rule: str = "hebb", wiring_seed: int = 22222) -> LiquidLayer:

@@ -335,7 +335,7 @@ def _at_each_tick(half_lives: HalfLives, spans: list[Elapsed]) -> list[Tensor]:
 
 
 def _updated(trace: Tensor, kept: Tensor, amplitude: Tensor, key: Tensor) -> Tensor:
-    """What is kept of each row of a trace (B, N, sources), and the key that is added to it; kept and amplitude (B, N)."""
+    """What is ``kept`` (B, N) of each row of a trace (B, N, sources), plus its ``amplitude`` (B, N) times the key."""
     return torch.addcmul(kept[..., None] * trace, amplitude[..., None], key)
 
 
