@@ -76,6 +76,7 @@ def _matching(layer: Callable[..., LiquidLayer], inputs: int, motor: int, **opti
 CORES: dict[str, Callable[..., LiquidLayer]] = {
     "cfc": cfc,
     "ltc": ltc,
+    "leaky": leaky,
     "plastic": plastic,
     "lstm": lstm,
     "gru": gru,
