@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from liquid_control.nn import GRU, LSTM, LTC, MLP, CfC, Leaky, PlasticCfC, Wiring, build_layer
+from liquid_control.nn import GRU, LSTM, LTC, MLP, CfC, Leaky, MixedMemory, PlasticCfC, Stack, Wiring, build_layer
 
 INPUTS, BATCH, STEPS = 5, 3, 6
 NCP = Wiring.ncp(4, 3, 2, sensory_fanout=2, inter_fanout=2, recurrent_command_synapses=3, motor_fanin=2)
@@ -28,6 +28,9 @@ CASES = {
     "plastic-oja-unmodulated": lambda: PlasticCfC(INPUTS, NCP, rule="oja", modulated=False),
     "plastic-delta-inputs": lambda: PlasticCfC(INPUTS, NCP, rule="delta", plastic_inputs=True, ncps_compat=False),
     "plastic-retroactive": lambda: PlasticCfC(INPUTS, NCP, retroactive=True),
+    "mixed-memory-cfc": lambda: MixedMemory(CfC(INPUTS, NCP, 3, learn_initial_state=True)),
+    "mixed-memory-ltc": lambda: MixedMemory(LTC(INPUTS, 3, ode_unfolds=2)),
+    "stack": lambda: Stack([Leaky(INPUTS, 4), CfC(4, 3, backbone_units=5, learn_initial_state=True)]),
     "lstm": lambda: LSTM(INPUTS, 4, learn_initial_state=True),
     "gru": lambda: GRU(INPUTS, 4, output_size=2),
     "mlp": lambda: MLP(INPUTS, 6, frames=3, output_size=2),
