@@ -36,6 +36,7 @@ WORST = 5
 TITLES = {
     "cfc": "Closed-form continuous-time neurons (CfC)",
     "ltc": "Liquid time-constant neurons (LTC)",
+    "lan": "Liquid attention (LAN)",
     "lstm": "Long short-term memory (LSTM), a baseline",
     "gru": "Gated recurrent unit (GRU), a baseline",
     "mlp": "Feed-forward net with frame stack (MLP), a baseline",

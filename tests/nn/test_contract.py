@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from liquid_control.nn import GRU, LSTM, LTC, MLP, CfC, Wiring, build_layer
+from liquid_control.nn import GRU, LAN, LSTM, LTC, MLP, CfC, Wiring, build_layer
 
 INPUTS, BATCH, STEPS = 5, 3, 6
 NCP = Wiring.ncp(4, 3, 2, sensory_fanout=2, inter_fanout=2, recurrent_command_synapses=3, motor_fanin=2)
@@ -22,6 +22,12 @@ CASES = {
     "ltc-full": lambda: LTC(INPUTS, 4, input_mapping="linear", output_mapping=None),
     "ltc-ncp": lambda: LTC(INPUTS, NCP, learn_initial_state=True),
     "ltc-ncp-explicit": lambda: LTC(INPUTS, NCP, ode_unfolds=2, implicit_param_constraints=False),
+    "lan-mlp": lambda: LAN(INPUTS, 4, 2, window=3, hidden=3),
+    "lan-affine-sigmoid": lambda: LAN(INPUTS, 4, window=4, gate="affine", pseudo_time="sigmoid"),
+    "lan-bilinear-log": lambda: LAN(INPUTS, 4, 2, heads=1, window=3, gate="bilinear", pseudo_time="log"),
+    "lan-euler": lambda: LAN(INPUTS, 4, window=3, gate="affine", mode="euler", euler_steps=3),
+    "lan-euler-delta_t": lambda: LAN(INPUTS, 4, 2, window=3, mode="euler", euler_steps=3, delta_t=0.2),
+    "lan-steady": lambda: LAN(INPUTS, 4, 2, window=3, gate="bilinear", mode="steady"),
     "lstm": lambda: LSTM(INPUTS, 4, learn_initial_state=True),
     "gru": lambda: GRU(INPUTS, 4, output_size=2),
     "mlp": lambda: MLP(INPUTS, 6, frames=3, output_size=2),
