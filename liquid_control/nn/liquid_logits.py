@@ -158,7 +158,7 @@ class LiquidLogits(nn.Module):
         Returns:
             Logits (..., H, Q, K).
         """
-        target, rate = self._gates(query, key)
+        target, rate = self.gates(query, key)
         steady = target / rate
         if self.mode == "steady":
             return steady
@@ -167,7 +167,7 @@ class LiquidLogits(nn.Module):
         share = progress(rate, self._time(query, key, horizon), self.mode, self.euler_steps)
         return initial_logits + share * (steady - initial_logits)
 
-    def _gates(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    def gates(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """The target φ and the rate ω of each pair, (..., H, Q, K)."""
         if self.gate == "affine":
             target = torch.sigmoid(self._sum("target", query, key))
