@@ -9,10 +9,12 @@ import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from liquid_control.kernels import kernel_device
+from liquid_control.kernels.step import CompiledStep, Tick, compile_step
 
 Elapsed = float | Tensor
 """As :meth:`LiquidLayer.integrate` sees it: one positive number for all, or positive (T, B)."""
@@ -133,6 +135,20 @@ class LiquidLayer(nn.Module, ABC):
 
     def fused(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """What :meth:`integrate` gives, from a kernel of `liquid_control.kernels`; None where none covers the case."""
+        return None
+
+    def compile_step(self) -> CompiledStep:
+        """One tick without torch's overhead, NumPy in and out, that carries its state; see :class:`CompiledStep`.
+
+        The weights are a snapshot: training the layer further does not change it.
+
+        Raises:
+            TypeError: if the parameters are neither float32 nor float64.
+        """
+        return compile_step(self)
+
+    def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]] | None:
+        """The kernel of :meth:`compile_step` and its arrays, copies of the weights; None where there is none."""
         return None
 
     @property
