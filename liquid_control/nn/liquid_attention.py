@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from liquid_control.kernels import kernel_device
 from liquid_control.nn.liquid_logits import LiquidLogits
 
 
@@ -28,6 +29,7 @@ class SingleKeyWarning(UserWarning):
 class Pairs:
     """Which query sees which key, and for how long: Q queries, K keys."""
 
+    keys: int
     horizon: float | Tensor  # (B or 1, Q, K), or one number for all; used where there are no times
     query_times: Tensor | None  # (B or 1, Q)
     key_times: Tensor | None  # (B or 1, K)
@@ -41,20 +43,27 @@ class Pairs:
             return (self.query_times[:, None, rows, None] - self.key_times[:, None, None, :]).abs()
         return self.horizon[:, None, rows] if isinstance(self.horizon, Tensor) else self.horizon
 
-    def seen(self, rows: slice, queries: int, device: torch.device) -> Tensor | None:
-        """What some of the queries see: (B or 1, H or 1, rows, K) bool, or None for everything."""
+    def seen(self, rows: slice, like: Tensor) -> Tensor | None:
+        """What some of the queries see: (B or 1, H or 1, rows, K) bool on the device of ``like``; None: everything."""
         parts = []
         if self.real is not None:
             parts.append(self.real[:, None, None, :])
         if self.mask is not None:
             parts.append(self.mask[:, :, rows])
         if self.causal:
-            step = torch.arange(queries, device=device)
+            step = torch.arange(self.keys, device=like.device)
             parts.append((step[rows, None] >= step)[None, None])
         seen = None
         for part in parts:
             seen = part if seen is None else seen & part
         return seen
+
+    def seeing(self, chunks: list[slice], query: Tensor) -> Tensor | None:
+        """Which queries see any key in any head, (B, Q) bool; None: all of them."""
+        if self.real is None and self.mask is None:
+            return None
+        parts = [self.seen(rows, query) for rows in chunks]
+        return torch.cat([part.any(-1).any(1).expand(len(query), -1) for part in parts if part is not None], 1)
 
 
 class LiquidAttention(nn.Module):
@@ -177,8 +186,13 @@ class LiquidAttention(nn.Module):
         u = self.logits.query_features(query).permute(0, 2, 3, 1)  # (B, H, F, Q)
         w = self.logits.key_features(key).permute(0, 2, 3, 1)  # (B, H, F, K)
         values = self.value(value).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, H, K, D)
-        attended, weights, seeing = self._attend(u, w, values, pairs, initial_logits, return_attention)
+        attended, weights = None, None
+        if initial_logits is None and not return_attention and not (self.dropout and self.training):
+            attended = self._fused(u, w, values, pairs)
+        if attended is None:
+            attended, weights = self._attend(u, w, values, pairs, initial_logits, return_attention)
         outputs = self.output(attended.transpose(1, 2).flatten(2))
+        seeing = pairs.seeing(_chunks(query.shape[1], self.chunk), query)
         if seeing is not None:
             outputs = torch.where(seeing[..., None], outputs, 0)
         return outputs if weights is None else (outputs, weights)
@@ -197,32 +211,38 @@ class LiquidAttention(nn.Module):
 
     def _attend(
         self, u: Tensor, w: Tensor, values: Tensor, pairs: Pairs, initial_logits: Tensor | None, keep: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Chunk after chunk of queries, from features (B, H, F, Q), (B, H, F, K) and values (B, H, K, D).
 
         Returns:
-            Attended values (B, H, Q, D), the weights (B, H, Q, K) if ``keep``, and where a query sees any key (B, Q),
-            None for everywhere.
+            Attended values (B, H, Q, D) and, if ``keep``, the weights (B, H, Q, K).
         """
-        batch, queries = u.shape[0], u.shape[-1]
-        chunks = [slice(start, min(start + self.chunk, queries)) for start in range(0, queries, self.chunk)]
-        attended, weights, seeing = [], [], []
+        chunks = _chunks(u.shape[-1], self.chunk)
+        attended, weights = [], []
         for rows in chunks:
             arguments = (u, w, values, pairs, initial_logits, rows)
             if torch.is_grad_enabled() and len(chunks) > 1:
-                given, weight, sees = checkpoint(self._attend_chunk, *arguments, use_reentrant=False)
+                given, weight = checkpoint(self._attend_chunk, *arguments, use_reentrant=False)
             else:
-                given, weight, sees = self._attend_chunk(*arguments)
+                given, weight = self._attend_chunk(*arguments)
             attended.append(given)
             if keep:
                 weights.append(weight)
-            if sees is not None:
-                seeing.append(sees.expand(batch, -1))
-        return (
-            torch.cat(attended, 2),
-            torch.cat(weights, 2) if keep else None,
-            torch.cat(seeing, 1) if seeing else None,
-        )
+        return torch.cat(attended, 2), torch.cat(weights, 2) if keep else None
+
+    def _fused(self, u: Tensor, w: Tensor, values: Tensor, pairs: Pairs) -> Tensor | None:
+        """The attended values of :meth:`_attend` from the kernel, which has no backward; None where it cannot run."""
+        leaves = (u, w, values, pairs.query_times, pairs.key_times, pairs.horizon, *self.logits.parameters())
+        wanted = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves)
+        dtype = self.logits.gain.dtype
+        if (torch.is_grad_enabled() and wanted) or dtype not in (torch.float32, torch.float64):
+            return None
+        if kernel_device(u) != "cpu":
+            return None
+        from liquid_control.kernels.lan import attend  # needs Numba, which may be missing
+
+        with torch.no_grad():
+            return attend(self.logits, u.to(dtype), w.to(dtype), values.to(dtype), pairs).to(values.dtype)
 
     def _attend_chunk(
         self,
@@ -232,11 +252,11 @@ class LiquidAttention(nn.Module):
         pairs: Pairs,
         initial_logits: Tensor | None,
         rows: slice,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor]:
         """What :meth:`_attend` gives, of some of the queries."""
         if initial_logits is not None and initial_logits.dim() > 1 and initial_logits.shape[-2] > 1:
             initial_logits = initial_logits[..., rows, :]
-        seen = pairs.seen(rows, u.shape[-1], u.device)
+        seen = pairs.seen(rows, u)
         logits = self._solved(u[..., rows], w, pairs.horizons(rows), initial_logits)
         logits = self.logits.gain[:, None, None] * logits
         if seen is None:
@@ -246,8 +266,7 @@ class LiquidAttention(nn.Module):
             hidden = ~seen & seen.any(-1, keepdim=True)
             weights = logits.masked_fill(hidden, -torch.inf).softmax(-1) * seen
         weights = F.dropout(weights, self.dropout, self.training)
-        sees = None if seen is None else seen.any(-1).any(1)
-        return weights.to(values.dtype) @ values, weights, sees
+        return weights.to(values.dtype) @ values, weights
 
     def _solved(self, u: Tensor, w: Tensor, horizon: float | Tensor, initial_logits: Tensor | None) -> Tensor:
         """Logits in the parameters' precision, under autocast too: a solver's differences don't survive bfloat16."""
@@ -333,12 +352,16 @@ class LiquidAttention(nn.Module):
                     f"mask has shape {tuple(mask.shape)}, expected ({queries}, {keys}), (batch, {queries}, {keys}) or "
                     f"(batch or 1, heads or 1, {queries}, {keys}) for batch {batch} and {self.heads} heads."
                 )
-        return key, value, Pairs(1.0 if horizon is None else horizon, times, key_times, real, mask, causal)
+        return key, value, Pairs(keys, 1.0 if horizon is None else horizon, times, key_times, real, mask, causal)
 
     def extra_repr(self) -> str:
         """One line about the module."""
         logits = self.logits
         return f"{self.input_size}, {self.heads} heads, gate {logits.gate}, mode {logits.mode}"
+
+
+def _chunks(queries: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, queries)) for start in range(0, queries, size)]
 
 
 def _times(name: str, given: float | Tensor, batch: int, tokens: int, like: Tensor, least: float = -math.inf) -> Tensor:

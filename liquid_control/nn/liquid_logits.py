@@ -185,14 +185,20 @@ class LiquidLogits(nn.Module):
 
     def _time(self, query: Tensor, key: Tensor, horizon: Tensor | float) -> Tensor | float:
         """The time t of the ODE for each pair."""
+        horizon = self.counted(horizon)
         if not self.timed:
-            assert self.delta_t is not None
-            return self.euler_steps * self.delta_t
+            return horizon
         if self.pseudo_time == "sigmoid":
             return torch.sigmoid(self._sum("slope", query, key) * horizon + self._sum("shift", query, key))
-        if self.pseudo_time == "log":
-            horizon = torch.log1p(horizon) if isinstance(horizon, Tensor) else math.log1p(horizon)
         return F.softplus(self.time_scale)[:, None, None] * horizon
+
+    def counted(self, horizon: Tensor | float) -> Tensor | float:
+        """What counts of a horizon, before scales and gates: its logarithm, or the fixed steps in its place."""
+        if self.delta_t is not None:
+            return self.euler_steps * self.delta_t
+        if self.pseudo_time == "log":
+            return torch.log1p(horizon) if isinstance(horizon, Tensor) else math.log1p(horizon)
+        return horizon
 
     def _sum(self, scalar: str, query: Tensor, key: Tensor) -> Tensor:
         """A scalar of the query plus that of the key, (..., H, Q, K)."""
