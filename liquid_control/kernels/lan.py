@@ -29,25 +29,19 @@ GATES = {"affine": 0, "mlp": 1, "bilinear": 2}
 MODES = {"exact": 0, "euler": 1, "steady": 2}
 AFFINE, MLP, BILINEAR = GATES.values()
 EXACT, EULER, STEADY = MODES.values()
-TARGET, RATE, SLOPE, SHIFT = range(4)
 ABSENT = -1  # in the place of a feature that the gate or the time does not have
 CACHED_PAIRS = 1 << 15  # pairs of a chunk, whose weights should stay in a core's own cache
 LOWEST = -1e30  # a logit that no key has
-SMALL = 0.01
-MIN_RATE = 1e-3
+SMALL = 0.01  # of ω t
 
 
 class Head(NamedTuple):
     """The numbers of one head."""
 
-    pair_weight: np.ndarray
-    """(2·hidden,) of the mlp gate: of the target, then of the rate."""
-    pair_bias: np.ndarray
-    """(2,)."""
     gain: float
     initial_logit: float
     time_scale: float
-    """The ODE's time by horizon; 1 where times are given as such."""
+    """The ODE's time by horizon; 1 where no scale is learned."""
 
 
 class Solver(NamedTuple):
@@ -55,14 +49,18 @@ class Solver(NamedTuple):
 
     gate: int
     mode: int
-    vector: int
-    """Length of the features that go through the mlp or the dot product."""
-    places: tuple[int, int, int, int]
-    """Of the scalar features target, rate, slope and shift, or ABSENT."""
     steps: int
-    rate: float
-    """A constant rate, or 0 where tokens set it."""
+    constant_rate: float
+    """0 where tokens set the rate."""
     least_rate: float
+    features: int
+    vector: int
+    """How many features, the first ones, go through the mlp or the dot product."""
+    target: int
+    """The places of scalar features, or ABSENT."""
+    rate: int
+    slope: int
+    shift: int
 
 
 def attend(logits: LiquidLogits, u: Tensor, w: Tensor, values: Tensor, pairs: Pairs) -> Tensor:
@@ -77,10 +75,13 @@ def attend(logits: LiquidLogits, u: Tensor, w: Tensor, values: Tensor, pairs: Pa
     """
     batch, count, _, queries = u.shape
     keys = w.shape[3]
-    solver, heads = _solver(logits), _heads(logits)
+    solver, heads, (pair_weight, pair_bias) = _solver(logits), _heads(logits), _pair_parameters(logits)
     work = 4 + (solver.vector if solver.gate == MLP else 0)  # elementary functions a pair
     padding = -keys % LANES
-    u, w, values = u.mT.contiguous(), F.pad(w, (0, padding)), F.pad(values, (0, 0, 0, padding))
+    w = F.pad(w, (0, padding))
+    vectors = w[:, :, : solver.vector] / math.sqrt(max(1, solver.vector))
+    w = w.unflatten(3, (-1, LANES)).transpose(2, 3)  # (B, H, K/16, F, 16)
+    u, values = u.mT.contiguous(), F.pad(values, (0, 0, 0, padding))
     out = torch.empty(batch, count, queries, values.shape[3], dtype=u.dtype)
     chunk = max(8, CACHED_PAIRS // (keys + padding))
     buffer = torch.empty(min(chunk, queries) * (keys + padding), dtype=u.dtype)
@@ -96,17 +97,21 @@ def attend(logits: LiquidLogits, u: Tensor, w: Tensor, values: Tensor, pairs: Pa
         sight = _of_pairs(1.0 if seen is None else seen, end, u)
         for row in range(batch):
             for index, head in enumerate(heads):
+                if solver.gate == BILINEAR:
+                    torch.mm(u[row, index, rows, : solver.vector], vectors[row, index, :, :width], out=weights)
                 over_blocks(
                     weigh,
                     len(weights),
                     weights.numel() * work,
-                    u[row, index, rows].numpy(),
-                    w[row, index, :, :width].flatten().numpy(),
-                    time[min(row, len(time) - 1), 0].numpy(),
-                    sight[min(row, len(sight) - 1), min(index, sight.shape[1] - 1)].numpy(),
+                    u[row, index, rows].flatten().numpy(),
+                    w[row, index, : width // LANES].flatten().numpy(),
+                    pair_weight[index].numpy(),
+                    pair_bias[index].numpy(),
+                    time[min(row, len(time) - 1), 0].flatten().numpy(),
+                    sight[min(row, len(sight) - 1), min(index, sight.shape[1] - 1)].flatten().numpy(),
                     head,
                     solver,
-                    weights.numpy(),
+                    weights.flatten().numpy(),
                     inverse_sums.numpy(),
                 )
                 attended = out[row, index, rows]
@@ -116,149 +121,146 @@ def attend(logits: LiquidLogits, u: Tensor, w: Tensor, values: Tensor, pairs: Pa
 
 
 def _solver(logits: LiquidLogits) -> Solver:
-    places = [
-        logits.vector + logits.scalars.index(name) if name in logits.scalars else ABSENT
-        for name in ("target", "rate", "slope", "shift")
-    ]
+    scalars = ("target", "rate", "slope", "shift")
+    places = {
+        name: logits.vector + logits.scalars.index(name) if name in logits.scalars else ABSENT for name in scalars
+    }
     return Solver(
-        GATES[logits.gate],
-        MODES[logits.mode],
-        logits.vector,
-        (places[0], places[1], places[2], places[3]),
-        logits.euler_steps,
-        logits.rate or 0.0,
-        MIN_RATE,
+        gate=GATES[logits.gate],
+        mode=MODES[logits.mode],
+        steps=logits.euler_steps,
+        constant_rate=logits.rate or 0.0,
+        least_rate=logits.least_rate,
+        features=logits.features,
+        vector=logits.vector,
+        **places,
     )
 
 
 def _heads(logits: LiquidLogits) -> list[Head]:
-    """The numbers of each head; what a gate or a mode does not have is zeros, or a scale of one."""
-    weights, biases = logits.gain.new_zeros(logits.heads, 2, 1), logits.gain.new_zeros(logits.heads, 2)
-    initial, scales = torch.zeros(logits.heads), torch.ones(logits.heads)
-    if logits.gate == "mlp":
-        # At a constant rate there is one row.
-        weights, biases = logits.pair_weight, F.pad(logits.pair_bias, (0, 2 - logits.pair_bias.shape[1]))
-    if logits.mode != "steady":
-        initial = logits.initial_logit
-    if logits.timed and logits.pseudo_time != "sigmoid":
-        scales = F.softplus(logits.time_scale)
-    return [
-        Head(
-            weights[h].flatten().numpy(),
-            biases[h].numpy(),
-            *(float(part[h]) for part in (logits.gain, initial, scales)),
-        )
-        for h in range(logits.heads)
-    ]
+    """The numbers of each head; a logit that starts nowhere starts at zero, a time without scale has a scale of one."""
+    count = logits.heads
+    starts, scaled = logits.mode != "steady", logits.timed and logits.pseudo_time != "sigmoid"
+    initial = logits.initial_logit.tolist() if starts else [0.0] * count
+    scales = F.softplus(logits.time_scale).tolist() if scaled else [1.0] * count
+    return [Head(*numbers) for numbers in zip(logits.gain.tolist(), initial, scales, strict=True)]
+
+
+def _pair_parameters(logits: LiquidLogits) -> tuple[Tensor, Tensor]:
+    """Weights (H, 2·hidden) and biases (H, 2) of the mlp gate, for target and rate; zeros for what there is not."""
+    count, like = logits.heads, logits.gain
+    if logits.gate != "mlp":
+        return like.new_zeros(count, 2), like.new_zeros(count, 2)
+    missing = 2 - logits.pair_bias.shape[1]  # the row of the rate, where it is a constant
+    return F.pad(logits.pair_weight, (0, 0, 0, missing)).flatten(1), F.pad(logits.pair_bias, (0, missing))
 
 
 def _of_pairs(given: Tensor | float, keys: int, like: Tensor) -> Tensor:
     """Numbers of pairs (B or 1, H or 1, rows or 1, width), zero at the keys that fill up sixteen."""
     if not isinstance(given, Tensor):
-        given = torch.full((1, 1, 1, keys), given)
+        given = torch.full((1, 1, 1, keys), given, dtype=like.dtype)
     return F.pad(given[..., :keys].to(like.dtype), (0, -keys % LANES))
 
 
-@njit(nogil=True, **OPTIONS)
-def weigh(first, last, u, w, horizon, seen, head, solver, weights, inverse_sums):
+@njit(nogil=True, cache=True, **OPTIONS)
+def weigh(first, last, u, w, pair_weight, pair_bias, horizon, seen, head, solver, weights, inverse_sums):
     """The softmax weights of queries ``first`` to ``last - 1``, not yet divided by their sums.
+
+    Arrays are flat, so that compiled functions share them without counting references; K is a multiple of LANES.
 
     Args:
         first: of the queries to be done.
         last: the query after them.
-        u: (Q, F) features of the queries.
-        w: (F·K,) features of the keys; K is a multiple of LANES.
-        horizon: (Q or 1, K) time of the pairs.
-        seen: (Q or 1, K) 1 where the query sees the key, else 0.
+        u: (Q·F) features of the queries.
+        w: (K/16 · F · 16) features of the keys, by sixteens: what a pair needs lies together.
+        pair_weight: (2·hidden) of the mlp gate: of the target, then of the rate.
+        pair_bias: (2).
+        horizon: (Q·K), or (K) for all queries: time of the pairs.
+        seen: (Q·K), or (K) for all queries: 1 where the query sees the key, else 0.
         head: numbers of the head.
         solver: what gates and solution are.
-        weights: (Q, K), to be written.
-        inverse_sums: (Q,), to be written: zero where no key is seen.
+        weights: (Q·K), to be written; the products of the bilinear gate stand there.
+        inverse_sums: (Q), to be written: zero where no key is seen.
     """
-    blocks = weights.shape[1] // LANES
+    blocks = len(w) // solver.features // LANES
+    horizon_rows, seen_rows = len(horizon) // (blocks * LANES), len(seen) // (blocks * LANES)
     lanes = np.empty(LANES, weights.dtype)
+    zero = load(seen, 0) * 0.0
     for i in range(first, last):
-        query, row, times, sight = u[i], weights[i], horizon[i % len(horizon)], seen[i % len(seen)]
-        zero = load(sight, 0) * 0.0
+        query, row = i * solver.features, i * blocks
+        times, sight = i % horizon_rows * blocks, i % seen_rows * blocks
         peak = zero + LOWEST
         for j in range(blocks):
-            target, rate = gates(query, w, j, blocks, head, solver)
-            share = progress(rate, pair_time(query, w, load(times, j), j, blocks, head, solver), solver)
+            keys = j * solver.features
+            target, rate = gates(u, query, w, keys, load(weights, row + j), pair_weight, pair_bias, solver)
+            time = head.time_scale * load(horizon, times + j)
+            if solver.slope != ABSENT:
+                time = sigmoid(
+                    (u[query + solver.slope] + load(w, keys + solver.slope)) * time
+                    + (u[query + solver.shift] + load(w, keys + solver.shift))
+                )
+            share = progress(rate, time, solver)
             logit = head.gain * (head.initial_logit + share * (target / rate - head.initial_logit))
-            logit = where_positive(load(sight, j), logit, zero + LOWEST)
-            store(row, j, logit)
+            logit = where_positive(load(seen, sight + j), logit, zero + LOWEST)
+            store(weights, row + j, logit)
             peak = where_positive(logit - peak, logit, peak)
         store(lanes, 0, peak)
-        highest = lanes.max()
+        highest = lanes[0]
+        for lane in range(1, LANES):
+            highest = max(highest, lanes[lane])
         added = zero
         for j in range(blocks):
-            weight = exp(load(row, j) - highest) * load(sight, j)
-            store(row, j, weight)
+            weight = exp(load(weights, row + j) - highest) * load(seen, sight + j)
+            store(weights, row + j, weight)
             added = added + weight
         everything = total(added)
         inverse_sums[i] = 1 / everything if everything > 0 else 0
 
 
-@njit(**OPTIONS)
-def gates(query, w, j, blocks, head, solver):
-    """Target φ and rate ω of a query and the j-th sixteen keys."""
-    zero = load(w, j) * 0.0
-    target, rate = zero + head.pair_bias[0], zero + head.pair_bias[1]
+@njit(inline="always", **OPTIONS)
+def gates(u, query, w, keys, products, pair_weight, pair_bias, solver):
+    """Target φ and rate ω of a query and sixteen keys.
+
+    The features of the query begin at u[query], those of the keys at w[16·keys]; ``products`` are the targets of the
+    bilinear gate.
+    """
+    zero = load(w, keys) * 0.0
+    target, rate = products, zero + pair_bias[1]
     if solver.gate == MLP:
+        target = zero + pair_bias[0]
         for f in range(solver.vector):
-            hidden = tanh(query[f] + load(w, f * blocks + j))
-            target = target + head.pair_weight[f] * hidden
-            if solver.rate == 0:
-                rate = rate + head.pair_weight[solver.vector + f] * hidden
-    elif solver.gate == BILINEAR:
-        for f in range(solver.vector):
-            target = target + query[f] * load(w, f * blocks + j)
-        target = target / math.sqrt(solver.vector)
+            hidden = tanh(u[query + f] + load(w, keys + f))
+            target = target + pair_weight[f] * hidden
+            rate = rate + pair_weight[solver.vector + f] * hidden
+    elif solver.gate == AFFINE:
+        target = sigmoid(u[query + solver.target] + load(w, keys + solver.target))
+    if solver.constant_rate > 0:
+        rate = zero + solver.constant_rate
     else:
-        target = sigmoid(feature_sum(TARGET, query, w, j, blocks, solver))
-    if solver.rate > 0:
-        return target, zero + solver.rate
-    if solver.gate != MLP:
-        rate = feature_sum(RATE, query, w, j, blocks, solver)
-    return target, softplus(rate) + solver.least_rate
+        if solver.gate != MLP:
+            rate = u[query + solver.rate] + load(w, keys + solver.rate)
+        rate = softplus(rate) + solver.least_rate
+    return target, rate
 
 
-@njit(**OPTIONS)
-def pair_time(query, w, horizon, j, blocks, head, solver):
-    """The time of the ODE."""
-    if solver.places[SLOPE] == ABSENT:
-        return head.time_scale * horizon
-    slope, shift = (
-        feature_sum(SLOPE, query, w, j, blocks, solver),
-        feature_sum(SHIFT, query, w, j, blocks, solver),
-    )
-    return sigmoid(slope * horizon + shift)
-
-
-@njit(**OPTIONS)
-def feature_sum(scalar, query, w, j, blocks, solver):
-    """A scalar feature of the query plus that of the keys."""
-    place = solver.places[scalar]
-    return query[place] + load(w, place * blocks + j)
-
-
-@njit(**OPTIONS)
+@njit(inline="always", **OPTIONS)
 def progress(rate, time, solver):
     """The share of the way to the steady logit."""
     one = rate * 0.0 + 1.0
+    share = one
     if solver.mode == EXACT:
         x = rate * time
         # The difference 1 - e^-x loses digits where x is small; there its series is as good.
         series = x * (one - x / 2 * (one - x / 3 * (one - x / 4 * (one - x / 5))))
-        return where_positive(x - SMALL, one - exp(-x), series)
-    if solver.mode == EULER:
+        share = where_positive(x - SMALL, one - exp(-x), series)
+    elif solver.mode == EULER:
         step = rate * time / solver.steps
         step = where_positive(step - 1.0, one, step)
         left = one
         for _ in range(solver.steps):
             left = left * (one - step)
-        return one - left
-    return one
+        share = one - left
+    return share
 
 
 def exp(x):

@@ -109,6 +109,7 @@ class LiquidLogits(nn.Module):
         self.heads, self.gate, self.mode, self.hidden = heads, gate, mode, hidden
         self.euler_steps, self.delta_t, self.pseudo_time, self.rate = euler_steps, delta_t, pseudo_time, rate
 
+        self.least_rate = MIN_RATE
         self.vector = 0 if gate == "affine" else hidden
         self.scalars = ["target"] if gate == "affine" else []
         if rate is None and gate != "mlp":
@@ -181,7 +182,7 @@ class LiquidLogits(nn.Module):
         if self.rate is not None:
             return target, torch.full_like(target, self.rate)
         pre_rate = rest[0] if self.gate == "mlp" else self._sum("rate", query, key)
-        return target, F.softplus(pre_rate) + MIN_RATE
+        return target, F.softplus(pre_rate) + self.least_rate
 
     def _time(self, query: Tensor, key: Tensor, horizon: Tensor | float) -> Tensor | float:
         """The time t of the ODE for each pair."""
