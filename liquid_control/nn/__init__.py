@@ -12,6 +12,7 @@ from liquid_control.nn.closed_form import ClosedFormLTC, close_form
 from liquid_control.nn.composite import Bidirectional, Stack
 from liquid_control.nn.frame_stack import MLP
 from liquid_control.nn.gated import GRU, LSTM
+from liquid_control.nn.lan import LAN
 from liquid_control.nn.layer import LiquidLayer
 from liquid_control.nn.leaky import Leaky
 from liquid_control.nn.ltc import LTC
@@ -21,6 +22,7 @@ from liquid_control.nn.wiring import Circuit, Wiring
 
 __all__ = [
     "GRU",
+    "LAN",
     "LAYERS",
     "LSTM",
     "LTC",
@@ -42,7 +44,7 @@ __all__ = [
 #: Every layer by the name that its config bears.
 LAYERS: dict[str, type[LiquidLayer]] = {
     layer.name: layer
-    for layer in (CfC, LTC, ClosedFormLTC, Leaky, PlasticCfC, MixedMemory, Stack, Bidirectional, LSTM, GRU, MLP)
+    for layer in (CfC, LTC, ClosedFormLTC, LAN, Leaky, PlasticCfC, MixedMemory, Stack, Bidirectional, LSTM, GRU, MLP)
 }
 
 

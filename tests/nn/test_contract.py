@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from liquid_control.nn import (
     GRU,
+    LAN,
     LSTM,
     LTC,
     MLP,
@@ -57,6 +58,12 @@ CASES = {
     "mixed-memory-cfc": lambda: MixedMemory(CfC(INPUTS, NCP, 3, learn_initial_state=True)),
     "mixed-memory-ltc": lambda: MixedMemory(LTC(INPUTS, 3, ode_unfolds=2)),
     "stack": lambda: Stack([Leaky(INPUTS, 4), CfC(4, 3, backbone_units=5, learn_initial_state=True)]),
+    "lan-mlp": lambda: LAN(INPUTS, 4, 2, window=3, hidden=3),
+    "lan-affine-sigmoid": lambda: LAN(INPUTS, 4, window=4, gate="affine", pseudo_time="sigmoid"),
+    "lan-bilinear-log": lambda: LAN(INPUTS, 4, 2, heads=1, window=3, gate="bilinear", pseudo_time="log"),
+    "lan-euler": lambda: LAN(INPUTS, 4, window=3, gate="affine", mode="euler", euler_steps=3),
+    "lan-euler-delta_t": lambda: LAN(INPUTS, 4, 2, window=3, mode="euler", euler_steps=3, delta_t=0.2),
+    "lan-steady": lambda: LAN(INPUTS, 4, 2, window=3, gate="bilinear", mode="steady"),
     "lstm": lambda: LSTM(INPUTS, 4, learn_initial_state=True),
     "gru": lambda: GRU(INPUTS, 4, output_size=2),
     "mlp": lambda: MLP(INPUTS, 6, frames=3, output_size=2),
