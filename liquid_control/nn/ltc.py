@@ -234,8 +234,10 @@ class LTC(LiquidLayer):
 
         return ltc.integrate(self._plan(), x, state, elapsed, advance, self._all_parameters())
 
-    def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]]:
-        """See :class:`LiquidLayer`."""
+    def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]] | None:
+        """See :class:`LiquidLayer`; the semi-implicit solver's."""
+        if self.solver != "semi_implicit":
+            return None
         from liquid_control.kernels import ltc
 
         return ltc.tick, ltc.step_arrays(self._plan(), self._all_parameters())
