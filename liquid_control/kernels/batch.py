@@ -73,6 +73,14 @@ def write_step(tile, values, first, step):
 # Buffers
 
 
+@njit(**OPTIONS)
+def new_tile(count, like):
+    """Memory for ``count`` · LANES numbers of the type of an array, aligned: a register's load of it is one access."""
+    memory = np.empty(count * LANES + ALIGNMENT // like.itemsize, like.dtype)
+    begin = (-memory.ctypes.data % ALIGNMENT) // like.itemsize
+    return memory[begin : begin + count * LANES]
+
+
 class Buffer:
     """Memory of the pool. It goes back when the object dies, so a live one is never anybody else's.
 

@@ -26,8 +26,9 @@ import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-from liquid_control.kernels.batch import LANES, Buffer, block_count, over_blocks, read_step, write_step
+from liquid_control.kernels.batch import LANES, Buffer, block_count, new_tile, over_blocks, read_step, write_step
 from liquid_control.kernels.fast_math import DOUBLE_LOG2_E, OPTIONS, exp2
 from liquid_control.kernels.simd import fill, load, store, total, where_positive
 
@@ -47,7 +48,8 @@ class Synapses(NamedTuple):
         """The lists of a matrix whose entries are zero where there is no synapse."""
         destination, source = np.nonzero(adjacency.T)
         start = np.searchsorted(destination, np.arange(adjacency.shape[1] + 1))
-        return cls(source, start, np.ravel_multi_index((source, destination), adjacency.shape))
+        place = np.ravel_multi_index((source, destination), adjacency.shape)
+        return cls(np.ascontiguousarray(source), start, place)
 
 
 class Plan(NamedTuple):
@@ -201,8 +203,8 @@ def _forward(first, last, x, state, rates, weights, inner, sensory, unfolds, y, 
     """
     steps, inputs, count, outputs = x.shape[1], x.shape[2], state.shape[2], y.shape[2]
     kept = steps if keep else 1
-    tile, drive = np.empty(inputs * LANES, x.dtype), np.empty(2 * count * LANES, x.dtype)
-    rate_tile, output_tile = np.empty(LANES, x.dtype), np.empty(outputs * LANES, x.dtype)
+    tile, drive = new_tile(inputs, x), new_tile(2 * count, x)
+    rate_tile, output_tile = new_tile(1, x), new_tile(outputs, x)
     neurons = weights.neurons
     for block in range(first, last):
         before = block * (kept * (unfolds + 1) + 1) * count
@@ -273,12 +275,10 @@ def _backward(
 ):  # fmt: skip
     """The reverse of :func:`_forward`, ``of_…`` being gradients; of_x and of_rates are left out if they are empty."""
     steps, inputs, count, outputs = x.shape[1], x.shape[2], of_state.shape[2], of_y.shape[2]
-    tile, input_tile = np.empty(inputs * LANES, x.dtype), np.empty(inputs * LANES, x.dtype)
-    rate_tile, output_tile = np.empty(LANES, x.dtype), np.empty(outputs * LANES, x.dtype)
-    now, earlier = np.empty(count * LANES, x.dtype), np.empty(count * LANES, x.dtype)
-    staying = np.empty(count * LANES, x.dtype)
-    step_sums = np.empty(NEURON_SUMS * count * LANES, x.dtype)
-    sums = np.empty(block_sums.shape[1] * LANES, x.dtype)
+    tile, input_tile = new_tile(inputs, x), new_tile(inputs, x)
+    rate_tile, output_tile = new_tile(1, x), new_tile(outputs, x)
+    now, earlier, staying = new_tile(count, x), new_tile(count, x), new_tile(count, x)
+    step_sums, sums = new_tile(NEURON_SUMS * count, x), new_tile(block_sums.shape[1], x)
     inner_at = NEURON_SUMS * count
     sensory_at = inner_at + SYNAPSE_SUMS * inner.source.size
     output_at = sensory_at + SYNAPSE_SUMS * sensory.source.size
@@ -448,7 +448,7 @@ class _LTC(torch.autograd.Function):
     @staticmethod
     def forward(ctx, plan, advance, x, state, elapsed, *parameters):
         y, final, ctx.kept = _integrate(plan, advance, x, state, elapsed, parameters, keep=True)
-        ctx.plan, ctx.shapes = plan, [parameter.shape for parameter in parameters]
+        ctx.plan, ctx.parameters = plan, parameters
         # Saved for torch to notice if they are changed in place before the backward pass.
         ctx.save_for_backward(x, elapsed if isinstance(elapsed, Tensor) else None)
         return y, final
@@ -465,8 +465,7 @@ class _LTC(torch.autograd.Function):
         of_x, of_state, of_rates, of_packed = _gradients(ctx.plan, ctx.kept, of_y, of_final, wants_x, wants_elapsed)
         # r = unfolds / elapsed, and the sum is zero where the state stays.
         of_elapsed = -ctx.plan.unfolds * of_rates[..., 0].T / elapsed.square() if wants_elapsed else None
-        parts = of_packed.split([shape.numel() for shape in ctx.shapes])
-        of_parameters = [part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True)]
+        of_parameters = _unflatten_dense_tensors(of_packed, ctx.parameters)
         return None, None, of_x.transpose(0, 1) if wants_x else None, of_state[:, 0], of_elapsed, *of_parameters
 
 
@@ -487,7 +486,7 @@ def _integrate(
     """Y (B, T, O), the final state (B, N), and what a backward pass needs if ``keep``."""
     steps, batch, _ = x.shape
     rows = x.detach().transpose(0, 1).contiguous().numpy()
-    packed = torch.cat([parameter.flatten() for parameter in parameters]).numpy()
+    packed = _flatten_dense_tensors(parameters).numpy()
     weights = _weights(plan, packed)
     rates = _rates(plan, elapsed, advance, rows.dtype)
     y, final = x.new_empty(batch, steps, plan.outputs), torch.empty_like(state, memory_format=torch.contiguous_format)

@@ -248,7 +248,7 @@ def _all_valid(elapsed: Tensor) -> bool:
     if not elapsed.numel():
         return True
     low, high = elapsed.detach().aminmax()
-    return 0 <= low.item() and high.item() < math.inf
+    return low.item() >= 0 and high.item() < math.inf
 
 
 def per_tick(advance: Tensor | None, ticks: int) -> list[Tensor | None]:
