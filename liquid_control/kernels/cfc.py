@@ -71,10 +71,10 @@ def add_product(weight, begin, row_stride, column_stride, rows, columns, values,
 
 @njit(nogil=True, **OPTIONS)
 def outer_products(left, first_left, rows, right, first_right, columns, stride, count, sums, begin):
-    """sums[begin + r·columns + c] = Σ_k left[first_left + r·stride + k] · right[first_right + c·stride + k], lanes summed.
+    """sums[begin + r·columns + c] = Σ_k left[first_left + r·stride + k] · right[first_right + c·stride + k], k < count.
 
-    The sum is over k < count. A product of matrices whose inner dimension is the whole sequence, where BLAS is slower. Past the last row or column
-    a tile repeats it: what is computed twice is stored twice.
+    Lanes are summed too. A product of matrices whose inner dimension is the whole sequence, where BLAS is slower. Past
+    the last row or column a tile repeats it: what is computed twice is stored twice.
     """
     zero = fill(sums.dtype.type(0))
     for row in range(0, rows, 4):
@@ -108,7 +108,7 @@ def outer_products(left, first_left, rows, right, first_right, columns, stride, 
 
 @njit(nogil=True, **OPTIONS)
 def row_stride(steps):
-    """Sixteens from one row to the next of arrays (rows, T, 16): odd, lest a step of all rows share a set of the cache."""
+    """Sixteens from one row to the next of (rows, T, 16): odd, lest a step of all rows share one set of the cache."""
     return steps | 1
 
 
@@ -288,6 +288,92 @@ def _backward(
             sums[weight.size + head_rows + index] = total(load(of_pure, index))
         for neuron in range(pure.size // 2):
             sums[weight.size + head_rows + neuron] *= np.sign(pure[neuron])
+
+
+# One step of one sequence. Lanes are neurons here.
+
+
+@njit(cache=True, **OPTIONS)
+def tick(x, elapsed, state, y, numbers, index, scratch):
+    """A :data:`liquid_control.kernels.step.Tick`; the arrays are those of :func:`step_arrays`."""
+    mode, motors, projected = index[0], index[1], index[2]
+    sizes = index[3:]
+    place, first, before = 0, 0, 0
+    if elapsed > 0:
+        for group in range(sizes.size):
+            size = sizes[group]
+            # The heads are complete before a neuron changes: it drives the others of its group.
+            for block in range((size + LANES - 1) // LANES):
+                g, h = load(numbers, place), load(numbers, place + 1)
+                a, b = load(numbers, place + 2), load(numbers, place + 3)
+                place += 4
+                for source in range(0 if group else x.size):
+                    g += x[source] * load(numbers, place)
+                    h += x[source] * load(numbers, place + 1)
+                    a += x[source] * load(numbers, place + 2)
+                    b += x[source] * load(numbers, place + 3)
+                    place += 4
+                for source in range(first - before, first + size):
+                    g += state[source] * load(numbers, place)
+                    h += state[source] * load(numbers, place + 1)
+                    a += state[source] * load(numbers, place + 2)
+                    b += state[source] * load(numbers, place + 3)
+                    place += 4
+                if mode == PURE:
+                    new = h - h * exp2(-LOG2_E * elapsed * (a + where_positive(g, g, -g))) * g
+                else:
+                    g, h, gate = tanh(g), tanh(h), sigmoid(a * elapsed + b)
+                    new = g + gate * h if mode == NO_GATE else g + gate * (h - g)
+                store(scratch, block, new)
+            for neuron in range(size):
+                state[first + neuron] = scratch[neuron]
+            before = size
+            first += size
+    last = state.size - sizes[-1]
+    if projected:
+        projection = numbers[numbers.size - y.size * (motors + 1) :]
+        for output in range(y.size):
+            total_output = projection[y.size * motors + output]
+            for motor in range(motors):
+                total_output += projection[output * motors + motor] * state[last + motor]
+            y[output] = total_output
+    else:
+        for output in range(y.size):
+            y[output] = state[last + output]
+
+
+def step_arrays(
+    plan: Plan, parameters: list[Tensor], projection: tuple[Tensor, Tensor] | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The arrays of :func:`tick` after y, copies of the parameters.
+
+    Of each group and sixteen of its neurons come the biases of g, h, a, b and then their weights, source after source.
+    In mode "pure" the bias of h is A and that of a is the size of w_τ.
+
+    Args:
+        plan: from :func:`build_plan`.
+        parameters: in the order of :func:`build_plan`.
+        projection: weight (O, motor neurons) and bias (O) of the outputs, or None.
+    """
+    heads = plan.varying
+    packed = heads.pack([parameter.detach() for parameter in parameters], 1.0)
+    weight, bias, pure = (part.numpy() for part in packed.split(heads.sections))
+    parts = []
+    for first, size, _, fan, begin in heads.groups.tolist():
+        count = heads.heads_each * size
+        matrix = np.zeros((4, -(-size // LANES) * LANES, 1 + fan), weight.dtype)
+        matrix[: heads.heads_each, :size, 0] = bias[heads.heads_each * first :][:count].reshape(-1, size)
+        matrix[: heads.heads_each, :size, 1:] = weight[begin : begin + count * fan].reshape(-1, size, fan)
+        if plan.mode == PURE:
+            rate, amplitude = pure.reshape(2, -1)[:, first : first + size]
+            matrix[1, :size, 0], matrix[2, :size, 0] = amplitude, abs(rate)
+        parts.append(matrix.reshape(4, -1, LANES, 1 + fan).transpose(1, 3, 0, 2))
+    if projection is not None:
+        parts += [part.detach().numpy() for part in projection]
+    sizes = heads.groups[:, SIZE]
+    numbers = np.concatenate([part.ravel() for part in parts])
+    scratch = np.empty(-(-sizes.max() // LANES) * LANES, weight.dtype)
+    return numbers, np.array([plan.mode, plan.outputs, projection is not None, *sizes]), scratch
 
 
 # From a layer's parameters to the kernels' weights

@@ -30,6 +30,7 @@ from liquid_control.nn.wiring import Circuit, Wiring, build_circuit, reject_othe
 
 if TYPE_CHECKING:
     from liquid_control.kernels.cfc import Plan
+    from liquid_control.kernels.step import Tick
 
 MODES = ("default", "no_gate", "pure")
 
@@ -245,6 +246,15 @@ class CfC(LiquidLayer):
 
         y, state = cfc.integrate(self._plan, x, state, elapsed, advance, self._head_parameters())
         return self.fc(y), state
+
+    def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]] | None:
+        """See :class:`LiquidLayer`."""
+        if self.backbone_layers:
+            return None
+        from liquid_control.kernels import cfc
+
+        projection = (self.fc.weight, self.fc.bias) if isinstance(self.fc, nn.Linear) else None
+        return cfc.tick, cfc.step_arrays(self._plan, self._head_parameters(), projection)
 
     @cached_property
     def _plan(self) -> Plan:
