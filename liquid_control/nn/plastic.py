@@ -193,7 +193,7 @@ class PlasticCfC(LiquidLayer):
             ValueError: if a name is unknown.
         """
         parts = self.unpack(state)
-        _unknown(names, list(parts))
+        _refuse_unknown(names, list(parts))
         initial = self.unpack(self.initial_state(len(state)))
         return self.pack(parts | {name: initial[name].to(state) for name in names})
 
@@ -203,7 +203,7 @@ class PlasticCfC(LiquidLayer):
         Raises:
             ValueError: if a name is unknown.
         """
-        _unknown(names, ["trace", "eligibility"][: len(self._sizes) - 1])
+        _refuse_unknown(names, ["trace", "eligibility"][: len(self._sizes) - 1])
         self.frozen = frozenset(names)
 
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -339,7 +339,7 @@ def _updated(trace: Tensor, kept: Tensor, amplitude: Tensor, key: Tensor) -> Ten
     return torch.addcmul(kept[..., None] * trace, amplitude[..., None], key)
 
 
-def _unknown(names: tuple[str, ...], known: list[str]) -> None:
+def _refuse_unknown(names: tuple[str, ...], known: list[str]) -> None:
     """Raises a ValueError for the first name that is not known."""
     for name in names:
         if name not in known:
