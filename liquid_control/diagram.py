@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw, ImageFont
 from liquid_control.checkpoint import write_atomically
 from liquid_control.command import parse, run
 from liquid_control.errors import UserError
-from liquid_control.nn import LTC, CfC, Circuit, LiquidLayer
+from liquid_control.nn import LTC, CfC, Circuit, Leaky, LiquidLayer, PlasticCfC
 from liquid_control.output import check_writable
 from policies.driver import Driver, load_driver
 
@@ -59,7 +59,8 @@ def synapses(core: LiquidLayer | Circuit) -> list[Synapse]:
 
     An LTC synapse weighs conductance times reversal potential: the current into a neuron at zero potential. A CfC
     synapse weighs what it adds to the candidate state with the gate half open: (g + h) / 2, in mode "no_gate"
-    g + h / 2, in mode "pure" g.
+    g + h / 2, in mode "pure" g. Of a plastic synapse the fixed weight is shown. A leaky neuron's synapse weighs what it
+    adds to the neuron's target.
     What a CfC in ncps's form has beyond its wiring (dense gates, and dense recurrence within a group) is left out.
     """
     circuit = core if isinstance(core, Circuit) else getattr(core, "circuit", None)
@@ -87,6 +88,11 @@ def _weights(core: LiquidLayer) -> tuple[np.ndarray, np.ndarray]:
         if core.implicit_param_constraints:
             conductances = [torch.nn.functional.softplus(w) for w in conductances]
         return (conductances[0] * own.sensory_erev).cpu().numpy(), (conductances[1] * own.erev).cpu().numpy()
+    if isinstance(core, Leaky):
+        weight = core.weight.cpu().numpy().T
+        return weight[: core.input_size], weight[core.input_size :]
+    if isinstance(core, PlasticCfC):
+        core = core.cfc
     assert isinstance(core, CfC)
     circuit = core.circuit
     assert circuit is not None

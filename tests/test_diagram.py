@@ -27,7 +27,7 @@ def driver(policy="cfc", **options):
     return Driver(DriverConfig(policy=policy, options=options)).eval()
 
 
-@pytest.mark.parametrize("policy", ["cfc", "ltc"])
+@pytest.mark.parametrize("policy", ["cfc", "ltc", "leaky", "plastic"])
 def test_every_synapse_of_the_wiring_is_shown_and_no_other(policy):
     core = driver(policy).core
     shown = synapses(core)
@@ -71,7 +71,7 @@ def test_an_untrained_ltc_synapse_has_the_sign_of_its_polarity_and_the_size_of_i
     assert shown == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("policy", ["cfc", "ltc", "lstm", "gru", "mlp"])
+@pytest.mark.parametrize("policy", ["cfc", "ltc", "leaky", "plastic", "lan", "lstm", "gru", "mlp"])
 def test_every_neuron_of_every_core_lights_up_where_it_is(policy):
     subject = driver(policy)
     diagram = Diagram(subject, 560, 640)
@@ -96,7 +96,7 @@ def test_the_bars_show_the_controls():
     np.testing.assert_allclose(fill, [[0, 0.25], [0.25, 0], [1, 0]], atol=0.03)
 
 
-@pytest.mark.parametrize("policy", ["cfc", "ltc", "lstm", "gru", "mlp"])
+@pytest.mark.parametrize("policy", ["cfc", "ltc", "leaky", "plastic", "lan", "lstm", "gru", "mlp"])
 def test_the_wiring_of_every_core_can_be_drawn_at_any_size(policy):
     for size in ((900, 720), (300, 200)):
         picture = draw_wiring(driver(policy), *size)

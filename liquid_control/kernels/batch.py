@@ -21,7 +21,7 @@ import torch
 from numba import njit
 
 from liquid_control.kernels.fast_math import OPTIONS
-from liquid_control.kernels.simd import LANES
+from liquid_control.kernels.simd import LANES, transpose
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest register
 KEPT_BYTES = 1 << 28  # what the pool keeps at most
@@ -38,28 +38,47 @@ def block_count(batch: int) -> int:
 # Rows and lanes
 
 
-@njit(nogil=True, **OPTIONS)
+@njit(**OPTIONS)
 def read_step(values, first, step, tile):
-    """Step ``step`` of rows ``first`` … of values (B, T, C) into tile (C · LANES,), channel by channel."""
-    rows, _, channels = values.shape
-    rows = min(rows - first, LANES)
-    if rows < LANES:
+    """Step ``step`` of rows ``first`` … of contiguous values (B, T, C) into tile (C · LANES,), channel by channel."""
+    batch, steps, channels = values.shape
+    rows, done = min(batch - first, LANES), 0
+    flat, begin, stride = values.reshape(-1), (first * steps + step) * channels, steps * channels
+    if rows == LANES:
+        while done + LANES <= channels:
+            transpose(flat, begin + done, stride, tile, done * LANES, LANES)
+            done += LANES
+    else:
         tile[: channels * LANES] = 0
     for row in range(rows):
-        for channel in range(channels):
-            tile[channel * LANES + row] = values[first + row, step, channel]
+        for channel in range(done, channels):
+            tile[channel * LANES + row] = flat[begin + row * stride + channel]
 
 
-@njit(nogil=True, **OPTIONS)
+@njit(**OPTIONS)
 def write_step(tile, values, first, step):
     """The reverse of :func:`read_step`: a tile (C · LANES,) into step ``step`` of rows ``first`` … of values."""
-    rows, _, channels = values.shape
-    for row in range(min(rows - first, LANES)):
-        for channel in range(channels):
-            values[first + row, step, channel] = tile[channel * LANES + row]
+    batch, steps, channels = values.shape
+    rows, done = min(batch - first, LANES), 0
+    flat, begin, stride = values.reshape(-1), (first * steps + step) * channels, steps * channels
+    if rows == LANES:
+        while done + LANES <= channels:
+            transpose(tile, done * LANES, LANES, flat, begin + done, stride)
+            done += LANES
+    for row in range(rows):
+        for channel in range(done, channels):
+            flat[begin + row * stride + channel] = tile[channel * LANES + row]
 
 
 # Buffers
+
+
+@njit(**OPTIONS)
+def new_tile(count, like):
+    """Memory for ``count`` · LANES numbers of the type of an array, aligned: a register's load of it is one access."""
+    memory = np.empty(count * LANES + ALIGNMENT // like.itemsize, like.dtype)
+    begin = (-memory.ctypes.data % ALIGNMENT) // like.itemsize
+    return memory[begin : begin + count * LANES]
 
 
 class Buffer:
@@ -75,16 +94,16 @@ class Buffer:
     _kept: ClassVar[int] = 0
 
     def __init__(self, size: int, dtype: np.dtype):
-        bytes_needed = size * dtype.itemsize + ALIGNMENT
         # Powers of two, so that sequences of many lengths share memory; what is not touched costs nothing.
-        self._capacity = 1 << (bytes_needed - 1).bit_length()
+        self._capacity = 1 << (size * dtype.itemsize - 1).bit_length()
         try:
             self._memory = Buffer._free[self._capacity].pop()
             Buffer._kept -= self._capacity
         except (KeyError, IndexError):
-            self._memory = np.empty(self._capacity, np.uint8)
-        begin = -self._memory.ctypes.data % ALIGNMENT
-        self.values = self._memory[begin : begin + size * dtype.itemsize].view(dtype)
+            memory = np.empty(self._capacity + ALIGNMENT, np.uint8)
+            begin = -memory.ctypes.data % ALIGNMENT
+            self._memory = memory[begin : begin + self._capacity]
+        self.values = self._memory[: size * dtype.itemsize].view(dtype)
 
     def __del__(self) -> None:
         if Buffer._kept + self._capacity <= KEPT_BYTES:

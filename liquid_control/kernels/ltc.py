@@ -26,8 +26,9 @@ import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-from liquid_control.kernels.batch import LANES, Buffer, block_count, over_blocks, read_step, write_step
+from liquid_control.kernels.batch import LANES, Buffer, block_count, new_tile, over_blocks, read_step, write_step
 from liquid_control.kernels.fast_math import DOUBLE_LOG2_E, OPTIONS, exp2
 from liquid_control.kernels.simd import fill, load, store, total, where_positive
 
@@ -47,7 +48,8 @@ class Synapses(NamedTuple):
         """The lists of a matrix whose entries are zero where there is no synapse."""
         destination, source = np.nonzero(adjacency.T)
         start = np.searchsorted(destination, np.arange(adjacency.shape[1] + 1))
-        return cls(source, start, np.ravel_multi_index((source, destination), adjacency.shape))
+        place = np.ravel_multi_index((source, destination), adjacency.shape)
+        return cls(np.ascontiguousarray(source), start, place)
 
 
 class Plan(NamedTuple):
@@ -69,12 +71,12 @@ class Plan(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Parameters as the kernels use them; the rows are named by the constants below."""
+    """Parameters as the kernels use them; the constants below name what they hold."""
 
     neurons: np.ndarray
     """(3, N): g v_leak; g + ε; cm."""
     inner: np.ndarray
-    """(5, E): gain and offset, for which s = 1 / (1 + 2^(gain · v + offset)); w; w E; ds/dv = slope · s (1 - s)."""
+    """(E, 5): gain and offset, for which s = 1 / (1 + 2^(gain · v + offset)); w; w E; ds/dv = slope · s (1 - s)."""
     sensory: np.ndarray
     """The same of the sensory synapses, of the input as it is before the mapping."""
     output: np.ndarray
@@ -122,9 +124,9 @@ def _prepare(packed, inner, sensory, inputs, epsilon, implicit, weights):
             if has_mapping:
                 scale = sigma * packed[mapping + source]
                 shift += sigma * packed[mapping + inputs + source]
-            lists[GAIN, e], lists[OFFSET, e] = -DOUBLE_LOG2_E * scale, -DOUBLE_LOG2_E * shift
-            lists[CONDUCTANCE, e], lists[DRIVE, e] = w, w * packed[base + 3 * size + place]
-            lists[SLOPE, e] = scale
+            lists[e, GAIN], lists[e, OFFSET] = -DOUBLE_LOG2_E * scale, -DOUBLE_LOG2_E * shift
+            lists[e, CONDUCTANCE], lists[e, DRIVE] = w, w * packed[base + 3 * size + place]
+            lists[e, SLOPE] = scale
         base, size = base + 4 * size, inputs * count
     output = mapping + 2 * inputs
     outputs = weights.output.shape[1]
@@ -180,7 +182,7 @@ def _finish(block_sums, packed, inner, sensory, inputs, outputs, implicit, gradi
 @njit(**OPTIONS)
 def _opening(potential, lists, e):
     """S of synapse e."""
-    return 1 / (1 + exp2(lists[GAIN, e] * potential + lists[OFFSET, e]))
+    return 1 / (1 + exp2(lists[e, GAIN] * potential + lists[e, OFFSET]))
 
 
 @njit(**OPTIONS)
@@ -201,8 +203,8 @@ def _forward(first, last, x, state, rates, weights, inner, sensory, unfolds, y, 
     """
     steps, inputs, count, outputs = x.shape[1], x.shape[2], state.shape[2], y.shape[2]
     kept = steps if keep else 1
-    tile, drive = np.empty(inputs * LANES, x.dtype), np.empty(2 * count * LANES, x.dtype)
-    rate_tile, output_tile = np.empty(LANES, x.dtype), np.empty(outputs * LANES, x.dtype)
+    tile, drive = new_tile(inputs, x), new_tile(2 * count, x)
+    rate_tile, output_tile = new_tile(1, x), new_tile(outputs, x)
     neurons = weights.neurons
     for block in range(first, last):
         before = block * (kept * (unfolds + 1) + 1) * count
@@ -217,8 +219,8 @@ def _forward(first, last, x, state, rates, weights, inner, sensory, unfolds, y, 
                 denominator = neurons[LEAK, i] + neurons[CAPACITANCE, i] * pace
                 for e in range(sensory.start[i], sensory.start[i + 1]):
                     opening = _opening(load(tile, sensory.source[e]), weights.sensory, e)
-                    numerator += weights.sensory[DRIVE, e] * opening
-                    denominator += weights.sensory[CONDUCTANCE, e] * opening
+                    numerator += weights.sensory[e, DRIVE] * opening
+                    denominator += weights.sensory[e, CONDUCTANCE] * opening
                 store(drive, 2 * i, numerator)
                 store(drive, 2 * i + 1, denominator)
             begin = before
@@ -228,8 +230,8 @@ def _forward(first, last, x, state, rates, weights, inner, sensory, unfolds, y, 
                     denominator = load(drive, 2 * i + 1)
                     for e in range(inner.start[i], inner.start[i + 1]):
                         opening = _opening(load(path, before + inner.source[e]), weights.inner, e)
-                        numerator += weights.inner[DRIVE, e] * opening
-                        denominator += weights.inner[CONDUCTANCE, e] * opening
+                        numerator += weights.inner[e, DRIVE] * opening
+                        denominator += weights.inner[e, CONDUCTANCE] * opening
                     reciprocal = 1 / denominator
                     store(reciprocals, solved + i, reciprocal)
                     store(path, before + count + i, numerator * reciprocal)
@@ -257,13 +259,13 @@ def _add(sums, index, lanes):
 def _synapse_back(potential, of_numerator, of_denominator, lists, e, sums, at):
     """Adds to the sums of synapse e and returns the gradient of its presynaptic potential."""
     opening = _opening(potential, lists, e)
-    pull = of_numerator * lists[DRIVE, e] + of_denominator * lists[CONDUCTANCE, e]
+    pull = of_numerator * lists[e, DRIVE] + of_denominator * lists[e, CONDUCTANCE]
     pull = pull * (opening * (1 - opening))
     _add(sums, at, pull * potential)
     _add(sums, at + 1, pull)
     _add(sums, at + 2, of_denominator * opening)
     _add(sums, at + 3, of_numerator * opening)
-    return lists[SLOPE, e] * pull
+    return lists[e, SLOPE] * pull
 
 
 @njit(cache=True, nogil=True, **OPTIONS)
@@ -273,12 +275,10 @@ def _backward(
 ):  # fmt: skip
     """The reverse of :func:`_forward`, ``of_…`` being gradients; of_x and of_rates are left out if they are empty."""
     steps, inputs, count, outputs = x.shape[1], x.shape[2], of_state.shape[2], of_y.shape[2]
-    tile, input_tile = np.empty(inputs * LANES, x.dtype), np.empty(inputs * LANES, x.dtype)
-    rate_tile, output_tile = np.empty(LANES, x.dtype), np.empty(outputs * LANES, x.dtype)
-    now, earlier = np.empty(count * LANES, x.dtype), np.empty(count * LANES, x.dtype)
-    staying = np.empty(count * LANES, x.dtype)
-    step_sums = np.empty(NEURON_SUMS * count * LANES, x.dtype)
-    sums = np.empty(block_sums.shape[1] * LANES, x.dtype)
+    tile, input_tile = new_tile(inputs, x), new_tile(inputs, x)
+    rate_tile, output_tile = new_tile(1, x), new_tile(outputs, x)
+    now, earlier, staying = new_tile(count, x), new_tile(count, x), new_tile(count, x)
+    step_sums, sums = new_tile(NEURON_SUMS * count, x), new_tile(block_sums.shape[1], x)
     inner_at = NEURON_SUMS * count
     sensory_at = inner_at + SYNAPSE_SUMS * inner.source.size
     output_at = sensory_at + SYNAPSE_SUMS * sensory.source.size
@@ -352,6 +352,70 @@ def _backward(
             block_sums[block, k] = total(load(sums, k))
 
 
+# One step of one sequence. Lanes are synapses here; a list's end is filled up with synapses of no conductance.
+
+
+def step_arrays(plan: Plan, parameters: list[Tensor]) -> tuple[np.ndarray, ...]:
+    """The arrays of :func:`tick` after y, copies of the parameters, which are given as to :func:`integrate`."""
+    packed = torch.cat([parameter.detach().flatten() for parameter in parameters]).numpy()
+    weights = _weights(plan, packed)
+    lists, index = [], [plan.unfolds]
+    for synapses, values in ((plan.inner, weights.inner), (plan.sensory, weights.sensory)):
+        filling = -len(synapses.source) % LANES
+        lists.append(np.pad(values[:, :SLOPE], ((0, filling), (0, 0))).T)
+        index.extend([len(synapses.source) + filling, *synapses.start, *synapses.source, *[0] * filling])
+    numbers = np.concatenate([part.ravel() for part in (weights.neurons, weights.output, *lists)])
+    # Numerators and denominators, those of the sensory synapses alone, and openings.
+    scratch = np.empty(4 * plan.neurons + max(part.shape[1] for part in lists), packed.dtype)
+    return numbers, np.array(index), scratch
+
+
+@njit(**OPTIONS)
+def _add_currents(potential, lists, start, source, opening, numerator, denominator):
+    """Adds Σ w s E and Σ w s of all synapses to the neurons' sums."""
+    size = source.size
+    gain, offset = lists[GAIN * size : OFFSET * size], lists[OFFSET * size : CONDUCTANCE * size]
+    conductance, drive = lists[CONDUCTANCE * size : DRIVE * size], lists[DRIVE * size : SLOPE * size]
+    for e in range(size):
+        opening[e] = potential[source[e]]
+    for k in range(size // LANES):
+        store(opening, k, 1 / (1 + exp2(load(gain, k) * load(opening, k) + load(offset, k))))
+    for i in range(numerator.size):
+        for e in range(start[i], start[i + 1]):
+            numerator[i] += drive[e] * opening[e]
+            denominator[i] += conductance[e] * opening[e]
+
+
+@njit(cache=True, **OPTIONS)
+def tick(x, elapsed, state, y, numbers, index, scratch):
+    """A :data:`liquid_control.kernels.step.Tick`; the arrays are those of :func:`step_arrays`."""
+    count, outputs = state.size, y.size
+    leak_current, leak, capacitance = numbers[:count], numbers[count : 2 * count], numbers[2 * count : 3 * count]
+    output = numbers[3 * count : 3 * count + 2 * outputs]
+    if elapsed > 0:
+        unfolds, inner_size = index[0], index[1]
+        inner_start, inner_source = index[2 : count + 3], index[count + 3 : count + 3 + inner_size]
+        rest = index[count + 3 + inner_size :]
+        sensory_start, sensory_source = rest[1 : count + 2], rest[count + 2 :]
+        inner = numbers[3 * count + 2 * outputs :]
+        sensory = inner[4 * inner_size :]
+        numerator, denominator = scratch[:count], scratch[count : 2 * count]
+        step_numerator, step_denominator = scratch[2 * count : 3 * count], scratch[3 * count : 4 * count]
+        opening = scratch[4 * count :]
+        rate = unfolds / elapsed
+        for i in range(count):
+            step_numerator[i], step_denominator[i] = leak_current[i], leak[i] + capacitance[i] * rate
+        _add_currents(x, sensory, sensory_start, sensory_source, opening, step_numerator, step_denominator)
+        for _ in range(unfolds):
+            for i in range(count):
+                numerator[i], denominator[i] = step_numerator[i] + capacitance[i] * rate * state[i], step_denominator[i]
+            _add_currents(state, inner, inner_start, inner_source, opening, numerator, denominator)
+            for i in range(count):
+                state[i] = numerator[i] / denominator[i]
+    for o in range(outputs):
+        y[o] = output[o] * state[o] + output[outputs + o]
+
+
 # For torch
 
 
@@ -384,7 +448,7 @@ class _LTC(torch.autograd.Function):
     @staticmethod
     def forward(ctx, plan, advance, x, state, elapsed, *parameters):
         y, final, ctx.kept = _integrate(plan, advance, x, state, elapsed, parameters, keep=True)
-        ctx.plan, ctx.shapes = plan, [parameter.shape for parameter in parameters]
+        ctx.plan, ctx.parameters = plan, parameters
         # Saved for torch to notice if they are changed in place before the backward pass.
         ctx.save_for_backward(x, elapsed if isinstance(elapsed, Tensor) else None)
         return y, final
@@ -401,8 +465,7 @@ class _LTC(torch.autograd.Function):
         of_x, of_state, of_rates, of_packed = _gradients(ctx.plan, ctx.kept, of_y, of_final, wants_x, wants_elapsed)
         # r = unfolds / elapsed, and the sum is zero where the state stays.
         of_elapsed = -ctx.plan.unfolds * of_rates[..., 0].T / elapsed.square() if wants_elapsed else None
-        parts = of_packed.split([shape.numel() for shape in ctx.shapes])
-        of_parameters = [part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True)]
+        of_parameters = _unflatten_dense_tensors(of_packed, ctx.parameters)
         return None, None, of_x.transpose(0, 1) if wants_x else None, of_state[:, 0], of_elapsed, *of_parameters
 
 
@@ -423,7 +486,7 @@ def _integrate(
     """Y (B, T, O), the final state (B, N), and what a backward pass needs if ``keep``."""
     steps, batch, _ = x.shape
     rows = x.detach().transpose(0, 1).contiguous().numpy()
-    packed = torch.cat([parameter.flatten() for parameter in parameters]).numpy()
+    packed = _flatten_dense_tensors(parameters).numpy()
     weights = _weights(plan, packed)
     rates = _rates(plan, elapsed, advance, rows.dtype)
     y, final = x.new_empty(batch, steps, plan.outputs), torch.empty_like(state, memory_format=torch.contiguous_format)
@@ -447,7 +510,7 @@ def _gradients(
     of_rates = of_y.new_empty((batch, steps, 1) if wants_elapsed else (0, 0, 0))
     of_state = of_y.new_empty(batch, 1, plan.neurons)
     blocks, weights = block_count(batch), kept.weights
-    sums = NEURON_SUMS * plan.neurons + SYNAPSE_SUMS * (weights.inner.shape[1] + weights.sensory.shape[1])
+    sums = NEURON_SUMS * plan.neurons + SYNAPSE_SUMS * (len(weights.inner) + len(weights.sensory))
     block_sums = np.empty((blocks, sums + OUTPUT_SUMS * plan.outputs), kept.rows.dtype)
     over_blocks(
         _backward, blocks, _work(plan, batch * steps), kept.rows, kept.rates, weights, plan.inner, plan.sensory,
@@ -460,7 +523,7 @@ def _gradients(
 
 
 def _weights(plan: Plan, packed: np.ndarray) -> Weights:
-    sizes = ((3, plan.neurons), (5, len(plan.inner.source)), (5, len(plan.sensory.source)), (2, plan.outputs))
+    sizes = ((3, plan.neurons), (len(plan.inner.source), 5), (len(plan.sensory.source), 5), (2, plan.outputs))
     weights = Weights(*(np.empty(size, packed.dtype) for size in sizes))
     _prepare(packed, plan.inner, plan.sensory, plan.inputs, plan.epsilon, plan.implicit, weights)
     return weights

@@ -6,7 +6,8 @@ values, `number + weight * opening` reads like the equation of one sequence, and
 
 In compiled code:
 
-- ``load(array, i)`` and ``store(array, i, lanes)`` move the elements 16·i to 16·i + 15 of a flat array;
+- ``load(array, i)`` and ``store(array, i, lanes)`` move the elements 16·i to 16·i + 15 of a flat array,
+  :func:`transpose` sixteen rows of sixteen;
 - ``+ - * /`` between Lanes, or Lanes and a number, and ``-lanes``;
 - :func:`fill`, :func:`total` and :func:`where_positive`; and, of numbers too, :func:`clip` and :func:`power_of_two`.
 
@@ -122,9 +123,7 @@ def load(typing_context, array, index):
     def generate(context, builder, sig, args):
         index_value = context.cast(builder, args[1], sig.args[1], types.intp)
         pointer = _address(context, builder, sig.args[0], args[0], index_value)
-        value = builder.load(pointer)
-        value.align = context.get_abi_sizeof(context.get_value_type(sig.args[0].dtype))
-        return value
+        return builder.load(pointer, align=context.get_abi_sizeof(context.get_value_type(array.dtype)))
 
     return lanes(array, index), generate
 
@@ -136,11 +135,44 @@ def store(typing_context, array, index, lanes):
     def generate(context, builder, sig, args):
         index_value = context.cast(builder, args[1], sig.args[1], types.intp)
         pointer = _address(context, builder, sig.args[0], args[0], index_value)
-        context_align = context.get_abi_sizeof(context.get_value_type(sig.args[0].dtype))
-        builder.store(args[2], pointer, align=context_align)
+        builder.store(args[2], pointer, align=context.get_abi_sizeof(context.get_value_type(array.dtype)))
         return context.get_dummy_value()
 
     return types.void(array, index, lanes), generate
+
+
+@intrinsic
+def transpose(typing_context, source, source_begin, source_stride, target, target_begin, target_stride):
+    """Copies a 16 × 16 block between flat arrays, transposed: from rows ``stride`` elements apart to such rows.
+
+    Four rounds of exchanges: rows 8 apart swap their halves, then rows 4 apart their quarters, and so on.
+    """
+
+    def generate(context, builder, sig, args):
+        kind, item = sig.args[0], context.get_value_type(sig.args[0].dtype)
+        vector, align = ir.VectorType(item, LANES), context.get_abi_sizeof(item)
+
+        def addresses(array, array_kind, begin, stride):
+            data = context.make_array(array_kind)(context, builder, array).data
+            for row in range(LANES):
+                offset = builder.add(begin, builder.mul(stride, ir.Constant(stride.type, row)))
+                yield builder.bitcast(builder.gep(data, [offset]), vector.as_pointer())
+
+        rows = [builder.load(address, align=align) for address in addresses(args[0], kind, args[1], args[2])]
+        for distance in (8, 4, 2, 1):
+            upper = [lane if not lane & distance else LANES + lane - distance for lane in range(LANES)]
+            lower = [lane + distance if not lane & distance else LANES + lane for lane in range(LANES)]
+            picks = [ir.Constant(ir.VectorType(ir.IntType(32), LANES), pick) for pick in (upper, lower)]
+            for row in range(LANES):
+                if not row & distance:
+                    pair = rows[row], rows[row + distance]
+                    rows[row], rows[row + distance] = (builder.shuffle_vector(*pair, pick) for pick in picks)
+        for row, address in zip(rows, addresses(args[3], sig.args[3], args[4], args[5]), strict=True):
+            builder.store(row, address, align=align)
+        return context.get_dummy_value()
+
+    index = types.intp
+    return types.void(source, index, index, target, index, index), generate
 
 
 @intrinsic

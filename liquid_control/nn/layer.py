@@ -34,7 +34,7 @@ class LiquidLayer(nn.Module, ABC):
     """
 
     name: ClassVar[str]
-    time_driven: ClassVar[bool] = True
+    time_driven: bool = True
 
     def __init__(self, input_size: int, state_size: int, output_size: int, learn_initial_state: bool = False):
         super().__init__()
@@ -191,8 +191,8 @@ class LiquidLayer(nn.Module, ABC):
             return x.new_zeros(batch, 0, self.output_size), state
 
         elapsed, advance = self._advance(elapsed, mask, (time, batch))
-        if mask is not None:
-            # Padding may hold anything, NaN too, whose gradient would survive a later where().
+        if mask is not None and (torch.compiler.is_compiling() or not bool(x.detach().sum().isfinite())):
+            # Padding may hold anything, NaN too, whose gradient would survive a later where(). The sum is a quick look.
             x = torch.where(mask[..., None], x, 0)
         outcome = self.fused(x, state, elapsed, advance) if kernel_device(x) else None
         y, state = outcome or self.integrate(x, state, elapsed, advance)
@@ -215,7 +215,7 @@ class LiquidLayer(nn.Module, ABC):
                 f"({batch}, {time})."
             )
         elapsed = elapsed.to(x).expand(batch, time).T
-        if not torch.compiler.is_compiling():  # a traced graph cannot raise on values
+        if not torch.compiler.is_compiling() and not _all_valid(elapsed):  # a traced graph cannot raise on values
             wrong = ~(torch.isfinite(elapsed) & (elapsed >= 0))
             if mask is not None:
                 wrong &= mask
@@ -241,6 +241,14 @@ class LiquidLayer(nn.Module, ABC):
             return elapsed, None
         # Any positive number will do where the result is not used; zero would divide by zero there.
         return torch.where(advance, elapsed, 1), advance
+
+
+def _all_valid(elapsed: Tensor) -> bool:
+    """Whether all are finite and ≥ 0, by one pass over them."""
+    if not elapsed.numel():
+        return True
+    low, high = elapsed.detach().aminmax()
+    return low.item() >= 0 and high.item() < math.inf
 
 
 def per_tick(advance: Tensor | None, ticks: int) -> list[Tensor | None]:

@@ -32,15 +32,16 @@ def threads():
 
 
 @pytest.mark.parametrize("batch", [1, 16, 21])
-def test_a_step_of_rows_becomes_lanes_and_rows_again(batch):
-    values = np.random.default_rng(0).normal(size=(batch, 3, 5))
+@pytest.mark.parametrize("channels", [5, 16, 33])
+def test_a_step_of_rows_becomes_lanes_and_rows_again(batch, channels):
+    values = np.random.default_rng(0).normal(size=(batch, 3, channels))
     copy = np.zeros_like(values)
-    tile = np.full(5 * LANES, np.nan)
+    tile = np.full(channels * LANES, np.nan)
     for block in range(block_count(batch)):
         read_step(values, block * LANES, 2, tile)
         rows = values[block * LANES : (block + 1) * LANES, 2]
-        assert np.array_equal(tile.reshape(5, LANES)[:, : len(rows)].T, rows)
-        assert not tile.reshape(5, LANES)[:, len(rows) :].any()
+        assert np.array_equal(tile.reshape(channels, LANES)[:, : len(rows)].T, rows)
+        assert not tile.reshape(channels, LANES)[:, len(rows) :].any()
         write_step(tile, copy, block * LANES, 2)
     assert np.array_equal(copy[:, 2], values[:, 2]) and not copy[:, :2].any()
 
