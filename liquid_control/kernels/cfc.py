@@ -643,9 +643,18 @@ def build_plan(
             origins[timed_places] = torch.arange(len(all_places))
             multiplied = timed_places[timed_places < count]
         return Heads(
-            inputs, firsts[-1], sum(fans) + hidden, len(heads), groups, sections, all_places, timed_places, origins[:-1],
-            multiplied, shapes,
-        )  # fmt: skip
+            inputs,
+            firsts[-1],
+            sum(fans) + hidden,
+            len(heads),
+            groups,
+            sections,
+            all_places,
+            timed_places,
+            origins[:-1],
+            multiplied,
+            shapes,
+        )
 
     if mode == PURE:
         heads = build([0])
