@@ -45,33 +45,56 @@ FIRST, SIZE, SOURCE, FAN, BEGIN = range(5)
 
 # Products
 
+TILE = 6
+"""Rows of a matrix whose sums are in registers at the same time: with sixteen lanes of AVX2, twelve of its sixteen."""
+
 
 @njit(nogil=True, **OPTIONS)
-def add_product(weight, begin, row_stride, column_stride, rows, columns, values, first_value, sums, first_sum):
-    """sums[first_sum + r] += Σ_c weight[begin + r·row_stride + c·column_stride] values[first_value + c], in lanes."""
-    whole = rows - rows % 4
-    for row in range(0, whole, 4):
-        place = begin + row * row_stride
-        a, b = load(sums, first_sum + row), load(sums, first_sum + row + 1)
-        c, d = load(sums, first_sum + row + 2), load(sums, first_sum + row + 3)
+def tiled_size(rows, columns):
+    """Numbers in a matrix that :func:`into_tiles` has laid out."""
+    return -(-rows // TILE) * TILE * columns
+
+
+@njit(nogil=True, **OPTIONS)
+def into_tiles(matrix, begin, row_stride, column_stride, rows, columns, tiles, place):
+    """Lays matrix[begin + r·row_stride + c·column_stride] out in tiles from ``place`` on: column after column of
+    :data:`TILE` rows, then those of the next rows; zeros where the last tile has no row. Returns the place after it.
+    """
+    for row in range(0, rows, TILE):
         for column in range(columns):
-            value = load(values, first_value + column)
-            a += weight[place] * value
-            b += weight[place + row_stride] * value
-            c += weight[place + 2 * row_stride] * value
-            d += weight[place + 3 * row_stride] * value
-            place += column_stride
-        store(sums, first_sum + row, a)
-        store(sums, first_sum + row + 1, b)
-        store(sums, first_sum + row + 2, c)
-        store(sums, first_sum + row + 3, d)
-    for row in range(whole, rows):
-        place = begin + row * row_stride
-        a = load(sums, first_sum + row)
-        for column in range(columns):
-            a += weight[place] * load(values, first_value + column)
-            place += column_stride
-        store(sums, first_sum + row, a)
+            at = begin + row * row_stride + column * column_stride
+            for below in range(TILE):
+                tiles[place + below] = matrix[at + below * row_stride] if row + below < rows else 0
+            place += TILE
+    return place
+
+
+@njit(nogil=True, **OPTIONS)
+def add_product(tiles, place, rows, columns, values, first_value, sums, first_sum):
+    """sums[first_sum + r] += Σ_c matrix[r, c] · values[first_value + c] in lanes, the matrix from :func:`into_tiles`.
+
+    Sums of a tile stay in registers, and its weights are read one after another. Up to TILE - 1 sums after the last
+    row are read and written too; they get zeros added. Returns the place after the matrix.
+    """
+    for row in range(first_sum, first_sum + rows, TILE):
+        a, b, c = load(sums, row), load(sums, row + 1), load(sums, row + 2)
+        d, e, f = load(sums, row + 3), load(sums, row + 4), load(sums, row + 5)
+        for column in range(first_value, first_value + columns):
+            value = load(values, column)
+            a += tiles[place] * value
+            b += tiles[place + 1] * value
+            c += tiles[place + 2] * value
+            d += tiles[place + 3] * value
+            e += tiles[place + 4] * value
+            f += tiles[place + 5] * value
+            place += TILE
+        store(sums, row, a)
+        store(sums, row + 1, b)
+        store(sums, row + 2, c)
+        store(sums, row + 3, d)
+        store(sums, row + 4, e)
+        store(sums, row + 5, f)
+    return place
 
 
 @njit(nogil=True, **OPTIONS)
@@ -178,9 +201,17 @@ def _forward(
     heads_each, driven = head_rows // neurons, groups[:, FAN].sum()
     seen_by_all = driven + (inputs + neurons if units else 0)
     motor = inputs + groups[-1, FIRST]
-    values, hidden = new_tile(inputs + neurons, x), new_tile(units, x)
-    heads, now = new_tile(head_rows, x), new_tile(1, x)
+    values, hidden = new_tile(inputs + neurons, x), new_tile(units + TILE, x)
+    heads, now = new_tile(head_rows + TILE, x), new_tile(1, x)
     driving = hidden if units else values
+    size = tiled_size(units, inputs + neurons)
+    for group in groups:
+        size += tiled_size(heads_each * group[SIZE], group[FAN])
+    tiles = np.empty(size, x.dtype)
+    end = into_tiles(weight, head_rows * units, inputs + neurons, 1, units, inputs + neurons, tiles, 0)
+    for group in groups:
+        fan = group[FAN]
+        end = into_tiles(weight, group[BEGIN], fan, 1, heads_each * group[SIZE], fan, tiles, end)
     time = fill(bias.dtype.type(0))
     for block in range(first_block, last_block):
         read_step(state, block * LANES, 0, values[inputs * LANES :])
@@ -190,11 +221,12 @@ def _forward(
                 read_step(times, block * LANES, step, now)
                 time = load(now, 0)
             record = (block * steps + step) * (head_rows + units)
+            place = 0
             if units:
                 for unit in range(units):
                     store(hidden, unit, fill(bias[head_rows + unit]))
                 fan = inputs + neurons
-                add_product(weight, head_rows * units, fan, 1, units, fan, values, 0, hidden, 0)
+                place = add_product(tiles, 0, units, fan, values, 0, hidden, 0)
                 for unit in range(units):
                     value, slope = _activate(activation, load(hidden, unit), now)
                     store(hidden, unit, value)
@@ -202,14 +234,14 @@ def _forward(
                         store(activations, record + head_rows + unit, slope)
                 if keep:
                     for index in range(fan):
-                        place = (block * seen_by_all + driven + index) * stride + step
-                        store(sources, place, load(values, index))
+                        row = block * seen_by_all + driven + index
+                        store(sources, row * stride + step, load(values, index))
             seen = block * seen_by_all
-            for first, size, source, fan, begin in groups:
+            for first, size, source, fan, _ in groups:
                 rows = heads_each * size
                 for row in range(rows):
                     store(heads, row, fill(bias[heads_each * first + row]))
-                add_product(weight, begin, fan, 1, rows, fan, driving, source, heads, 0)
+                place = add_product(tiles, place, rows, fan, driving, source, heads, 0)
                 if keep:
                     for index in range(fan):
                         store(sources, (seen + index) * stride + step, load(driving, source + index))
@@ -259,8 +291,22 @@ def _backward(
     head_rows = all_rows - units
     heads_each = head_rows // neurons
     motor, x_wanted = inputs + groups[-1, FIRST], of_x.size > 0
-    values, hidden, heads = new_tile(inputs + neurons, weight), new_tile(units, weight), new_tile(head_rows, weight)
+    values, hidden = new_tile(inputs + neurons + TILE, weight), new_tile(units + TILE, weight)
+    heads = new_tile(head_rows, weight)
     now, of_pure = new_tile(1, weight), new_tile(pure.size, weight)
+    # The transposed weights in the order of use; what leads to the inputs only if their gradient is wanted.
+    skip = 0 if x_wanted else inputs
+    size = tiled_size(inputs + neurons, units)
+    for group in groups:
+        size += tiled_size(group[FAN], heads_each * group[SIZE])
+    tiles = np.empty(size, weight.dtype)
+    end = 0
+    for group in range(len(groups) - 1, -1, -1):
+        _, size, _, fan, begin = groups[group]
+        passed = 0 if group or units else skip
+        end = into_tiles(weight, begin + passed, 1, fan, fan - passed, heads_each * size, tiles, end)
+    fan = inputs + neurons
+    into_tiles(weight, head_rows * units + skip, 1, fan, fan - skip if units else 0, units, tiles, end)
     zero = fill(weight.dtype.type(0))
     time = zero
     for block in range(first_block, last_block):
@@ -277,8 +323,9 @@ def _backward(
             values[: inputs * LANES] = 0
             of_time = zero
             record = (block * steps + step) * all_rows
+            place = 0
             for group in range(len(groups) - 1, -1, -1):
-                first, size, source, fan, begin = groups[group]
+                first, size, source, fan, _ = groups[group]
                 for index in range(size):
                     neuron = first + index
                     new, staying = load(values, inputs + neuron), zero
@@ -315,20 +362,17 @@ def _backward(
                 rows = heads_each * size
                 for row in range(rows):
                     store(of_heads, (row_0 + heads_each * first + row) * stride + step, load(heads, row))
-                # What does not need the gradient of the inputs is not kept waiting for it.
-                skip = 0 if group or x_wanted else inputs
                 if units:
                     hidden[:] = 0
-                    add_product(weight, 0, 1, units, units, rows, heads, 0, hidden, 0)
+                    place = add_product(tiles, place, units, rows, heads, 0, hidden, 0)
                     for unit in range(units):
                         of_unit = load(hidden, unit) * load(activations, record + head_rows + unit)
                         store(hidden, unit, of_unit)
                         store(of_heads, (row_0 + head_rows + unit) * stride + step, of_unit)
-                    fan = inputs + neurons
-                    begin = head_rows * units + skip
-                    add_product(weight, begin, 1, fan, fan - skip, units, hidden, 0, values, skip)
+                    add_product(tiles, place, inputs + neurons - skip, units, hidden, 0, values, skip)
                 else:
-                    add_product(weight, begin + skip, 1, fan, fan - skip, rows, heads, 0, values, source + skip)
+                    passed = 0 if group else skip
+                    place = add_product(tiles, place, fan - passed, rows, heads, 0, values, source + passed)
             if x_wanted:
                 write_step(values, of_x, block * LANES, step)
             if of_times.size:
@@ -599,9 +643,18 @@ def build_plan(
             origins[timed_places] = torch.arange(len(all_places))
             multiplied = timed_places[timed_places < count]
         return Heads(
-            inputs, firsts[-1], sum(fans) + hidden, len(heads), groups, sections, all_places, timed_places, origins[:-1],
-            multiplied, shapes,
-        )  # fmt: skip
+            inputs,
+            firsts[-1],
+            sum(fans) + hidden,
+            len(heads),
+            groups,
+            sections,
+            all_places,
+            timed_places,
+            origins[:-1],
+            multiplied,
+            shapes,
+        )
 
     if mode == PURE:
         heads = build([0])
