@@ -108,10 +108,12 @@ class LAN(LiquidLayer):
         if isinstance(elapsed, float):
             elapsed = x.new_full((time, batch), elapsed)
         if advance is not None:
-            # Steps that count move to the front, so that windows don't reach over the others.
-            order = torch.argsort((~advance).to(torch.uint8), dim=0, stable=True)
-            x = x.gather(0, order[..., None].expand_as(x))
-            elapsed = torch.where(advance, elapsed, 0).gather(0, order)
+            elapsed = torch.where(advance, elapsed, 0)
+            if time > 1:
+                # Steps that count move to the front, so that windows don't reach over the others.
+                order = torch.argsort((~advance).to(torch.uint8), dim=0, stable=True)
+                x = x.gather(0, order[..., None].expand_as(x))
+                elapsed = elapsed.gather(0, order)
 
         now = elapsed.cumsum(0)
         since = torch.cat([-before["ages"].T, now - elapsed])  # (W - 1 + T, B): when each began to act
