@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from liquid_control.kernels.step import Tick
 from liquid_control.nn.layer import Elapsed, LiquidLayer
 from liquid_control.nn.liquid_logits import LiquidLogits
 
@@ -86,6 +87,12 @@ class LAN(LiquidLayer):
         self.attended = nn.Linear(units, units, bias=False)
         self.present = nn.Linear(input_size, units)
         self.motor = nn.Linear(units, motor) if motor else None
+
+    def step_kernel(self) -> tuple[Tick, tuple[Any, ...]]:
+        """See :class:`LiquidLayer`."""
+        from liquid_control.kernels import lan
+
+        return lan.tick, lan.step_arrays(self)
 
     def unpack(self, state: Tensor) -> dict[str, Tensor]:
         """Neurons and window.
