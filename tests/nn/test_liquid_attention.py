@@ -377,3 +377,21 @@ def test_what_does_not_fit_is_refused(given, message):
 def test_a_mask_of_numbers_is_refused():
     with pytest.raises(TypeError, match=r"mask has dtype torch.float64, expected torch.bool"):
         attention()(tokens(), mask=torch.zeros(TOKENS, TOKENS, dtype=DOUBLE))
+
+
+# Tools
+
+
+def test_torch_compile_and_export_give_the_same_numbers():
+    module, x, given = attention(chunk=4), tokens(), {"times": times(), "causal": True}
+    expected = module(x, **given)
+    torch._dynamo.reset()
+    close(torch.compile(module, backend="aot_eager")(x, **given), expected)
+    module.requires_grad_(False)
+    close(torch.export.export(module, (x,), given).module()(x, **given), expected)
+
+
+def test_the_transforms_of_torch_func_work():
+    module, x = attention(), tokens().requires_grad_()
+    (expected,) = torch.autograd.grad(module(x, causal=True).square().sum(), x)
+    close(torch.func.grad(lambda x: module(x, causal=True).square().sum())(x.detach()), expected)
