@@ -49,12 +49,13 @@ class Heads(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """Numbers of pairs, sixteen keys after sixteen keys, and how far apart, in sixteens, those of two of a kind lie."""
+    """Numbers of pairs, and how many sixteens of keys lie from one sequence, head or query to the next."""
 
     numbers: np.ndarray
     by_sequence: int
     by_head: int
     by_query: int
+    """Each 0 where all share the same."""
 
 
 class Extent(NamedTuple):
@@ -166,7 +167,7 @@ def _numbers_of_heads(logits: LiquidLogits) -> Heads:
     starts, scaled = logits.mode != "steady", logits.timed and logits.pseudo_time != "sigmoid"
     initial = logits.initial_logit if starts else like.new_zeros(count)
     scales = F.softplus(logits.time_scale) if scaled else like.new_ones(count)
-    return Heads(*(part.flatten().numpy() for part in (like, initial, scales, pair_weight, pair_bias)))
+    return Heads(*(part.detach().flatten().numpy() for part in (like, initial, scales, pair_weight, pair_bias)))
 
 
 def _of_pairs(given: Tensor | float, keys: int, like: Tensor) -> Spread:
@@ -472,7 +473,7 @@ def step_arrays(layer: LAN) -> tuple[Cell, Heads, Solver]:
         motor_map=flat(motor_map),
         motor_bias=flat(motor_bias),
         time_driven=layer.time_driven,
-        fixed_time=logits.euler_steps * logits.delta_t if logits.delta_t else 0.0,
+        fixed_time=logits.fixed_time or 0.0,
         logarithmic=logits.pseudo_time == "log",
         projected=scratch(size),
         window=scratch(layer.window, features + units + 1),

@@ -85,12 +85,15 @@ def test_the_error_falls_exponentially_with_the_rate(gate):
     close(error, (start - steady) * torch.exp(-rate * 1.7 * scale))
 
 
-def test_euler_converges_to_the_exact_solution_at_first_order():
-    rate = torch.linspace(0.05, 3, 40, dtype=DOUBLE)
-    steps = [8, 16, 32, 64, 128, 256]
-    exact = progress(rate, 2.0, "exact", 0)
-    errors = [(progress(rate, 2.0, "euler", n) - exact).abs().mean().item() for n in steps]
-    slope = np.polyfit(np.log([2.0 / n for n in steps]), np.log(errors), 1)[0]
+@pytest.mark.parametrize("gate", GATES)
+def test_euler_converges_to_the_exact_solution_at_first_order(gate):
+    x, counts = tokens(), [8, 16, 32, 64, 128, 256]
+    exact = attention(gate=gate).pair_logits(x, horizon=2.0)
+    errors = [
+        (attention(gate=gate, mode="euler", euler_steps=n).pair_logits(x, horizon=2.0) - exact).abs().mean().item()
+        for n in counts
+    ]
+    slope = np.polyfit(np.log([2.0 / n for n in counts]), np.log(errors), 1)[0]
     assert slope == pytest.approx(1, abs=0.05)
 
 
@@ -190,6 +193,11 @@ def test_time_does_not_matter_to_steady_logits_and_to_fixed_euler_steps():
     for options in ({"mode": "steady"}, {"mode": "euler", "delta_t": 0.3}):
         module, x = attention(**options), tokens()
         close(module(x, horizon=0.1), module(x, horizon=9.0))
+
+
+def test_the_euler_step_does_not_matter_to_exact_logits():
+    x = tokens()
+    close(attention(delta_t=0.5)(x, horizon=0.7), attention()(x, horizon=0.7))
 
 
 # Masks
