@@ -22,6 +22,7 @@ from liquid_control.kernels.fast_math import DOUBLE_LOG2_E, OPTIONS, SINGLE_LOG2
 from liquid_control.kernels.simd import LANES, load, store, total, where_positive
 
 if TYPE_CHECKING:  # nn is the room above: it calls in here
+    from liquid_control.nn.lan import LAN
     from liquid_control.nn.liquid_attention import Pairs
     from liquid_control.nn.liquid_logits import LiquidLogits
 
@@ -48,12 +49,13 @@ class Heads(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """Numbers of pairs, sixteen keys after sixteen keys, and how far apart, in sixteens, those of two of a kind lie."""
+    """Numbers of pairs, and how many sixteens of keys lie from one sequence, head or query to the next."""
 
     numbers: np.ndarray
     by_sequence: int
     by_head: int
     by_query: int
+    """Each 0 where all share the same."""
 
 
 class Extent(NamedTuple):
@@ -165,7 +167,7 @@ def _numbers_of_heads(logits: LiquidLogits) -> Heads:
     starts, scaled = logits.mode != "steady", logits.timed and logits.pseudo_time != "sigmoid"
     initial = logits.initial_logit if starts else like.new_zeros(count)
     scales = F.softplus(logits.time_scale) if scaled else like.new_ones(count)
-    return Heads(*(part.flatten().numpy() for part in (like, initial, scales, pair_weight, pair_bias)))
+    return Heads(*(part.detach().flatten().numpy() for part in (like, initial, scales, pair_weight, pair_bias)))
 
 
 def _of_pairs(given: Tensor | float, keys: int, like: Tensor) -> Spread:
@@ -318,3 +320,169 @@ def _softplus(x):
         return positive + 2.0 * z * series
 
     return implementation
+
+
+# One tick of the layer
+
+
+class Cell(NamedTuple):
+    """A :class:`liquid_control.nn.LAN` for :func:`tick`: its weights, and scratch."""
+
+    input_map: np.ndarray
+    """(C·P): inputs to features of the query, features of the key, values, and currents of the neurons."""
+    input_bias: np.ndarray
+    """(P)."""
+    attended_map: np.ndarray
+    """(units·units): what is attended to, to currents."""
+    motor_map: np.ndarray
+    """(units·motor)."""
+    motor_bias: np.ndarray
+    """(motor)."""
+    time_driven: bool
+    fixed_time: float
+    """The time of every pair, or 0 where it is the age of the key."""
+    logarithmic: bool
+    """Whether it is log(1 + age)."""
+    projected: np.ndarray
+    """Scratch (P)."""
+    window: np.ndarray
+    """Scratch (W·slot): features of the key, value and age of each step of the window, oldest first."""
+    tile: np.ndarray
+    """Scratch (H·K/16·F·16): features of the keys as :func:`weigh` wants them, K the window filled up to sixteens."""
+    times: np.ndarray
+    """Scratch (K)."""
+    seen: np.ndarray
+    """Scratch (K)."""
+    weights: np.ndarray
+    """Scratch (H·K)."""
+    inverse_sums: np.ndarray
+    """Scratch (H)."""
+    attended: np.ndarray
+    """Scratch (units)."""
+
+
+@njit(cache=True, **OPTIONS)
+def tick(x, elapsed, state, y, cell, heads, solver):
+    """A :data:`liquid_control.kernels.step.Tick`; the rest are those of :func:`step_arrays`."""
+    units, motor = cell.attended.size, cell.motor_bias.size
+    if elapsed > 0 or not cell.time_driven:
+        _remember(x, elapsed if cell.time_driven else 1.0, state[units + motor :], cell, heads, solver)
+        _attend_to_window(cell, heads, solver)
+        for i in range(units):
+            state[i] = cell.projected[cell.projected.size - units + i]
+        _add_product(cell.attended, cell.attended_map, state[:units])
+        for i in range(units):
+            state[i] = tanh(state[i])
+        for o in range(motor):
+            state[units + o] = cell.motor_bias[o]
+        _add_product(state[:units], cell.motor_map, state[units : units + motor])
+        for o in range(motor):
+            state[units + o] = tanh(state[units + o])
+    for o in range(y.size):
+        y[o] = state[units + motor - y.size + o]
+
+
+@njit(**OPTIONS)
+def _add_product(x, matrix, y):
+    """Adds to y (O) the product of x (I) and a flat matrix (I·O)."""
+    for i in range(x.size):
+        for o in range(y.size):
+            y[o] += x[i] * matrix[i * y.size + o]
+
+
+@njit(**OPTIONS)
+def _remember(x, elapsed, remembered, cell, heads, solver):
+    """Puts the input at the end of the window, lets time pass, and writes all but the oldest step into the state."""
+    features = heads.gain.size * solver.features
+    cell.projected[:] = cell.input_bias
+    _add_product(x, cell.input_map, cell.projected)
+    slot = features + cell.attended.size + 1
+    window, past = cell.window, remembered.size
+    window[:past] = remembered
+    window[past : past + slot - 1] = cell.projected[features : features + slot - 1]
+    for s in range(window.size // slot):
+        end = (s + 1) * slot - 1  # the place of the age
+        if s * slot == past:
+            window[end] = elapsed
+        elif window[end] > 0:
+            window[end] += elapsed
+        age = window[end]
+        cell.seen[s] = age > 0
+        cell.times[s] = cell.fixed_time if cell.fixed_time > 0 else math.log1p(age) if cell.logarithmic else age
+    remembered[:] = window[slot:]
+
+
+@njit(**OPTIONS)
+def _attend_to_window(cell, heads, solver):
+    """What each head is given by the window, by the kernel of a chunk of one query."""
+    count, features, units = heads.gain.size, solver.features, cell.attended.size
+    sixteens, slot = cell.times.size // LANES, count * features + units + 1
+    steps = cell.window.size // slot
+    for s in range(steps):
+        for head in range(count):
+            place = (head * sixteens + s // LANES) * features * LANES + s % LANES
+            product = cell.window[0] * 0
+            for f in range(features):
+                key = cell.window[s * slot + head * features + f]
+                cell.tile[place + f * LANES] = key
+                if f < solver.vector:
+                    product += cell.projected[head * features + f] * key
+            if solver.gate == BILINEAR:
+                cell.weights[head * cell.times.size + s] = product / math.sqrt(solver.vector)
+    weigh(
+        0,
+        count,
+        cell.projected,
+        cell.tile,
+        heads,
+        Spread(cell.times, 0, 0, 0),
+        Spread(cell.seen, 0, 0, 0),
+        Extent(1, count, sixteens, sixteens),
+        solver,
+        cell.weights,
+        cell.inverse_sums,
+    )
+    width = units // count
+    cell.attended[:] = 0
+    for s in range(steps):
+        for i in range(units):
+            share = cell.weights[i // width * cell.times.size + s] * cell.inverse_sums[i // width]
+            cell.attended[i] += share * cell.window[s * slot + count * features + i]
+
+
+def step_arrays(layer: LAN) -> tuple[Cell, Heads, Solver]:
+    """What :func:`tick` takes beside input, time, state and output: copies of the weights."""
+    logits, units, gain = layer.logits, layer.units, layer.logits.gain
+    features = layer.heads * logits.features
+    slots = layer.window + -layer.window % LANES
+    size = 2 * features + 2 * units
+    maps = [logits.query.weight, logits.key.weight, layer.value.weight, layer.present.weight]
+    input_bias = torch.cat([logits.query.bias, gain.new_zeros(features + units), layer.present.bias])
+    motor_map, motor_bias = (layer.motor.weight.T, layer.motor.bias) if layer.motor else (gain[:0], gain[:0])
+
+    def flat(weight: Tensor) -> np.ndarray:
+        return weight.detach().flatten().clone().numpy()
+
+    def scratch(*shape: int) -> np.ndarray:
+        return gain.new_zeros(shape).flatten().numpy()
+
+    cell = Cell(
+        input_map=flat(torch.cat(maps).T),
+        input_bias=flat(input_bias),
+        attended_map=flat(layer.attended.weight.T),
+        motor_map=flat(motor_map),
+        motor_bias=flat(motor_bias),
+        time_driven=layer.time_driven,
+        fixed_time=logits.fixed_time or 0.0,
+        logarithmic=logits.pseudo_time == "log",
+        projected=scratch(size),
+        window=scratch(layer.window, features + units + 1),
+        tile=scratch(features, slots),
+        times=scratch(slots),
+        seen=scratch(slots),
+        weights=scratch(layer.heads, slots),
+        inverse_sums=scratch(layer.heads),
+        attended=scratch(units),
+    )
+    heads = Heads(*(part.copy() for part in _numbers_of_heads(logits)))
+    return cell, heads, _solver(logits)
