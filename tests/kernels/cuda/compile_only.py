@@ -1,0 +1,71 @@
+"""Compiles every kernel that the layers below launch, for GPUs that need not be there: ``compile_only.py 80 90``.
+
+The interpreter runs Python and forgives what the compiler refuses. Here a launch compiles the kernel for its arguments,
+down to the machine code that ptxas makes, and runs nothing. Prints a line a kernel.
+"""
+
+import os
+import sys
+
+os.environ.pop("TRITON_INTERPRET", None)
+os.environ["TRITON_DEFAULT_FP_FUSION"] = "1"
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction, mangle_type
+
+TARGETS = [GPUTarget("cuda", int(capability), 32) for capability in sys.argv[1:]]
+compiled = set()
+
+
+def compile_instead(kernel, *args, grid, warmup, **keywords):
+    """Stands in for `JITFunction.run`."""
+    values = dict(zip(kernel.arg_names, args, strict=False))
+    values |= {name: value for name, value in keywords.items() if name in kernel.arg_names}
+    options = {name: value for name, value in keywords.items() if name not in kernel.arg_names}
+    # As Triton itself does: an absent tensor and an integer 1 are constants.
+    fixed = {parameter.name for parameter in kernel.params if parameter.is_constexpr}
+    constant = {
+        name: value
+        for name, value in values.items()
+        if name in fixed or value is None or (isinstance(value, int) and value == 1)
+    }
+    signature = {name: "constexpr" if name in constant else mangle_type(value) for name, value in values.items()}
+    variant = (kernel.fn.__name__, *signature.values(), *constant.values(), *options.items())
+    if variant in compiled:
+        return
+    compiled.add(variant)
+    for target in TARGETS:
+        binary = triton.compile(ASTSource(kernel, signature, constant), target=target, options=options)
+        print(f"sm_{target.arch} {kernel.fn.__name__} {binary.metadata.shared} bytes shared", flush=True)
+
+
+JITFunction.run = compile_instead
+
+
+def whole(layer, integrate, elapsed, advance, steps=2, batch=3):
+    """Forward and backward of a sequence."""
+    x = torch.randn(steps, batch, layer.input_size, requires_grad=True)
+    if elapsed is not None:
+        elapsed = torch.full((steps, batch), elapsed)
+    if advance is not None:
+        advance = torch.full((steps, batch), advance)
+    outcome = integrate(layer, x, torch.randn(batch, layer.state_size), 1.0 if elapsed is None else elapsed, advance)
+    sum(value.sum() for value in outcome).backward()
+
+
+def compile_ltc():
+    """Nineteen neurons, one row for one step, and the most neurons that the kernel takes."""
+    from liquid_control.kernels.cuda import ltc
+    from liquid_control.nn import LTC, Wiring
+
+    layer = LTC(32, Wiring.auto(19, 3))
+    whole(layer, ltc.integrate, None, None)
+    whole(layer, ltc.integrate, 0.5, True)
+    whole(layer, ltc.integrate, None, None, steps=1, batch=1)
+    whole(LTC(32, Wiring.random(ltc.LARGEST_CIRCUIT, sparsity=0.99)), ltc.integrate, None, None)
+
+
+compile_ltc()
