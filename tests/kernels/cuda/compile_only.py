@@ -68,4 +68,22 @@ def compile_ltc():
     whole(LTC(32, Wiring.random(ltc.LARGEST_CIRCUIT, sparsity=0.99)), ltc.integrate, None, None)
 
 
+def compile_cfc():
+    """Wired and behind a backbone, the most neurons of each and every activation."""
+    from liquid_control.kernels.cuda import activations, cfc
+    from liquid_control.nn import CfC, Wiring
+    from liquid_control.nn.cfc import MODES
+
+    for mode in MODES:
+        layer = CfC(32, Wiring.auto(19, 3), mode=mode)
+        whole(layer, cfc.integrate, None, None)
+        whole(layer, cfc.integrate, 0.5, True)
+    whole(CfC(32, cfc.LARGEST_WIRED, backbone_layers=0), cfc.integrate, 0.5, True)
+    whole(CfC(32, 19), cfc.integrate, None, None, steps=1, batch=1)
+    whole(CfC(32, cfc.LARGEST_DENSE), cfc.integrate, 0.5, True)
+    for activation in activations.ACTIVATIONS:
+        whole(CfC(32, 19, activation=activation), cfc.integrate, None, None)
+
+
 compile_ltc()
+compile_cfc()
