@@ -32,10 +32,10 @@ ROWS = 16
 """Batch rows of a program: the least that a matrix unit takes."""
 HIDDEN_BLOCK = 32
 """Units of a backbone that are worked on at once."""
-LARGEST_WIRED = 64
-"""Neurons without a backbone, whose weights a program keeps in registers."""
-LARGEST_DENSE = 256
-"""Neurons behind a backbone, whose heads a program keeps in registers."""
+LARGEST = 128
+"""Neurons whose heads a program keeps in registers, their weights passing through shared memory."""
+STAGES = 1
+"""Weights are not copied ahead: so the largest layer fits the 99 KiB of shared memory of small GPUs too."""
 # Three products of tensor-float32 parts: single precision at the speed of the matrix units.
 PRECISION = tl.constexpr("tf32x3")
 
@@ -81,15 +81,14 @@ def integrate(
 
 
 def _unsupported(layer: Any, x: Tensor) -> str | None:
-    largest = LARGEST_DENSE if layer.backbone_layers else LARGEST_WIRED
     if x.dtype != torch.float32:
         return f"is for float32, not {x.dtype}"
     if layer.backbone_layers > 1:
         return f"is for one layer of backbone, not {layer.backbone_layers}"
     if layer.backbone_dropout and layer.training:
         return "has no dropout in the backbone"
-    if layer.state_size > largest:
-        return f"is for {largest} neurons or fewer {'with' if layer.backbone_layers else 'without'} a backbone"
+    if layer.state_size > LARGEST:
+        return f"is for {LARGEST} neurons or fewer, not {layer.state_size}"
     return None
 
 
@@ -138,6 +137,7 @@ class _Wired(torch.autograd.Function):
             ROWS=ROWS,
             LANES=_lanes(neurons),
             num_warps=_warps(neurons),
+            num_stages=STAGES,
         )
         ctx.mode, ctx.lag = mode, lag
         ctx.save_for_backward(weight, state, elapsed, w_tau, amplitude, advance, group, states, heads)
@@ -171,6 +171,7 @@ class _Wired(torch.autograd.Function):
             ROWS=ROWS,
             LANES=_lanes(neurons),
             num_warps=_warps(neurons),
+            num_stages=STAGES,
         )
         # A neuron reads its own group as the step before left it, and the group before as this step left it.
         each = grad_heads.flatten(0, 1).flatten(1).T
@@ -238,6 +239,7 @@ class _Dense(torch.autograd.Function):
             LANES=_lanes(neurons),
             BLOCK=HIDDEN_BLOCK,
             num_warps=_warps(neurons),
+            num_stages=STAGES,
         )
         ctx.mode, ctx.activation = mode, activation
         ctx.save_for_backward(recurrent, weight, state, elapsed, w_tau, amplitude, advance, states, heads, before)
@@ -277,6 +279,7 @@ class _Dense(torch.autograd.Function):
             LANES=_lanes(neurons),
             BLOCK=HIDDEN_BLOCK,
             num_warps=_warps(neurons),
+            num_stages=STAGES,
         )
         return (
             grad_before,
@@ -354,11 +357,6 @@ def _wired_forward(
     neuron = tl.arange(0, LANES)
     real = (neuron < NEURONS)[None, :]
     behind = tl.load(group + neuron, neuron < NEURONS, 0)[None, :]
-    # [input, output] of each head
-    turned = neuron[None, :] * NEURONS + neuron[:, None]
-    weight_g, weight_h, weight_a, weight_b = _heads(
-        weight + turned, NEURONS * NEURONS, (neuron < NEURONS)[:, None] & real, HEADS
-    )
     rate, scale = _pure_parameters(w_tau, amplitude, neuron, NEURONS)
     value = tl.load(state + row * NEURONS + neuron[None, :], (row < batch) & real, 0.0)
     steps = tl.cast(steps, tl.int64)  # so that no offset overflows
@@ -366,6 +364,11 @@ def _wired_forward(
         step = tick - behind
         here = (step >= 0) & (step < steps) & (row < batch) & real
         at = step * batch + row
+        # [input, output] of each head
+        turned = neuron[None, :] * NEURONS + neuron[:, None]
+        weight_g, weight_h, weight_a, weight_b = _heads(
+            weight + turned, NEURONS * NEURONS, (neuron < NEURONS)[:, None] & real, HEADS
+        )
         g, h, a, b = _heads(drive + at * HEADS * NEURONS + neuron[None, :], NEURONS, here, HEADS)
         g = tl.dot(value, weight_g, g, input_precision=PRECISION)
         if HEADS > 1:
@@ -407,11 +410,6 @@ def _wired_backward(
     neuron = tl.arange(0, LANES)
     real = (neuron < NEURONS)[None, :]
     behind = tl.load(group + neuron, neuron < NEURONS, 0)[None, :]
-    # [output, input] of each head
-    straight = neuron[:, None] * NEURONS + neuron[None, :]
-    weight_g, weight_h, weight_a, weight_b = _heads(
-        weight + straight, NEURONS * NEURONS, (neuron < NEURONS)[:, None] & real, HEADS
-    )
     rate, scale = _pure_parameters(w_tau, amplitude, neuron, NEURONS)
     grad = tl.zeros((ROWS, LANES), tl.float32)
     steps = tl.cast(steps, tl.int64)
@@ -419,6 +417,11 @@ def _wired_backward(
         step = steps + LAG - 1 - back - behind
         here = (step >= 0) & (step < steps) & (row < batch) & real
         at = step * batch + row
+        # [output, input] of each head
+        straight = neuron[:, None] * NEURONS + neuron[None, :]
+        weight_g, weight_h, weight_a, weight_b = _heads(
+            weight + straight, NEURONS * NEURONS, (neuron < NEURONS)[:, None] & real, HEADS
+        )
         grad += tl.load(grad_states + at * NEURONS + neuron[None, :], here, 0.0)
         moves = _moves(advance, at, here)
         solved = tl.where(moves, grad, 0.0)

@@ -78,9 +78,9 @@ def compile_cfc():
         layer = CfC(32, Wiring.auto(19, 3), mode=mode)
         whole(layer, cfc.integrate, None, None)
         whole(layer, cfc.integrate, 0.5, True)
-    whole(CfC(32, cfc.LARGEST_WIRED, backbone_layers=0), cfc.integrate, 0.5, True)
+    whole(CfC(32, cfc.LARGEST, backbone_layers=0), cfc.integrate, 0.5, True)
     whole(CfC(32, 19), cfc.integrate, None, None, steps=1, batch=1)
-    whole(CfC(32, cfc.LARGEST_DENSE), cfc.integrate, 0.5, True)
+    whole(CfC(32, cfc.LARGEST), cfc.integrate, 0.5, True)
     for activation in activations.ACTIVATIONS:
         whole(CfC(32, 19, activation=activation), cfc.integrate, None, None)
 
