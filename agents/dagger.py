@@ -45,7 +45,7 @@ class TrainConfig:
     env: str = "CarRacing-v3"
     """The environment to drive in."""
     policy: str = "cfc"
-    """The driver's core: cfc, ltc, lstm, gru or mlp."""
+    """The driver's core: cfc, ltc, leaky, plastic, lstm, gru or mlp."""
     policy_options: tuple[str, ...] = ()
     """Options of the core as name=value words, for example mode=pure, ode_unfolds=4 or units=24."""
     agent: Literal["dagger", "clone"] = "dagger"

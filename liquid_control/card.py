@@ -36,6 +36,8 @@ WORST = 5
 TITLES = {
     "cfc": "Closed-form continuous-time neurons (CfC)",
     "ltc": "Liquid time-constant neurons (LTC)",
+    "leaky": "Leaky neurons of adaptive time constants",
+    "plastic": "Closed-form continuous-time neurons with plastic synapses",
     "lstm": "Long short-term memory (LSTM), a baseline",
     "gru": "Gated recurrent unit (GRU), a baseline",
     "mlp": "Feed-forward net with frame stack (MLP), a baseline",

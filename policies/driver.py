@@ -30,7 +30,7 @@ class DriverConfig:
     env: str = "CarRacing-v3"
     """The environment whose raw observations the driver sees."""
     policy: str = "cfc"
-    """The core, a name of the registry: cfc, ltc, lstm, gru or mlp."""
+    """The core, a name of the registry: cfc, ltc, leaky, plastic, lstm, gru or mlp."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of that core, such as mode or ode_unfolds."""
     playfield: tuple[int, int] = (42, 48)

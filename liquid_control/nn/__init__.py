@@ -11,13 +11,27 @@ from liquid_control.nn.cfc import CfC
 from liquid_control.nn.frame_stack import MLP
 from liquid_control.nn.gated import GRU, LSTM
 from liquid_control.nn.layer import LiquidLayer
+from liquid_control.nn.leaky import Leaky
 from liquid_control.nn.ltc import LTC
+from liquid_control.nn.plastic import PlasticCfC
 from liquid_control.nn.wiring import Circuit, Wiring
 
-__all__ = ["GRU", "LAYERS", "LSTM", "LTC", "MLP", "CfC", "Circuit", "LiquidLayer", "Wiring", "build_layer"]
+__all__ = [
+    "GRU",
+    "LAYERS",
+    "LSTM",
+    "LTC",
+    "MLP",
+    "CfC",
+    "Circuit",
+    "LiquidLayer",
+    "PlasticCfC",
+    "Wiring",
+    "build_layer",
+]
 
 #: Every layer by the name that its config bears.
-LAYERS: dict[str, type[LiquidLayer]] = {layer.name: layer for layer in (CfC, LTC, LSTM, GRU, MLP)}
+LAYERS: dict[str, type[LiquidLayer]] = {layer.name: layer for layer in (CfC, LTC, Leaky, PlasticCfC, LSTM, GRU, MLP)}
 
 
 def build_layer(config: Mapping[str, Any]) -> LiquidLayer:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from liquid_control.nn import GRU, LSTM, LTC, MLP, CfC, Wiring, build_layer
+from liquid_control.nn import GRU, LSTM, LTC, MLP, CfC, Leaky, PlasticCfC, Wiring, build_layer
 
 INPUTS, BATCH, STEPS = 5, 3, 6
 NCP = Wiring.ncp(4, 3, 2, sensory_fanout=2, inter_fanout=2, recurrent_command_synapses=3, motor_fanin=2)
@@ -33,6 +33,12 @@ CASES = {
     "ltc-ncp-explicit": lambda: LTC(INPUTS, NCP, ode_unfolds=2, implicit_param_constraints=False),
     "ltc-ncp-euler": lambda: sluggish(LTC(INPUTS, NCP, ode_unfolds=2, solver="explicit")),
     "ltc-ncp-rk4": lambda: sluggish(LTC(INPUTS, NCP, ode_unfolds=1, solver="rk4")),
+    "leaky-full": lambda: Leaky(INPUTS, 4, integration="explicit", adaptive=False, learn_initial_state=True),
+    "leaky-ncp": lambda: Leaky(INPUTS, NCP, ode_unfolds=2),
+    "plastic-hebb": lambda: PlasticCfC(INPUTS, NCP, learn_initial_state=True),
+    "plastic-oja-unmodulated": lambda: PlasticCfC(INPUTS, NCP, rule="oja", modulated=False),
+    "plastic-delta-inputs": lambda: PlasticCfC(INPUTS, NCP, rule="delta", plastic_inputs=True, ncps_compat=False),
+    "plastic-retroactive": lambda: PlasticCfC(INPUTS, NCP, retroactive=True),
     "lstm": lambda: LSTM(INPUTS, 4, learn_initial_state=True),
     "gru": lambda: GRU(INPUTS, 4, output_size=2),
     "mlp": lambda: MLP(INPUTS, 6, frames=3, output_size=2),
