@@ -39,6 +39,7 @@ def compile_instead(kernel, *args, grid, warmup, **keywords):
     compiled.add(variant)
     for target in TARGETS:
         binary = triton.compile(ASTSource(kernel, signature, constant), target=target, options=options)
+        assert binary.metadata.shared <= 99 * 1024, f"{kernel.fn.__name__} needs {binary.metadata.shared} bytes shared"
         print(f"sm_{target.arch} {kernel.fn.__name__} {binary.metadata.shared} bytes shared", flush=True)
 
 
@@ -69,21 +70,29 @@ def compile_ltc():
 
 
 def compile_cfc():
-    """Wired and behind a backbone, the most neurons of each and every activation."""
-    from liquid_control.kernels.cuda import activations, cfc
+    """Wired in every mode, and behind a backbone."""
+    from liquid_control.kernels.cuda import cfc
     from liquid_control.nn import CfC, Wiring
     from liquid_control.nn.cfc import MODES
 
     for mode in MODES:
-        layer = CfC(32, Wiring.auto(19, 3), mode=mode)
-        whole(layer, cfc.integrate, None, None)
-        whole(layer, cfc.integrate, 0.5, True)
-    whole(CfC(32, cfc.LARGEST, backbone_layers=0), cfc.integrate, 0.5, True)
-    whole(CfC(32, 19), cfc.integrate, None, None, steps=1, batch=1)
-    whole(CfC(32, cfc.LARGEST), cfc.integrate, 0.5, True)
-    for activation in activations.ACTIVATIONS:
-        whole(CfC(32, 19, activation=activation), cfc.integrate, None, None)
+        whole(CfC(32, Wiring.auto(19, 3), mode=mode), cfc.integrate, 0.5, True)
+    whole(CfC(32, Wiring.auto(19, 3)), cfc.integrate, None, None)
+    whole(CfC(32, 19, backbone_units=64), cfc.integrate, 0.5, True)
+    whole(CfC(32, 19, backbone_units=64), cfc.integrate, None, None, steps=1, batch=1)
+    whole(CfC(32, 19, backbone_units=64, activation="gelu"), cfc.integrate, None, None)
+
+
+def compile_trace():
+    """Both rules."""
+    from liquid_control.kernels.cuda import trace
+
+    for rule in ("hebb", "delta"):
+        q, k, v = (torch.randn(2, 3, 4, 16, requires_grad=True) for _ in range(3))
+        outcome = trace.plastic_trace(q, k, v, torch.ones(2, 3, 4), torch.ones(2, 3, 4), rule=rule, chunk=16)
+        sum(value.sum() for value in outcome).backward()
 
 
 compile_ltc()
 compile_cfc()
+compile_trace()
