@@ -109,7 +109,8 @@ class _Wired(torch.autograd.Function):
         group: Tensor,
         lag: int,
     ) -> Tensor:
-        drive, weight, state, elapsed, advance = _contiguous(drive, weight, state, elapsed, advance)
+        drive, weight, state = drive.contiguous(), weight.contiguous(), state.contiguous()
+        elapsed, advance = _contiguous(elapsed), _contiguous(advance)
         steps, batch, _ = drive.shape
         neurons = state.shape[1]
         group = group.int()
@@ -205,8 +206,12 @@ class _Dense(torch.autograd.Function):
         mode: str,
         activation: str,
     ) -> Tensor:
-        drive, recurrent, weight, bias, state, elapsed, advance = _contiguous(
-            drive, recurrent, weight, bias, state, elapsed, advance
+        drive, recurrent, weight = drive.contiguous(), recurrent.contiguous(), weight.contiguous()
+        bias, state, elapsed, advance = (
+            bias.contiguous(),
+            state.contiguous(),
+            _contiguous(elapsed),
+            _contiguous(advance),
         )
         steps, batch, hidden = drive.shape
         neurons = state.shape[1]
@@ -317,8 +322,8 @@ def _grad_dynamics(
     )
 
 
-def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
-    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
 
 
 def _lanes(neurons: int) -> int:
