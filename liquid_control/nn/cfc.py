@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
 
 import ncps.wirings
 import numpy as np
@@ -23,8 +24,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from liquid_control.kernels import use_reference
 from liquid_control.nn.layer import Elapsed, LiquidLayer, per_tick
 from liquid_control.nn.wiring import Circuit, Wiring, build_circuit, reject_other_masks
+
+if TYPE_CHECKING:
+    from liquid_control.kernels.cfc import Plan
+    from liquid_control.kernels.step import Tick
 
 MODES = ("default", "no_gate", "pure")
 
@@ -226,6 +232,58 @@ class CfC(LiquidLayer):
             state = new if advances is None else torch.where(advances, new, state)
             states.append(state)
         return self.fc(torch.stack(states[lag:])[..., self.motor]), state
+
+    def fused(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """See :class:`LiquidLayer`; `liquid_control.kernels.cfc` on the CPU, in single and double precision."""
+        if x.device.type != "cpu":
+            return None
+        if x.dtype not in (torch.float32, torch.float64):
+            use_reference(f"the CfC kernels compute in float32 or float64, not in {x.dtype}")
+            return None
+        if self.backbone_layers:
+            return None
+        from liquid_control.kernels import cfc  # Numba is optional
+
+        y, state = cfc.integrate(self._plan, x, state, elapsed, advance, self._head_parameters())
+        return self.fc(y), state
+
+    def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]] | None:
+        """See :class:`LiquidLayer`."""
+        if self.backbone_layers:
+            return None
+        from liquid_control.kernels import cfc
+
+        projection = (self.fc.weight, self.fc.bias) if isinstance(self.fc, nn.Linear) else None
+        return cfc.tick, cfc.step_arrays(self._plan, self._head_parameters(), projection)
+
+    @cached_property
+    def _plan(self) -> Plan:
+        from liquid_control.kernels.cfc import build_plan
+
+        masks = [cell.sparsity_mask for cell in self.cells]
+        return build_plan(
+            self.input_size,
+            self.group_sizes,
+            [mask.cpu().numpy() if isinstance(mask, Tensor) else None for mask in masks],
+            [self._masked(head) for head in range(1 if self.mode == "pure" else 4)],
+            MODES.index(self.mode),
+            self.motor.stop - self.motor.start,
+        )
+
+    def _head_parameters(self) -> list[Tensor]:
+        """In the kernels' order: group after group weight and bias of each head; in mode "pure" also w_τ and A."""
+        parameters = []
+        for cell, heads in self._heads:
+            for linear in heads:
+                parameters += [linear.weight, linear.bias]
+            if self.mode == "pure":
+                parameters += [cell.w_tau, cell.A]
+        return parameters
+
+    @cached_property
+    def _heads(self) -> list[tuple[CfCCell, list[nn.Linear]]]:
+        """Each cell and its heads: to look them up costs as much as the kernel does for a short sequence."""
+        return [(cell, cell.heads()) for cell in self.cells]
 
     def lockstep(
         self, x: Tensor, elapsed: Elapsed, advance: Tensor | None

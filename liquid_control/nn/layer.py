@@ -9,10 +9,12 @@ import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from liquid_control.kernels import kernel_device
+from liquid_control.kernels.step import CompiledStep, Tick, compile_step
 
 Elapsed = float | Tensor
 """As :meth:`LiquidLayer.integrate` sees it: one positive number for all, or positive (T, B)."""
@@ -32,7 +34,7 @@ class LiquidLayer(nn.Module, ABC):
     """
 
     name: ClassVar[str]
-    time_driven: ClassVar[bool] = True
+    time_driven: bool = True
 
     def __init__(self, input_size: int, state_size: int, output_size: int, learn_initial_state: bool = False):
         super().__init__()
@@ -135,6 +137,20 @@ class LiquidLayer(nn.Module, ABC):
         """What :meth:`integrate` gives, from a kernel of `liquid_control.kernels`; None where none covers the case."""
         return None
 
+    def compile_step(self) -> CompiledStep:
+        """One tick without torch's overhead, NumPy in and out, that carries its state; see :class:`CompiledStep`.
+
+        The weights are a snapshot: training the layer further does not change it.
+
+        Raises:
+            TypeError: if the parameters are neither float32 nor float64.
+        """
+        return compile_step(self)
+
+    def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]] | None:
+        """The kernel of :meth:`compile_step` and its arrays, copies of the weights; None where there is none."""
+        return None
+
     @property
     @abstractmethod
     def neuron_count(self) -> int:
@@ -175,8 +191,8 @@ class LiquidLayer(nn.Module, ABC):
             return x.new_zeros(batch, 0, self.output_size), state
 
         elapsed, advance = self._advance(elapsed, mask, (time, batch))
-        if mask is not None:
-            # Padding may hold anything, NaN too, whose gradient would survive a later where().
+        if mask is not None and (torch.compiler.is_compiling() or not bool(x.detach().sum().isfinite())):
+            # Padding may hold anything, NaN too, whose gradient would survive a later where(). The sum is a quick look.
             x = torch.where(mask[..., None], x, 0)
         outcome = self.fused(x, state, elapsed, advance) if kernel_device(x) else None
         y, state = outcome or self.integrate(x, state, elapsed, advance)
@@ -199,7 +215,7 @@ class LiquidLayer(nn.Module, ABC):
                 f"({batch}, {time})."
             )
         elapsed = elapsed.to(x).expand(batch, time).T
-        if not torch.compiler.is_compiling():  # a traced graph cannot raise on values
+        if not torch.compiler.is_compiling() and not _all_valid(elapsed):  # a traced graph cannot raise on values
             wrong = ~(torch.isfinite(elapsed) & (elapsed >= 0))
             if mask is not None:
                 wrong &= mask
@@ -225,6 +241,14 @@ class LiquidLayer(nn.Module, ABC):
             return elapsed, None
         # Any positive number will do where the result is not used; zero would divide by zero there.
         return torch.where(advance, elapsed, 1), advance
+
+
+def _all_valid(elapsed: Tensor) -> bool:
+    """Whether all are finite and ≥ 0, by one pass over them."""
+    if not elapsed.numel():
+        return True
+    low, high = elapsed.detach().aminmax()
+    return low.item() >= 0 and high.item() < math.inf
 
 
 def per_tick(advance: Tensor | None, ticks: int) -> list[Tensor | None]:

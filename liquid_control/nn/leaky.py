@@ -27,7 +27,7 @@ from liquid_control.nn.wiring import Circuit, Wiring, build_circuit
 
 INTEGRATIONS = ("exponential", "explicit")
 
-INITIAL_TAU = (1.0, 16.0)
+INITIAL_TAU = (0.25, 4.0)
 """Range of the initial time constants above the bound, log-spaced over the neurons."""
 
 

@@ -25,17 +25,24 @@ An opening s is between 0 and 1, so with τ_i = cm_i/g_i and W_i = Σ_j w_ji/cm_
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
 
 import ncps.wirings
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from liquid_control.kernels import use_reference
 from liquid_control.nn.layer import Elapsed, LiquidLayer, per_tick
 from liquid_control.nn.solvers import SOLVERS
 from liquid_control.nn.synapses import build_synapses
 from liquid_control.nn.wiring import Circuit, Wiring, build_circuit, reject_other_masks
+
+if TYPE_CHECKING:
+    from liquid_control.kernels.ltc import Plan, Synapses
+    from liquid_control.kernels.step import Tick
 
 MAPPINGS = ("affine", "linear", None)
 
@@ -50,6 +57,11 @@ INITIAL_RANGES = {
 """What initial values are drawn from, uniformly: after the positivity constraint, if there is one."""
 
 POSITIVE = ("gleak", "cm", "w")
+
+KERNEL_PARAMETERS = (
+    *("gleak", "vleak", "cm", "sigma", "mu", "w", "erev"),
+    *("sensory_sigma", "sensory_mu", "sensory_w", "sensory_erev"),
+)
 
 
 class LTCCell(nn.Module):
@@ -207,6 +219,59 @@ class LTC(LiquidLayer):
         if self.solver in ("explicit", "rk4"):
             self._check_divergence(x, start, state)
         return self._map(torch.stack(states)[..., : self.output_size], "output"), state
+
+    def fused(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """See :class:`LiquidLayer`; `kernels.ltc` on the CPU, semi-implicit, in single or double precision."""
+        if x.device.type != "cpu":
+            return None
+        if self.solver != "semi_implicit":
+            use_reference(f"the LTC kernel is the semi-implicit solver, not {self.solver!r}")
+            return None
+        if x.dtype not in (torch.float32, torch.float64):
+            use_reference(f"the LTC kernel computes in float32 or float64, not in {x.dtype}")
+            return None
+        from liquid_control.kernels import ltc  # Numba is optional
+
+        return ltc.integrate(self._plan(), x, state, elapsed, advance, self._all_parameters())
+
+    def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]] | None:
+        """See :class:`LiquidLayer`; the semi-implicit solver's."""
+        if self.solver != "semi_implicit":
+            return None
+        from liquid_control.kernels import ltc
+
+        return ltc.tick, ltc.step_arrays(self._plan(), self._all_parameters())
+
+    def _plan(self) -> Plan:
+        from liquid_control.kernels.ltc import Plan
+
+        inner, sensory = self._edge_lists
+        return Plan(
+            inner,
+            sensory,
+            self.input_size,
+            self.output_size,
+            self.ode_unfolds,
+            self.epsilon,
+            self.implicit_param_constraints,
+        )
+
+    @cached_property
+    def _edge_lists(self) -> tuple[Synapses, Synapses]:
+        from liquid_control.kernels.ltc import Synapses
+
+        return Synapses.of(self.circuit.adjacency), Synapses.of(self.circuit.sensory_adjacency)
+
+    def _all_parameters(self) -> list[Tensor]:
+        """In the kernels' order, with the scale 1 and the shift 0 of a mapping that there is not."""
+        # Straight from the dictionary: fifteen lookups through Module.__getattr__ take ten microseconds.
+        own = cast(dict[str, Tensor], self.rnn_cell._parameters)
+        parameters = [own[name] for name in KERNEL_PARAMETERS]
+        for which, size in (("input", self.input_size), ("output", self.output_size)):
+            for letter, neutral in (("w", 1.0), ("b", 0.0)):
+                name = f"{which}_{letter}"
+                parameters.append(own[name] if name in own else parameters[0].new_full((size,), neutral))
+        return parameters
 
     def _sensory_currents(self, x: Tensor, damping: Tensor | float = 0.0) -> Tensor:
         """[drive | damping] of each neuron without the inner synapses, under inputs x (B, C): (B, 2 N).

@@ -193,7 +193,7 @@ class PlasticCfC(LiquidLayer):
             ValueError: if a name is unknown.
         """
         parts = self.unpack(state)
-        _unknown(names, list(parts))
+        _refuse_unknown(names, list(parts))
         initial = self.unpack(self.initial_state(len(state)))
         return self.pack(parts | {name: initial[name].to(state) for name in names})
 
@@ -203,7 +203,7 @@ class PlasticCfC(LiquidLayer):
         Raises:
             ValueError: if a name is unknown.
         """
-        _unknown(names, ["trace", "eligibility"][: len(self._sizes) - 1])
+        _refuse_unknown(names, ["trace", "eligibility"][: len(self._sizes) - 1])
         self.frozen = frozenset(names)
 
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -213,17 +213,8 @@ class PlasticCfC(LiquidLayer):
         """
         cfc, inputs, neurons = self.cfc, self.input_size, self.cfc.state_size
         x, spans, moving = cfc.lockstep(x, elapsed, advance)
-        weight, bias = cfc.heads_for(elapsed)
-        silent = torch.zeros_like(self.alpha[:1])
-        gains: list[Tensor] = [self.alpha]
-        if isinstance(elapsed, Tensor):
-            gains = [self.alpha[:2], silent, self.alpha[2:]]  # what time multiplies has a head of its own, and no trace
-        if self.modulator is not None:
-            weight = torch.cat([weight, (self.modulator * self.connected)[None]])
-            bias = torch.cat([bias, self.rate[None]])
-            gains.append(silent)
-        drive = F.linear(x, weight[..., :inputs].flatten(0, 1), bias.flatten())
-        recurrent = torch.cat([weight[..., inputs:], torch.diag_embed(torch.cat(gains))], 2).flatten(0, 1).T
+        weight, bias = self._heads_for(elapsed)
+        drive, recurrent = F.linear(x, weight[:, :inputs], bias), weight[:, inputs:].T
         connected = self.connected if self.plastic_inputs else self.connected[:, inputs:]
         floor = connected.new_full((neurons,), KEY_FLOOR)
         rate = torch.sigmoid(self.rate)
@@ -236,8 +227,8 @@ class PlasticCfC(LiquidLayer):
         ticks = zip(x.unbind(0), drive.unbind(0), spans, moving, retention, fading, strict=True)
         for sensed, driven, span, advances, kept, fades in ticks:
             source = torch.cat([sensed, potential], 1) if self.plastic_inputs else potential
-            sharpness = torch.rsqrt(torch.addmm(floor, source.square(), connected.T))  # 1 / length of the key
-            recalled = torch.bmm(trace, source[..., None])[..., 0] * sharpness
+            inverse_length = torch.rsqrt(torch.addmm(floor, source.square(), connected.T))
+            recalled = torch.bmm(trace, source[..., None])[..., 0] * inverse_length
             heads = torch.addmm(driven, torch.cat([potential, recalled], 1), recurrent)
             if self.modulator is not None:
                 heads, modulation = heads.split([heads.shape[1] - neurons, neurons], 1)
@@ -247,19 +238,35 @@ class PlasticCfC(LiquidLayer):
             key = source[:, None] * connected
             if self.eligibility is not None:
                 written = _updated(trace, kept, rate, eligibility[0])
-                eligible = _updated(eligibility[0], fades, (1 - fades) * post * sharpness, key)
+                eligible = _updated(eligibility[0], fades, (1 - fades) * post * inverse_length, key)
                 eligibility = [self._advanced("eligibility", eligible, eligibility[0], advances)]
             else:
                 signal = rate * (post - kept * recalled if self.rule == "delta" else post)
                 if self.rule == "oja":
                     kept = kept * (1 - signal * post)
-                written = _updated(trace, kept, signal * sharpness, key)
+                written = _updated(trace, kept, signal * inverse_length, key)
             trace = self._advanced("trace", written, trace, advances)
             potential = post if advances is None else torch.where(advances, post, potential)
             states.append(potential)
         lag = len(cfc.group_sizes) - 1
         final = [potential, *(part.flatten(1).index_select(1, self.place) for part in (trace, *eligibility))]
         return torch.stack(states[lag:])[..., cfc.motor], torch.cat(final, 1)
+
+    def _heads_for(self, elapsed: Elapsed) -> tuple[Tensor, Tensor]:
+        """The heads of the fixed network and the modulator's: weight (heads · N, inputs + N + N), bias (heads · N,).
+
+        They see the inputs, the neurons, and with gain α what each neuron itself recalls.
+        """
+        weight, bias = self.cfc.heads_for(elapsed)
+        silent = torch.zeros_like(self.alpha[:1])
+        gains: list[Tensor] = [self.alpha]
+        if isinstance(elapsed, Tensor):
+            gains = [self.alpha[:2], silent, self.alpha[2:]]  # what time multiplies has a head of its own, and no trace
+        if self.modulator is not None:
+            weight = torch.cat([weight, (self.modulator * self.connected)[None]])
+            bias = torch.cat([bias, self.rate[None]])
+            gains.append(silent)
+        return torch.cat([weight, torch.diag_embed(torch.cat(gains))], 2).flatten(0, 1), bias.flatten()
 
     def _advanced(self, name: str, new: Tensor, old: Tensor, advances: Tensor | None) -> Tensor:
         """The trace ``name`` (B, N, sources) after a tick: new in the rows that advance, old where it is frozen."""
@@ -339,7 +346,7 @@ def _updated(trace: Tensor, kept: Tensor, amplitude: Tensor, key: Tensor) -> Ten
     return torch.addcmul(kept[..., None] * trace, amplitude[..., None], key)
 
 
-def _unknown(names: tuple[str, ...], known: list[str]) -> None:
+def _refuse_unknown(names: tuple[str, ...], known: list[str]) -> None:
     """Raises a ValueError for the first name that is not known."""
     for name in names:
         if name not in known:

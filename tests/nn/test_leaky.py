@@ -102,7 +102,7 @@ def test_time_constants_stay_above_their_bound_whatever_is_learned():
 def test_time_constants_begin_log_spaced_and_at_rest():
     layer = Leaky(3, 5)
     tau = layer.time_constants(torch.randn(1, 3), torch.randn(1, 5))
-    torch.testing.assert_close(tau, 0.1 + torch.tensor([[1.0, 2.0, 4.0, 8.0, 16.0]]))
+    torch.testing.assert_close(tau, 0.1 + torch.tensor([[0.25, 0.5, 1.0, 2.0, 4.0]]))
 
 
 def test_an_input_reaches_the_motor_neurons_of_an_ncp_within_three_unfolds():

@@ -1,0 +1,657 @@
+"""Closed-form neurons over a whole sequence, forward and backward, on the CPU: groups of neurons without a backbone.
+
+The equations are in `liquid_control.nn.cfc`. A kernel takes sixteen sequences through the steps; within a step group
+after group, each driven by the group before it (the first by the inputs) and by its own state. Inputs and states lie
+one after another, [inputs | inter | command | motor], so what drives a group is one piece of them and its heads are one
+small dense product. Synapses that the wiring leaves out are zeros in it: to look up where the others are costs more.
+
+At an elapsed time t that never changes, the gate's t·a(z) + b(z) is linear in z: one head instead of two.
+
+The backward pass walks back through steps and groups and keeps what reaches the heads. The gradients of the weights are
+then products over all steps of a block at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+
+from liquid_control.kernels.batch import Buffer, block_count, over_blocks, read_step, write_step
+from liquid_control.kernels.fast_math import OPTIONS, exp2, sigmoid, tanh
+from liquid_control.kernels.simd import LANES, fill, load, store, total, where_positive
+
+DEFAULT, NO_GATE, PURE = range(3)
+"""The modes, in the order of `liquid_control.nn.cfc.MODES`."""
+
+LOG2_E = math.log2(math.e)
+
+FIRST, SIZE, SOURCE, FAN, BEGIN = range(5)
+"""Columns of :attr:`Heads.groups`."""
+
+
+# Products
+
+
+@njit(nogil=True, **OPTIONS)
+def add_product(weight, begin, row_stride, column_stride, rows, columns, values, first_value, sums, first_sum):
+    """sums[first_sum + r] += Σ_c weight[begin + r·row_stride + c·column_stride] values[first_value + c], in lanes."""
+    whole = rows - rows % 4
+    for row in range(0, whole, 4):
+        place = begin + row * row_stride
+        a, b = load(sums, first_sum + row), load(sums, first_sum + row + 1)
+        c, d = load(sums, first_sum + row + 2), load(sums, first_sum + row + 3)
+        for column in range(columns):
+            value = load(values, first_value + column)
+            a += weight[place] * value
+            b += weight[place + row_stride] * value
+            c += weight[place + 2 * row_stride] * value
+            d += weight[place + 3 * row_stride] * value
+            place += column_stride
+        store(sums, first_sum + row, a)
+        store(sums, first_sum + row + 1, b)
+        store(sums, first_sum + row + 2, c)
+        store(sums, first_sum + row + 3, d)
+    for row in range(whole, rows):
+        place = begin + row * row_stride
+        a = load(sums, first_sum + row)
+        for column in range(columns):
+            a += weight[place] * load(values, first_value + column)
+            place += column_stride
+        store(sums, first_sum + row, a)
+
+
+@njit(nogil=True, **OPTIONS)
+def outer_products(left, first_left, rows, right, first_right, columns, stride, count, sums, begin):
+    """sums[begin + r·columns + c] = Σ_k left[first_left + r·stride + k] · right[first_right + c·stride + k], k < count.
+
+    Lanes are summed too. A product of matrices whose inner dimension is the whole sequence, where BLAS is slower. Past
+    the last row or column a tile repeats it: what is computed twice is stored twice.
+    """
+    zero = fill(sums.dtype.type(0))
+    for row in range(0, rows, 4):
+        row_1, row_2, row_3 = min(row + 1, rows - 1), min(row + 2, rows - 1), min(row + 3, rows - 1)
+        a, b = first_left + row * stride, first_left + row_1 * stride
+        c, d = first_left + row_2 * stride, first_left + row_3 * stride
+        for column in range(0, columns, 2):
+            column_1 = min(column + 1, columns - 1)
+            x, y = first_right + column * stride, first_right + column_1 * stride
+            ax, bx, cx, dx = zero, zero, zero, zero
+            ay, by, cy, dy = zero, zero, zero, zero
+            for k in range(count):
+                x_k, y_k = load(right, x + k), load(right, y + k)
+                a_k, b_k, c_k, d_k = load(left, a + k), load(left, b + k), load(left, c + k), load(left, d + k)
+                ax += a_k * x_k
+                ay += a_k * y_k
+                bx += b_k * x_k
+                by += b_k * y_k
+                cx += c_k * x_k
+                cy += c_k * y_k
+                dx += d_k * x_k
+                dy += d_k * y_k
+            sums[begin + row * columns + column], sums[begin + row * columns + column_1] = total(ax), total(ay)
+            sums[begin + row_1 * columns + column], sums[begin + row_1 * columns + column_1] = total(bx), total(by)
+            sums[begin + row_2 * columns + column], sums[begin + row_2 * columns + column_1] = total(cx), total(cy)
+            sums[begin + row_3 * columns + column], sums[begin + row_3 * columns + column_1] = total(dx), total(dy)
+
+
+# The kernels
+
+
+@njit(nogil=True, **OPTIONS)
+def row_stride(steps):
+    """Sixteens from one row to the next of (rows, T, 16): odd, lest a step of all rows share one set of the cache."""
+    return steps | 1
+
+
+@njit(nogil=True, cache=True, **OPTIONS)
+def _forward(
+    first_block, last_block, x, state, times, weight, bias, pure, groups, mode, y, final, sources, activations, scratch
+):
+    """All steps of the blocks ``first_block`` to ``last_block``.
+
+    Args:
+        first_block: see `liquid_control.kernels.batch`, as for the layout of sixteens that flat arrays have here.
+        last_block: the same.
+        x: (B, T, C).
+        state: (B, 1, S) before the first step.
+        times: (B, T, 1) elapsed, 0 where the state stays; or empty, if the gate's heads are merged for a constant one.
+        weight: as `Heads` has them.
+        bias: as `Heads` has them.
+        pure: w_τ and A one after the other, or empty.
+        groups: of `Heads`.
+        mode: DEFAULT, NO_GATE or PURE.
+        y: (B, T, O) receives the first O neurons of the last group.
+        final: (B, 1, S) receives the state after the last step.
+        sources: (blocks, sources of all groups, T, 16) receives what drives the groups, or is empty; between its rows
+            are :func:`row_stride` sixteens.
+        activations: (blocks, T, heads, S, 16) receives g, h, gate, a (or g), unless ``sources`` is empty.
+        scratch: (blocks, C + S + 1 + head rows, 16).
+    """
+    steps, inputs, neurons, outputs = x.shape[1], x.shape[2], state.shape[2], y.shape[2]
+    heads_each, keep = bias.size // neurons, sources.size > 0
+    motor = inputs + groups[-1, FIRST]
+    seen_by_all = groups[:, FAN].sum()
+    stride = row_stride(steps)
+    time = fill(bias.dtype.type(0))
+    for block in range(first_block, last_block):
+        values = scratch[block, : (inputs + neurons) * LANES]
+        now, heads = scratch[block, values.size :][:LANES], scratch[block, values.size + LANES :]
+        read_step(state, block * LANES, 0, values[inputs * LANES :])
+        for step in range(steps):
+            read_step(x, block * LANES, step, values)
+            if times.size:
+                read_step(times, block * LANES, step, now)
+                time = load(now, 0)
+            record = (block * steps + step) * heads_each * neurons
+            seen = block * seen_by_all
+            for first, size, source, fan, begin in groups:
+                rows = heads_each * size
+                for row in range(rows):
+                    store(heads, row, fill(bias[heads_each * first + row]))
+                add_product(weight, begin, fan, 1, rows, fan, values, source, heads, 0)
+                if keep:
+                    for index in range(fan):
+                        store(sources, (seen + index) * stride + step, load(values, source + index))
+                    seen += fan
+                for index in range(size):
+                    neuron = first + index
+                    g = load(heads, index)
+                    if mode == PURE:
+                        rate = abs(pure[neuron]) + where_positive(g, g, -g)
+                        amplitude = pure[neurons + neuron]
+                        new = amplitude - amplitude * exp2(-LOG2_E * time * rate) * g
+                        if keep:
+                            store(activations, record + neuron, g)
+                    else:
+                        g, h, gate = tanh(g), tanh(load(heads, size + index)), load(heads, 2 * size + index)
+                        if heads_each == 4:
+                            if keep:
+                                store(activations, record + 3 * neurons + neuron, gate)
+                            gate = gate * time + load(heads, 3 * size + index)
+                        gate = sigmoid(gate)
+                        if keep:
+                            store(activations, record + neuron, g)
+                            store(activations, record + neurons + neuron, h)
+                            store(activations, record + 2 * neurons + neuron, gate)
+                        new = g + gate * h if mode == NO_GATE else g + gate * (h - g)
+                    if times.size:
+                        new = where_positive(time, new, load(values, inputs + neuron))
+                    store(values, inputs + neuron, new)
+            write_step(values[motor * LANES :][: outputs * LANES], y, block * LANES, step)
+        write_step(values[inputs * LANES :], final, block * LANES, 0)
+
+
+@njit(nogil=True, cache=True, **OPTIONS)
+def _backward(
+    first_block, last_block, times, weight, pure, groups, mode, sources, activations, of_y, of_final,
+    of_x, of_state, of_times, of_heads, of_packed, scratch,
+):  # fmt: skip
+    """The reverse of :func:`_forward`, ``of_…`` being gradients; of_x and of_times are left out if they are empty.
+
+    ``of_heads`` is (blocks, head rows, T, 16), strided as ``sources``; ``of_packed`` (blocks, weights, biases, w_τ, A).
+    """
+    steps, neurons, outputs = of_y.shape[1], of_state.shape[2], of_y.shape[2]
+    stride = row_stride(steps)
+    head_rows, seen_by_all = of_heads.size // (of_packed.shape[0] * stride * LANES), groups[:, FAN].sum()
+    heads_each = head_rows // neurons
+    inputs = groups[0, FAN] - groups[0, SIZE]
+    motor = inputs + groups[-1, FIRST]
+    zero = fill(weight.dtype.type(0))
+    time = zero
+    for block in range(first_block, last_block):
+        values = scratch[block, : (inputs + neurons) * LANES]
+        now, heads = scratch[block, values.size :][:LANES], scratch[block, values.size + LANES :]
+        of_pure = heads[head_rows * LANES :]
+        of_pure[:] = 0
+        read_step(of_final, block * LANES, 0, values[inputs * LANES :])
+        for step in range(steps - 1, -1, -1):
+            read_step(of_y, block * LANES, step, heads)
+            for index in range(outputs):
+                store(values, motor + index, load(values, motor + index) + load(heads, index))
+            if times.size:
+                read_step(times, block * LANES, step, now)
+                time = load(now, 0)
+            values[: inputs * LANES] = 0
+            of_time = zero
+            record = (block * steps + step) * heads_each * neurons
+            for group in range(len(groups) - 1, -1, -1):
+                first, size, source, fan, begin = groups[group]
+                for index in range(size):
+                    neuron = first + index
+                    new, staying = load(values, inputs + neuron), zero
+                    if times.size:
+                        new, staying = where_positive(time, new, zero), where_positive(time, zero, new)
+                    store(values, inputs + neuron, staying)
+                    g = load(activations, record + neuron)
+                    if mode == PURE:
+                        rate = abs(pure[neuron]) + where_positive(g, g, -g)
+                        amplitude = pure[neurons + neuron]
+                        decay = exp2(-LOG2_E * time * rate) * new
+                        of_exponent = amplitude * decay * g
+                        of_rate = of_exponent * time
+                        store(heads, index, where_positive(g, of_rate, -of_rate) - amplitude * decay)
+                        of_time += of_exponent * rate
+                        store(of_pure, neuron, load(of_pure, neuron) + of_rate)
+                        store(of_pure, neurons + neuron, load(of_pure, neurons + neuron) + new - decay * g)
+                    else:
+                        h = load(activations, record + neurons + neuron)
+                        gate = load(activations, record + 2 * neurons + neuron)
+                        if mode == NO_GATE:
+                            of_g, of_gate = new, new * h
+                        else:
+                            of_g, of_gate = new - new * gate, new * (h - g)
+                        of_gate *= gate - gate * gate
+                        store(heads, index, of_g - of_g * g * g)
+                        store(heads, size + index, new * gate * (1 - h * h))
+                        if heads_each == 4:
+                            of_time += of_gate * load(activations, record + 3 * neurons + neuron)
+                            store(heads, 2 * size + index, of_gate * time)
+                            store(heads, 3 * size + index, of_gate)
+                        else:
+                            store(heads, 2 * size + index, of_gate)
+                rows = heads_each * size
+                for row in range(rows):
+                    place = (block * head_rows + heads_each * first + row) * stride + step
+                    store(of_heads, place, load(heads, row))
+                skip = 0 if group or of_x.size else inputs
+                add_product(weight, begin + skip, 1, fan, fan - skip, rows, heads, 0, values, source + skip)
+            if of_x.size:
+                write_step(values, of_x, block * LANES, step)
+            if of_times.size:
+                store(now, 0, of_time)
+                write_step(now, of_times, block * LANES, step)
+        write_step(values[inputs * LANES :], of_state, block * LANES, 0)
+
+        sums = of_packed[block]
+        seen = block * seen_by_all
+        for first, size, _, fan, begin in groups:
+            row, rows = block * head_rows + heads_each * first, heads_each * size
+            outer_products(
+                of_heads, row * stride, rows, sources, seen * stride, fan, stride, steps, sums, begin
+            )  # fmt: skip
+            seen += fan
+        for row in range(head_rows):
+            of_bias = zero
+            for step in range(steps):
+                of_bias += load(of_heads, (block * head_rows + row) * stride + step)
+            sums[weight.size + row] = total(of_bias)
+        for index in range(pure.size):
+            sums[weight.size + head_rows + index] = total(load(of_pure, index))
+        for neuron in range(pure.size // 2):
+            sums[weight.size + head_rows + neuron] *= np.sign(pure[neuron])
+
+
+# One step of one sequence. Lanes are neurons here.
+
+
+@njit(cache=True, **OPTIONS)
+def tick(x, elapsed, state, y, numbers, index, scratch):
+    """A :data:`liquid_control.kernels.step.Tick`; the arrays are those of :func:`step_arrays`."""
+    mode, motors, projected = index[0], index[1], index[2]
+    sizes = index[3:]
+    place, first, before = 0, 0, 0
+    if elapsed > 0:
+        for group in range(sizes.size):
+            size = sizes[group]
+            # The heads are complete before a neuron changes: it drives the others of its group.
+            for block in range((size + LANES - 1) // LANES):
+                g, h = load(numbers, place), load(numbers, place + 1)
+                a, b = load(numbers, place + 2), load(numbers, place + 3)
+                place += 4
+                for source in range(0 if group else x.size):
+                    g += x[source] * load(numbers, place)
+                    h += x[source] * load(numbers, place + 1)
+                    a += x[source] * load(numbers, place + 2)
+                    b += x[source] * load(numbers, place + 3)
+                    place += 4
+                for source in range(first - before, first + size):
+                    g += state[source] * load(numbers, place)
+                    h += state[source] * load(numbers, place + 1)
+                    a += state[source] * load(numbers, place + 2)
+                    b += state[source] * load(numbers, place + 3)
+                    place += 4
+                if mode == PURE:
+                    new = h - h * exp2(-LOG2_E * elapsed * (a + where_positive(g, g, -g))) * g
+                else:
+                    g, h, gate = tanh(g), tanh(h), sigmoid(a * elapsed + b)
+                    new = g + gate * h if mode == NO_GATE else g + gate * (h - g)
+                store(scratch, block, new)
+            for neuron in range(size):
+                state[first + neuron] = scratch[neuron]
+            before = size
+            first += size
+    last = state.size - sizes[-1]
+    if projected:
+        projection = numbers[numbers.size - y.size * (motors + 1) :]
+        for output in range(y.size):
+            total_output = projection[y.size * motors + output]
+            for motor in range(motors):
+                total_output += projection[output * motors + motor] * state[last + motor]
+            y[output] = total_output
+    else:
+        for output in range(y.size):
+            y[output] = state[last + output]
+
+
+def step_arrays(
+    plan: Plan, parameters: list[Tensor], projection: tuple[Tensor, Tensor] | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The arrays of :func:`tick` after y, copies of the parameters.
+
+    Of each group and sixteen of its neurons come the biases of g, h, a, b and then their weights, source after source.
+    In mode "pure" the bias of h is A and that of a is the size of w_τ.
+
+    Args:
+        plan: from :func:`build_plan`.
+        parameters: in the order of :func:`build_plan`.
+        projection: weight (O, motor neurons) and bias (O) of the outputs, or None.
+    """
+    heads = plan.varying
+    packed = heads.pack([parameter.detach() for parameter in parameters], 1.0)
+    weight, bias, pure = (part.numpy() for part in packed.split(heads.sections))
+    parts = []
+    for first, size, _, fan, begin in heads.groups.tolist():
+        count = heads.heads_each * size
+        matrix = np.zeros((4, -(-size // LANES) * LANES, 1 + fan), weight.dtype)
+        matrix[: heads.heads_each, :size, 0] = bias[heads.heads_each * first :][:count].reshape(-1, size)
+        matrix[: heads.heads_each, :size, 1:] = weight[begin : begin + count * fan].reshape(-1, size, fan)
+        if plan.mode == PURE:
+            rate, amplitude = pure.reshape(2, -1)[:, first : first + size]
+            matrix[1, :size, 0], matrix[2, :size, 0] = amplitude, abs(rate)
+        parts.append(matrix.reshape(4, -1, LANES, 1 + fan).transpose(1, 3, 0, 2))
+    if projection is not None:
+        parts += [part.detach().numpy() for part in projection]
+    sizes = heads.groups[:, SIZE]
+    numbers = np.concatenate([part.ravel() for part in parts])
+    scratch = np.empty(-(-sizes.max() // LANES) * LANES, weight.dtype)
+    return numbers, np.array([plan.mode, plan.outputs, projection is not None, *sizes]), scratch
+
+
+# From a layer's parameters to the kernels' weights
+
+
+@dataclass(frozen=True)
+class Heads:
+    """How the kernels want a layer's heads: all in one flat tensor, [weights | biases | w_τ | A].
+
+    Weights are group after group; of a group (heads, neurons, sources), the heads in the order g, h, a, b, or g, h,
+    gate if the latter two are merged, or g in mode "pure".
+
+    Attributes:
+        inputs: number of inputs of the layer.
+        neurons: number of neurons of all groups.
+        sources: number of sources of all groups; what drives two groups counts twice.
+        heads_each: heads of a neuron.
+        groups: (groups, 5): first neuron and number of neurons of each, first source and number of sources among
+            [inputs | neurons], where its weights begin.
+        sections: numbers of weights, of biases, and of w_τ and A together.
+        places: for each number its place among the layer's parameters laid end to end, or, where the wiring has no
+            synapse, the zero behind them.
+        timed_places: places of what the constant elapsed time multiplies before it is added, if a and b are merged.
+        origins: the reverse: for each parameter its place in the flat tensor, or behind its end if it has none.
+        timed: places of the parameters that the constant elapsed time multiplies.
+        shapes: of the layer's parameters, as tensors without memory.
+    """
+
+    inputs: int
+    neurons: int
+    sources: int
+    heads_each: int
+    groups: np.ndarray
+    sections: tuple[int, int, int]
+    places: Tensor
+    timed_places: Tensor | None
+    origins: Tensor
+    timed: Tensor
+    shapes: Sequence[Tensor]
+
+    def pack(self, parameters: Sequence[Tensor], elapsed: float) -> Tensor:
+        """From the parameters; ``elapsed`` matters only if a and b are merged for it."""
+        flat = _flatten_dense_tensors([*parameters, parameters[0].new_zeros(1)])
+        packed = flat.index_select(0, self.places)
+        if self.timed_places is not None:
+            packed.add_(flat.index_select(0, self.timed_places), alpha=elapsed)
+        return packed
+
+    def unpack(self, gradient: Tensor, elapsed: float) -> Sequence[Tensor]:
+        """The gradients of the parameters from that of what :meth:`pack` made of them."""
+        flat = torch.cat([gradient, gradient.new_zeros(1)]).index_select(0, self.origins)
+        if elapsed != 1.0:
+            flat[self.timed] *= elapsed
+        return _unflatten_dense_tensors(flat, self.shapes)
+
+
+class Plan(NamedTuple):
+    """What the kernels need to know of a layer."""
+
+    constant: Heads
+    """Its heads at one elapsed time for all steps."""
+    varying: Heads
+    """Its heads where elapsed times differ."""
+    mode: int
+    """DEFAULT, NO_GATE or PURE."""
+    outputs: int
+    """How many neurons of the last group are the outputs, O."""
+
+
+def build_plan(
+    inputs: int,
+    sizes: Sequence[int],
+    masks: Sequence[np.ndarray | None],
+    masked: Sequence[bool],
+    mode: int,
+    outputs: int,
+) -> Plan:
+    """The plan of a layer.
+
+    Its parameters are, group after group, weight and bias of each head in the order g, h, a, b; in mode "pure" those of
+    g and then w_τ and A.
+
+    Args:
+        inputs: number of inputs.
+        sizes: neurons of each group.
+        masks: for each group (neurons, inputs or neurons of the group before + neurons), zero where there is no
+            synapse; or None.
+        masked: for each head whether the masks hold for it.
+        mode: DEFAULT, NO_GATE or PURE.
+        outputs: how many neurons of the last group are the outputs.
+    """
+    weights: list[list[np.ndarray]] = []  # of a group and head: the places of its matrix
+    others: list[list[np.ndarray]] = []  # of a group: the places of its heads' biases, and of w_τ and A
+    count = 0
+    shapes: list[Tensor] = []
+
+    def take(*shape: int) -> np.ndarray:
+        nonlocal count
+        begin, count = count, count + math.prod(shape)
+        shapes.append(torch.empty(shape, device="meta"))
+        return np.arange(begin, count).reshape(shape)
+
+    for size, before, mask in zip(sizes, (inputs, *sizes), masks, strict=False):
+        weights.append([])
+        others.append([])
+        for holds in masked:
+            matrix = take(size, before + size)
+            weights[-1].append(np.where(mask == 0, -1, matrix) if mask is not None and holds else matrix)
+            others[-1].append(take(size))
+        if mode == PURE:
+            others[-1] += [take(1, size)[0], take(1, size)[0]]
+
+    def places(heads: Sequence[int | None]) -> Tensor:
+        """Of the given heads; None is a head of zeros."""
+
+        def chosen(places: Sequence[np.ndarray]) -> list[np.ndarray]:
+            return [np.full_like(places[0], -1) if head is None else places[head] for head in heads]
+
+        parts = [matrix for group in weights for matrix in chosen(group)]
+        parts += [bias for group in others for bias in chosen(group)]
+        if mode == PURE:
+            parts += [group[which] for which in (1, 2) for group in others]
+        flat = np.concatenate([part.ravel() for part in parts])
+        return torch.from_numpy(np.where(flat < 0, count, flat))
+
+    firsts = [0, *itertools.accumulate(sizes)]
+    fans = [before + size for before, size in zip((inputs, *sizes), sizes, strict=False)]
+    sources = [0, *(inputs + first for first in firsts)]
+
+    def build(heads: Sequence[int | None], timed: Sequence[int | None] | None = None) -> Heads:
+        begins = [0, *itertools.accumulate(len(heads) * size * fan for size, fan in zip(sizes, fans, strict=True))]
+        groups = np.array(list(zip(firsts, sizes, sources, fans, begins, strict=False)))
+        sections = (begins[-1], len(heads) * firsts[-1], 2 * firsts[-1] if mode == PURE else 0)
+        all_places, timed_places = places(heads), None if timed is None else places(timed)
+        origins = torch.full((count + 1,), len(all_places))
+        origins[all_places] = torch.arange(len(all_places))
+        multiplied = torch.arange(0)
+        if timed_places is not None:
+            origins[timed_places] = torch.arange(len(all_places))
+            multiplied = timed_places[timed_places < count]
+        return Heads(
+            inputs, firsts[-1], sum(fans), len(heads), groups, sections, all_places, timed_places, origins[:-1],
+            multiplied, shapes,
+        )  # fmt: skip
+
+    if mode == PURE:
+        heads = build([0])
+        return Plan(heads, heads, mode, outputs)
+    return Plan(build([0, 1, 3], [None, None, 2]), build([0, 1, 2, 3]), mode, outputs)
+
+
+# For torch
+
+
+def integrate(
+    plan: Plan, x: Tensor, state: Tensor, elapsed: float | Tensor, advance: Tensor | None, parameters: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """What `CfC.integrate` gives before a projection, whose arguments these are.
+
+    Args:
+        plan: from :func:`build_plan`.
+        x: (T, B, C), float32 or float64 on the CPU, as are all tensors.
+        state: (B, S).
+        elapsed: positive: a number, or (T, B).
+        advance: (T, B) bool, or None.
+        parameters: in the order of :func:`build_plan`.
+    """
+    given = (x, state, elapsed, *parameters)
+    if torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in given):
+        y, final = _CfC.apply(plan, advance, *given)
+    else:
+        with torch.no_grad():
+            y, final, _ = _integrate(plan, advance, x, state, elapsed, parameters, keep=False)
+    return y.transpose(0, 1), final
+
+
+class _CfC(torch.autograd.Function):
+    """:func:`_integrate` with its gradients by x, state, elapsed and the parameters."""
+
+    @staticmethod
+    def forward(ctx, plan, advance, x, state, elapsed, *parameters):
+        y, final, ctx.kept = _integrate(plan, advance, x, state, elapsed, parameters, keep=True)
+        ctx.plan = plan
+        # Saved for torch to notice if it is changed in place before the backward pass.
+        ctx.save_for_backward(elapsed if isinstance(elapsed, Tensor) else None)
+        return y, final
+
+    @staticmethod
+    def backward(ctx, of_y, of_final):
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the CfC kernel has no second derivatives, and create_graph=True asks for them: set the environment "
+                "variable LIQUID_CONTROL_KERNELS=reference."
+            )
+        _ = ctx.saved_tensors
+        wants_x, wants_elapsed = ctx.needs_input_grad[2], ctx.needs_input_grad[4]
+        of_x, of_state, of_times, of_packed = _gradients(ctx.plan, ctx.kept, of_y, of_final, wants_x, wants_elapsed)
+        return (
+            None,
+            None,
+            of_x.transpose(0, 1) if wants_x else None,
+            of_state[:, 0],
+            of_times[..., 0].T if wants_elapsed else None,
+            *ctx.kept.heads.unpack(of_packed, ctx.kept.elapsed),
+        )
+
+
+class _Kept(NamedTuple):
+    """What the backward pass needs of the forward pass."""
+
+    heads: Heads
+    elapsed: float
+    packed: Tensor
+    times: np.ndarray
+    sources: Buffer
+    activations: Buffer
+
+
+def _integrate(
+    plan: Plan, advance: Tensor | None, x: Tensor, state: Tensor, elapsed: float | Tensor, parameters: Any, keep: bool
+) -> tuple[Tensor, Tensor, _Kept]:
+    """Y (B, T, O), the final state (B, S), and what a backward pass needs if ``keep``."""
+    steps, batch, _ = x.shape
+    heads, constant = (plan.varying, 1.0) if isinstance(elapsed, Tensor) else (plan.constant, elapsed)
+    rows = x.detach().transpose(0, 1).contiguous().numpy()
+    packed = heads.pack(parameters, constant)
+    weight, bias, pure = packed.split(heads.sections)
+    times = _times(plan, elapsed, advance, rows)
+    y, final = x.new_empty(batch, steps, plan.outputs), torch.empty_like(state, memory_format=torch.contiguous_format)
+    blocks = block_count(batch)
+    sources = Buffer(heads.sources * blocks * row_stride(steps) * LANES if keep else 0, rows.dtype)
+    activations = Buffer(heads.sections[1] * blocks * steps * LANES if keep else 0, rows.dtype)
+    scratch = Buffer(blocks * (heads.inputs + heads.neurons + 1 + heads.sections[1]) * LANES, rows.dtype)
+    over_blocks(
+        _forward, blocks, _work(heads, batch * steps), rows, state.detach().contiguous().numpy()[:, None], times,
+        weight.numpy(), bias.numpy(), pure.numpy(), heads.groups, plan.mode, y.numpy(), final.numpy()[:, None],
+        sources.values, activations.values, scratch.values.reshape(blocks, -1),
+    )  # fmt: skip
+    return y, final, _Kept(heads, constant, packed, times, sources, activations)
+
+
+def _gradients(
+    plan: Plan, kept: _Kept, of_y: Tensor, of_final: Tensor, wants_x: bool, wants_elapsed: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of x (B, T, C), the initial state (B, 1, S), the elapsed times (B, T, 1), and the packed parameters."""
+    batch, steps, _ = of_y.shape
+    heads, dtype = kept.heads, kept.sources.values.dtype
+    weight, _, pure = kept.packed.split(heads.sections)
+    of_x = of_y.new_empty((batch, steps, heads.inputs) if wants_x else (0, 0, 0))
+    of_times = of_y.new_empty((batch, steps, 1) if wants_elapsed else (0, 0, 0))
+    of_state = of_y.new_empty(batch, 1, heads.neurons)
+    blocks = block_count(batch)
+    of_packed = of_y.new_empty(blocks, len(kept.packed))
+    of_heads = Buffer(heads.sections[1] * blocks * row_stride(steps) * LANES, dtype)
+    scratch = Buffer(blocks * (heads.inputs + heads.neurons + 1 + sum(heads.sections[1:])) * LANES, dtype)
+    over_blocks(
+        _backward, blocks, _work(heads, batch * steps), kept.times, weight.numpy(), pure.numpy(), heads.groups,
+        plan.mode, kept.sources.values, kept.activations.values, of_y.contiguous().numpy(),
+        of_final.contiguous().numpy()[:, None], of_x.numpy(), of_state.numpy(), of_times.numpy(), of_heads.values,
+        of_packed.numpy(), scratch.values.reshape(blocks, -1),
+    )  # fmt: skip
+    return of_x, of_state, of_times, of_packed.sum(0)
+
+
+def _times(plan: Plan, elapsed: float | Tensor, advance: Tensor | None, x: np.ndarray) -> np.ndarray:
+    """Elapsed times (B, T, 1), 0 where the state stays; empty where one that is merged into the heads is all."""
+    batch, steps, _ = x.shape
+    if isinstance(elapsed, Tensor):
+        times = elapsed.detach().numpy().T
+    elif advance is not None or plan.mode == PURE:
+        times = np.full((batch, steps), elapsed, x.dtype)
+    else:
+        return np.empty((0, 0, 0), x.dtype)
+    if advance is not None:
+        times = np.where(advance.numpy().T, times, 0)
+    return np.ascontiguousarray(times, x.dtype)[..., None]
+
+
+def _work(heads: Heads, steps: int) -> int:
+    """Elementary functions in so many steps; ten multiply-adds count as one."""
+    return steps * (heads.sections[1] + heads.sections[0] // 10)

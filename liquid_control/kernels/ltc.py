@@ -1,0 +1,545 @@
+"""The LTC of `liquid_control.nn.ltc`, whole sequences in one call: semi-implicit solver, hand-derived backward pass.
+
+In the notation of that module, with r = unfolds / elapsed = 1/Δ and the synapses' s_ji of the potential before:
+
+    v⁺ = n / d,    n_i = n⁰_i + cm_i r v_i + Σ_j w_ji E_ji s_ji,    d_i = d⁰_i + cm_i r + Σ_j w_ji s_ji
+
+where n⁰ and d⁰ hold leak and sensory synapses and are computed once a step. Given the gradient v̄⁺ of a loss, one unfold
+back is
+
+    n̄_i = v̄⁺_i / d_i,    d̄_i = -n̄_i v⁺_i,    z̄_ji = (n̄_i w_ji E_ji + d̄_i w_ji) s_ji (1 - s_ji)
+    v̄_i = n̄_i cm_i r + Σ_k σ_ik z̄_ik  over the synapses i → k that leave neuron i
+
+and every parameter's gradient is a sum of products of these. The forward pass keeps v and 1/d of each unfold; openings
+s are computed again, which takes no longer than reading them.
+
+Synapses are lists in the order of their destinations, so one that the wiring leaves out costs nothing. Positivity
+constraints and the input mapping are folded into the lists once a call (:func:`_prepare`), and the chain rule through
+them is applied to the sums (:func:`_finish`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+
+from liquid_control.kernels.batch import LANES, Buffer, block_count, new_tile, over_blocks, read_step, write_step
+from liquid_control.kernels.fast_math import DOUBLE_LOG2_E, OPTIONS, exp2
+from liquid_control.kernels.simd import fill, load, store, total, where_positive
+
+
+class Synapses(NamedTuple):
+    """Edge lists of a (sources, N) adjacency matrix, by destination."""
+
+    source: np.ndarray
+    """(E,) presynaptic neuron of each synapse."""
+    start: np.ndarray
+    """(N + 1,): synapses start[i] to start[i + 1] end at neuron i."""
+    place: np.ndarray
+    """(E,) where the flat matrix holds the synapse's parameters."""
+
+    @classmethod
+    def of(cls, adjacency: np.ndarray) -> Synapses:
+        """The lists of a matrix whose entries are zero where there is no synapse."""
+        destination, source = np.nonzero(adjacency.T)
+        start = np.searchsorted(destination, np.arange(adjacency.shape[1] + 1))
+        place = np.ravel_multi_index((source, destination), adjacency.shape)
+        return cls(np.ascontiguousarray(source), start, place)
+
+
+class Plan(NamedTuple):
+    """What a layer's kernel needs to know besides its parameters."""
+
+    inner: Synapses
+    sensory: Synapses
+    inputs: int
+    outputs: int
+    unfolds: int
+    epsilon: float
+    implicit: bool
+    """Whether gleak, cm and w go through softplus."""
+
+    @property
+    def neurons(self) -> int:
+        """N."""
+        return len(self.inner.start) - 1
+
+
+class Weights(NamedTuple):
+    """Parameters as the kernels use them; the constants below name what they hold."""
+
+    neurons: np.ndarray
+    """(3, N): g v_leak; g + ε; cm."""
+    inner: np.ndarray
+    """(E, 5): gain and offset, for which s = 1 / (1 + 2^(gain · v + offset)); w; w E; ds/dv = slope · s (1 - s)."""
+    sensory: np.ndarray
+    """The same of the sensory synapses, of the input as it is before the mapping."""
+    output: np.ndarray
+    """(2, O): scale and shift."""
+
+
+LEAK_CURRENT, LEAK, CAPACITANCE = range(3)
+GAIN, OFFSET, CONDUCTANCE, DRIVE, SLOPE = range(5)
+
+# Sums of the backward pass. Of a neuron, three: n̄, d̄, and n̄ v + d̄ times r; of a synapse, four: z̄ v, z̄, d̄ s, n̄ s; of an
+# output, two: ȳ v and ȳ. Neurons come first, then inner and sensory synapses, then outputs.
+NEURON_SUMS, SYNAPSE_SUMS, OUTPUT_SUMS = 3, 4, 2
+
+
+# From parameters to weights, and from the weights' gradients to those of parameters. `packed` holds all parameters, one
+# after another: gleak, vleak, cm, the inner matrices sigma, mu, w, erev, the sensory ones, then scale and shift of the
+# input and of the output.
+
+
+@njit(**OPTIONS)
+def _positive(value, implicit):
+    """The value in use, and its derivative by the stored one."""
+    value = np.float64(value)
+    if not implicit or value > 20:  # from where on torch takes softplus to be linear
+        return value, 1.0
+    return np.log1p(np.exp(value)), 1 / (1 + np.exp(-value))
+
+
+@njit(cache=True, **OPTIONS)
+def _prepare(packed, inner, sensory, inputs, epsilon, implicit, weights):
+    count = inner.start.size - 1
+    for i in range(count):
+        leak, _ = _positive(packed[i], implicit)
+        weights.neurons[LEAK_CURRENT, i] = leak * packed[count + i]
+        weights.neurons[LEAK, i] = leak + epsilon
+        weights.neurons[CAPACITANCE, i], _ = _positive(packed[2 * count + i], implicit)
+    base, size = 3 * count, count * count
+    mapping = 3 * count + 4 * count * count + 4 * inputs * count
+    for synapses, lists, has_mapping in ((inner, weights.inner, False), (sensory, weights.sensory, True)):
+        for e in range(synapses.source.size):
+            place, source = synapses.place[e], synapses.source[e]
+            sigma, mu = packed[base + place], packed[base + size + place]
+            w, _ = _positive(packed[base + 2 * size + place], implicit)
+            scale, shift = sigma, -sigma * mu
+            if has_mapping:
+                scale = sigma * packed[mapping + source]
+                shift += sigma * packed[mapping + inputs + source]
+            lists[e, GAIN], lists[e, OFFSET] = -DOUBLE_LOG2_E * scale, -DOUBLE_LOG2_E * shift
+            lists[e, CONDUCTANCE], lists[e, DRIVE] = w, w * packed[base + 3 * size + place]
+            lists[e, SLOPE] = scale
+        base, size = base + 4 * size, inputs * count
+    output = mapping + 2 * inputs
+    outputs = weights.output.shape[1]
+    for o in range(outputs):
+        weights.output[0, o], weights.output[1, o] = packed[output + o], packed[output + outputs + o]
+
+
+@njit(cache=True, **OPTIONS)
+def _finish(block_sums, packed, inner, sensory, inputs, outputs, implicit, gradient):
+    """Adds the blocks' sums (blocks, ·) in their order and writes the gradient of ``packed``."""
+    sums = np.zeros(block_sums.shape[1], np.float64)
+    for block in range(block_sums.shape[0]):
+        for k in range(sums.size):
+            sums[k] += block_sums[block, k]
+    gradient[:] = 0
+    count = inner.start.size - 1
+    for i in range(count):
+        leak, slope = _positive(packed[i], implicit)
+        at = NEURON_SUMS * i
+        gradient[i] = (packed[count + i] * sums[at] + sums[at + 1]) * slope
+        gradient[count + i] = leak * sums[at]
+        gradient[2 * count + i] = sums[at + 2] * _positive(packed[2 * count + i], implicit)[1]
+    at, base, size = NEURON_SUMS * count, 3 * count, count * count
+    mapping = 3 * count + 4 * count * count + 4 * inputs * count
+    for synapses, has_mapping in ((inner, False), (sensory, True)):
+        for e in range(synapses.source.size):
+            place, source = synapses.place[e], synapses.source[e]
+            sigma, mu, erev = packed[base + place], packed[base + size + place], packed[base + 3 * size + place]
+            w, slope = _positive(packed[base + 2 * size + place], implicit)
+            of_product, of_sum, of_conductance, of_drive = sums[at], sums[at + 1], sums[at + 2], sums[at + 3]
+            at += SYNAPSE_SUMS
+            of_sigma = of_product - mu * of_sum
+            if has_mapping:
+                gradient[mapping + source] += sigma * of_product
+                gradient[mapping + inputs + source] += sigma * of_sum
+                scale, shift = packed[mapping + source], packed[mapping + inputs + source]
+                of_sigma = scale * of_product + (shift - mu) * of_sum
+            gradient[base + place] = of_sigma
+            gradient[base + size + place] = -sigma * of_sum
+            gradient[base + 2 * size + place] = (of_conductance + erev * of_drive) * slope
+            gradient[base + 3 * size + place] = w * of_drive
+        base, size = base + 4 * size, inputs * count
+    output = mapping + 2 * inputs
+    for o in range(outputs):
+        gradient[output + o], gradient[output + outputs + o] = sums[at], sums[at + 1]
+        at += OUTPUT_SUMS
+
+
+# The pass over a sequence. Lanes are sequences; `rates` (B, T), or (1, 1) for all, holds r where the state advances and
+# 0 where it must stay: there the kernel computes with r = 1, whatever comes of it, and takes the old state.
+
+
+@njit(**OPTIONS)
+def _opening(potential, lists, e):
+    """S of synapse e."""
+    return 1 / (1 + exp2(lists[e, GAIN] * potential + lists[e, OFFSET]))
+
+
+@njit(**OPTIONS)
+def _read_rate(rates, first, step, tile):
+    if rates.size == 1:
+        return fill(rates[0, 0])
+    for row in range(LANES):
+        tile[row] = rates[first + row, step] if first + row < rates.shape[0] else 0
+    return load(tile, 0)
+
+
+@njit(cache=True, nogil=True, **OPTIONS)
+def _forward(first, last, x, state, rates, weights, inner, sensory, unfolds, y, final, path, reciprocals, keep):
+    """Blocks ``first`` to ``last`` of x (B, T, C) and state (B, 1, N) → y (B, T, O), final (B, 1, N).
+
+    ``path`` (blocks, T (unfolds + 1) + 1, N, LANES) gets the potentials before the first unfold of a step and after
+    each, ``reciprocals`` (blocks, T unfolds, N, LANES) 1/d. If not ``keep``, each step overwrites the one before.
+    """
+    steps, inputs, count, outputs = x.shape[1], x.shape[2], state.shape[2], y.shape[2]
+    kept = steps if keep else 1
+    tile, drive = new_tile(inputs, x), new_tile(2 * count, x)
+    rate_tile, output_tile = new_tile(1, x), new_tile(outputs, x)
+    neurons = weights.neurons
+    for block in range(first, last):
+        before = block * (kept * (unfolds + 1) + 1) * count
+        solved = block * kept * unfolds * count
+        read_step(state, block * LANES, 0, path[before * LANES : (before + count) * LANES])
+        for step in range(steps):
+            rate = _read_rate(rates, block * LANES, step, rate_tile)
+            pace = where_positive(rate, rate, 1)
+            read_step(x, block * LANES, step, tile)
+            for i in range(count):
+                numerator = fill(neurons[LEAK_CURRENT, i])
+                denominator = neurons[LEAK, i] + neurons[CAPACITANCE, i] * pace
+                for e in range(sensory.start[i], sensory.start[i + 1]):
+                    opening = _opening(load(tile, sensory.source[e]), weights.sensory, e)
+                    numerator += weights.sensory[e, DRIVE] * opening
+                    denominator += weights.sensory[e, CONDUCTANCE] * opening
+                store(drive, 2 * i, numerator)
+                store(drive, 2 * i + 1, denominator)
+            begin = before
+            for _ in range(unfolds):
+                for i in range(count):
+                    numerator = load(drive, 2 * i) + neurons[CAPACITANCE, i] * pace * load(path, before + i)
+                    denominator = load(drive, 2 * i + 1)
+                    for e in range(inner.start[i], inner.start[i + 1]):
+                        opening = _opening(load(path, before + inner.source[e]), weights.inner, e)
+                        numerator += weights.inner[e, DRIVE] * opening
+                        denominator += weights.inner[e, CONDUCTANCE] * opening
+                    reciprocal = 1 / denominator
+                    store(reciprocals, solved + i, reciprocal)
+                    store(path, before + count + i, numerator * reciprocal)
+                before += count
+                solved += count
+            after = before + count
+            if not keep:
+                after, solved = begin, solved - unfolds * count
+            for i in range(count):
+                potential = where_positive(rate, load(path, before + i), load(path, begin + i))
+                store(path, after + i, potential)
+                if i < outputs:
+                    store(output_tile, i, weights.output[0, i] * potential + weights.output[1, i])
+            before = after
+            write_step(output_tile, y, block * LANES, step)
+        write_step(path[before * LANES : (before + count) * LANES], final, block * LANES, 0)
+
+
+@njit(**OPTIONS)
+def _add(sums, index, lanes):
+    store(sums, index, load(sums, index) + lanes)
+
+
+@njit(**OPTIONS)
+def _synapse_back(potential, of_numerator, of_denominator, lists, e, sums, at):
+    """Adds to the sums of synapse e and returns the gradient of its presynaptic potential."""
+    opening = _opening(potential, lists, e)
+    pull = of_numerator * lists[e, DRIVE] + of_denominator * lists[e, CONDUCTANCE]
+    pull = pull * (opening * (1 - opening))
+    _add(sums, at, pull * potential)
+    _add(sums, at + 1, pull)
+    _add(sums, at + 2, of_denominator * opening)
+    _add(sums, at + 3, of_numerator * opening)
+    return lists[e, SLOPE] * pull
+
+
+@njit(cache=True, nogil=True, **OPTIONS)
+def _backward(
+    first, last, x, rates, weights, inner, sensory, unfolds, path, reciprocals,
+    of_y, of_final, of_x, of_state, of_rates, block_sums,
+):  # fmt: skip
+    """The reverse of :func:`_forward`, ``of_…`` being gradients; of_x and of_rates are left out if they are empty."""
+    steps, inputs, count, outputs = x.shape[1], x.shape[2], of_state.shape[2], of_y.shape[2]
+    tile, input_tile = new_tile(inputs, x), new_tile(inputs, x)
+    rate_tile, output_tile = new_tile(1, x), new_tile(outputs, x)
+    now, earlier, staying = new_tile(count, x), new_tile(count, x), new_tile(count, x)
+    step_sums, sums = new_tile(NEURON_SUMS * count, x), new_tile(block_sums.shape[1], x)
+    inner_at = NEURON_SUMS * count
+    sensory_at = inner_at + SYNAPSE_SUMS * inner.source.size
+    output_at = sensory_at + SYNAPSE_SUMS * sensory.source.size
+    neurons = weights.neurons
+    for block in range(first, last):
+        sums[:] = 0
+        after = (block + 1) * (steps * (unfolds + 1) + 1) * count - count
+        solved = (block + 1) * steps * unfolds * count
+        read_step(of_final, block * LANES, 0, now)
+        for step in range(steps - 1, -1, -1):
+            rate = _read_rate(rates, block * LANES, step, rate_tile)
+            pace = where_positive(rate, rate, 1)
+            read_step(of_y, block * LANES, step, output_tile)
+            for i in range(outputs):
+                gradient = load(output_tile, i)
+                _add(sums, output_at + OUTPUT_SUMS * i, gradient * load(path, after + i))
+                _add(sums, output_at + OUTPUT_SUMS * i + 1, gradient)
+                _add(now, i, weights.output[0, i] * gradient)
+            for i in range(count):
+                gradient = load(now, i)
+                store(now, i, where_positive(rate, gradient, 0))
+                store(staying, i, where_positive(rate, 0, gradient))
+            step_sums[:] = 0
+            after -= count
+            for _ in range(unfolds):
+                before = after - count
+                solved -= count
+                earlier[:] = 0
+                for i in range(count):
+                    of_numerator = load(now, i) * load(reciprocals, solved + i)
+                    of_denominator = -of_numerator * load(path, after + i)
+                    _add(step_sums, NEURON_SUMS * i, of_numerator)
+                    _add(step_sums, NEURON_SUMS * i + 1, of_denominator)
+                    _add(step_sums, NEURON_SUMS * i + 2, of_numerator * load(path, before + i) + of_denominator)
+                    _add(earlier, i, of_numerator * (neurons[CAPACITANCE, i] * pace))
+                    for e in range(inner.start[i], inner.start[i + 1]):
+                        source, at = inner.source[e], inner_at + SYNAPSE_SUMS * e
+                        potential = load(path, before + source)
+                        _add(
+                            earlier,
+                            source,
+                            _synapse_back(potential, of_numerator, of_denominator, weights.inner, e, sums, at),
+                        )
+                now, earlier = earlier, now
+                after = before
+            read_step(x, block * LANES, step, tile)
+            input_tile[:] = 0
+            rate_tile[:] = 0
+            for i in range(count):
+                _add(now, i, load(staying, i))
+                of_numerator, of_denominator = load(step_sums, NEURON_SUMS * i), load(step_sums, NEURON_SUMS * i + 1)
+                of_capacity = load(step_sums, NEURON_SUMS * i + 2)
+                _add(sums, NEURON_SUMS * i, of_numerator)
+                _add(sums, NEURON_SUMS * i + 1, of_denominator)
+                _add(sums, NEURON_SUMS * i + 2, of_capacity * pace)
+                _add(rate_tile, 0, of_capacity * neurons[CAPACITANCE, i])
+                for e in range(sensory.start[i], sensory.start[i + 1]):
+                    source, at = sensory.source[e], sensory_at + SYNAPSE_SUMS * e
+                    potential = load(tile, source)
+                    _add(
+                        input_tile,
+                        source,
+                        _synapse_back(potential, of_numerator, of_denominator, weights.sensory, e, sums, at),
+                    )
+            if of_x.size:
+                write_step(input_tile, of_x, block * LANES, step)
+            if of_rates.size:
+                write_step(rate_tile, of_rates, block * LANES, step)
+        write_step(now, of_state, block * LANES, 0)
+        for k in range(block_sums.shape[1]):
+            block_sums[block, k] = total(load(sums, k))
+
+
+# One step of one sequence. Lanes are synapses here; a list's end is filled up with synapses of no conductance.
+
+
+def step_arrays(plan: Plan, parameters: list[Tensor]) -> tuple[np.ndarray, ...]:
+    """The arrays of :func:`tick` after y, copies of the parameters, which are given as to :func:`integrate`."""
+    packed = torch.cat([parameter.detach().flatten() for parameter in parameters]).numpy()
+    weights = _weights(plan, packed)
+    lists, index = [], [plan.unfolds]
+    for synapses, values in ((plan.inner, weights.inner), (plan.sensory, weights.sensory)):
+        filling = -len(synapses.source) % LANES
+        lists.append(np.pad(values[:, :SLOPE], ((0, filling), (0, 0))).T)
+        index.extend([len(synapses.source) + filling, *synapses.start, *synapses.source, *[0] * filling])
+    numbers = np.concatenate([part.ravel() for part in (weights.neurons, weights.output, *lists)])
+    # Numerators and denominators, those of the sensory synapses alone, and openings.
+    scratch = np.empty(4 * plan.neurons + max(part.shape[1] for part in lists), packed.dtype)
+    return numbers, np.array(index), scratch
+
+
+@njit(**OPTIONS)
+def _add_currents(potential, lists, start, source, opening, numerator, denominator):
+    """Adds Σ w s E and Σ w s of all synapses to the neurons' sums."""
+    size = source.size
+    gain, offset = lists[GAIN * size : OFFSET * size], lists[OFFSET * size : CONDUCTANCE * size]
+    conductance, drive = lists[CONDUCTANCE * size : DRIVE * size], lists[DRIVE * size : SLOPE * size]
+    for e in range(size):
+        opening[e] = potential[source[e]]
+    for k in range(size // LANES):
+        store(opening, k, 1 / (1 + exp2(load(gain, k) * load(opening, k) + load(offset, k))))
+    for i in range(numerator.size):
+        for e in range(start[i], start[i + 1]):
+            numerator[i] += drive[e] * opening[e]
+            denominator[i] += conductance[e] * opening[e]
+
+
+@njit(cache=True, **OPTIONS)
+def tick(x, elapsed, state, y, numbers, index, scratch):
+    """A :data:`liquid_control.kernels.step.Tick`; the arrays are those of :func:`step_arrays`."""
+    count, outputs = state.size, y.size
+    leak_current, leak, capacitance = numbers[:count], numbers[count : 2 * count], numbers[2 * count : 3 * count]
+    output = numbers[3 * count : 3 * count + 2 * outputs]
+    if elapsed > 0:
+        unfolds, inner_size = index[0], index[1]
+        inner_start, inner_source = index[2 : count + 3], index[count + 3 : count + 3 + inner_size]
+        rest = index[count + 3 + inner_size :]
+        sensory_start, sensory_source = rest[1 : count + 2], rest[count + 2 :]
+        inner = numbers[3 * count + 2 * outputs :]
+        sensory = inner[4 * inner_size :]
+        numerator, denominator = scratch[:count], scratch[count : 2 * count]
+        step_numerator, step_denominator = scratch[2 * count : 3 * count], scratch[3 * count : 4 * count]
+        opening = scratch[4 * count :]
+        rate = unfolds / elapsed
+        for i in range(count):
+            step_numerator[i], step_denominator[i] = leak_current[i], leak[i] + capacitance[i] * rate
+        _add_currents(x, sensory, sensory_start, sensory_source, opening, step_numerator, step_denominator)
+        for _ in range(unfolds):
+            for i in range(count):
+                numerator[i], denominator[i] = step_numerator[i] + capacitance[i] * rate * state[i], step_denominator[i]
+            _add_currents(state, inner, inner_start, inner_source, opening, numerator, denominator)
+            for i in range(count):
+                state[i] = numerator[i] / denominator[i]
+    for o in range(outputs):
+        y[o] = output[o] * state[o] + output[outputs + o]
+
+
+# For torch
+
+
+def integrate(
+    plan: Plan, x: Tensor, state: Tensor, elapsed: float | Tensor, advance: Tensor | None, parameters: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """What `LTC.integrate` gives, whose arguments these are.
+
+    Args:
+        plan: the layer's synapses and options.
+        x: (T, B, C), float32 or float64 on the CPU, as are all tensors.
+        state: (B, N).
+        elapsed: positive: a number, or (T, B).
+        advance: (T, B) bool, or None.
+        parameters: gleak, vleak, cm, sigma, mu, w, erev, the sensory sigma, mu, w, erev, and scale and shift of the
+            input and of the output: ones and zeros where there is no mapping.
+    """
+    given = (x, state, elapsed, *parameters)
+    if torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in given):
+        y, final = _LTC.apply(plan, advance, *given)
+    else:
+        with torch.no_grad():
+            y, final, _ = _integrate(plan, advance, x, state, elapsed, parameters, keep=False)
+    return y.transpose(0, 1), final
+
+
+class _LTC(torch.autograd.Function):
+    """:func:`_integrate` with its gradients by x, state, elapsed and the parameters."""
+
+    @staticmethod
+    def forward(ctx, plan, advance, x, state, elapsed, *parameters):
+        y, final, ctx.kept = _integrate(plan, advance, x, state, elapsed, parameters, keep=True)
+        ctx.plan, ctx.parameters = plan, parameters
+        # Saved for torch to notice if they are changed in place before the backward pass.
+        ctx.save_for_backward(x, elapsed if isinstance(elapsed, Tensor) else None)
+        return y, final
+
+    @staticmethod
+    def backward(ctx, of_y, of_final):
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the LTC kernel has no second derivatives, and create_graph=True asks for them: set the environment "
+                "variable LIQUID_CONTROL_KERNELS=reference."
+            )
+        _, elapsed = ctx.saved_tensors
+        wants_x, wants_elapsed = ctx.needs_input_grad[2], ctx.needs_input_grad[4]
+        of_x, of_state, of_rates, of_packed = _gradients(ctx.plan, ctx.kept, of_y, of_final, wants_x, wants_elapsed)
+        # r = unfolds / elapsed, and the sum is zero where the state stays.
+        of_elapsed = -ctx.plan.unfolds * of_rates[..., 0].T / elapsed.square() if wants_elapsed else None
+        of_parameters = _unflatten_dense_tensors(of_packed, ctx.parameters)
+        return None, None, of_x.transpose(0, 1) if wants_x else None, of_state[:, 0], of_elapsed, *of_parameters
+
+
+class _Kept(NamedTuple):
+    """What the backward pass needs of the forward pass."""
+
+    rows: np.ndarray
+    rates: np.ndarray
+    packed: np.ndarray
+    weights: Weights
+    path: Buffer
+    reciprocals: Buffer
+
+
+def _integrate(
+    plan: Plan, advance: Tensor | None, x: Tensor, state: Tensor, elapsed: float | Tensor, parameters: Any, keep: bool
+) -> tuple[Tensor, Tensor, _Kept]:
+    """Y (B, T, O), the final state (B, N), and what a backward pass needs if ``keep``."""
+    steps, batch, _ = x.shape
+    rows = x.detach().transpose(0, 1).contiguous().numpy()
+    packed = _flatten_dense_tensors(parameters).numpy()
+    weights = _weights(plan, packed)
+    rates = _rates(plan, elapsed, advance, rows.dtype)
+    y, final = x.new_empty(batch, steps, plan.outputs), torch.empty_like(state, memory_format=torch.contiguous_format)
+    blocks, solves = block_count(batch), plan.unfolds * (steps if keep else 1)
+    path = Buffer(blocks * (solves + solves // plan.unfolds + 1) * plan.neurons * LANES, rows.dtype)
+    reciprocals = Buffer(blocks * solves * plan.neurons * LANES, rows.dtype)
+    start = state.detach().contiguous().numpy()
+    over_blocks(
+        _forward, blocks, _work(plan, batch * steps), rows, start[:, None], rates, weights, plan.inner, plan.sensory,
+        plan.unfolds, y.numpy(), final.numpy()[:, None], path.values, reciprocals.values, keep,
+    )  # fmt: skip
+    return y, final, _Kept(rows, rates, packed, weights, path, reciprocals)
+
+
+def _gradients(
+    plan: Plan, kept: _Kept, of_y: Tensor, of_final: Tensor, wants_x: bool, wants_elapsed: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of x (B, T, C), the initial state (B, 1, N), the rates (B, T, 1), and the packed parameters."""
+    batch, steps, inputs = kept.rows.shape
+    of_x = of_y.new_empty(kept.rows.shape if wants_x else (0, 0, 0))
+    of_rates = of_y.new_empty((batch, steps, 1) if wants_elapsed else (0, 0, 0))
+    of_state = of_y.new_empty(batch, 1, plan.neurons)
+    blocks, weights = block_count(batch), kept.weights
+    sums = NEURON_SUMS * plan.neurons + SYNAPSE_SUMS * (len(weights.inner) + len(weights.sensory))
+    block_sums = np.empty((blocks, sums + OUTPUT_SUMS * plan.outputs), kept.rows.dtype)
+    over_blocks(
+        _backward, blocks, _work(plan, batch * steps), kept.rows, kept.rates, weights, plan.inner, plan.sensory,
+        plan.unfolds, kept.path.values, kept.reciprocals.values, of_y.contiguous().numpy(),
+        of_final.contiguous().numpy()[:, None], of_x.numpy(), of_state.numpy(), of_rates.numpy(), block_sums,
+    )  # fmt: skip
+    of_packed = of_y.new_empty(kept.packed.size)
+    _finish(block_sums, kept.packed, plan.inner, plan.sensory, inputs, plan.outputs, plan.implicit, of_packed.numpy())
+    return of_x, of_state, of_rates, of_packed
+
+
+def _weights(plan: Plan, packed: np.ndarray) -> Weights:
+    sizes = ((3, plan.neurons), (len(plan.inner.source), 5), (len(plan.sensory.source), 5), (2, plan.outputs))
+    weights = Weights(*(np.empty(size, packed.dtype) for size in sizes))
+    _prepare(packed, plan.inner, plan.sensory, plan.inputs, plan.epsilon, plan.implicit, weights)
+    return weights
+
+
+def _rates(plan: Plan, elapsed: float | Tensor, advance: Tensor | None, dtype: np.dtype) -> np.ndarray:
+    """R (B, T), or (1, 1) for all; 0 where the state stays."""
+    if isinstance(elapsed, Tensor):
+        rates = plan.unfolds / elapsed.detach().numpy().T
+    else:
+        rates = np.full((1, 1), plan.unfolds / elapsed, dtype)
+    if advance is not None:
+        rates = np.where(advance.numpy().T, rates, 0)
+    return np.ascontiguousarray(rates, dtype)
+
+
+def _work(plan: Plan, steps: int) -> int:
+    """Sigmoids in so many steps."""
+    return steps * (plan.unfolds * len(plan.inner.source) + len(plan.sensory.source))

@@ -1,0 +1,108 @@
+"""One control tick without torch: a layer at batch 1, NumPy in and out."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from liquid_control.kernels import kernel_device
+
+if TYPE_CHECKING:  # nn is the room above: it calls in here
+    from liquid_control.nn.layer import LiquidLayer
+
+Tick = Callable[..., Any]
+"""``tick(x, elapsed, state, y, *arrays)``: from x (C,) and elapsed ≥ 0 it changes state (S,) and writes y (O,).
+
+A tick of a layer that time drives leaves the state as it is where elapsed is zero.
+"""
+
+
+class CompiledStep:
+    """A layer that is stepped one input after the other; it carries its state.
+
+    The weights are those that the layer had when this was made: later changes of the layer don't reach it.
+
+    Attributes:
+        state: (S,) the state after the last step. Writing into it changes the next step.
+
+    Example:
+        >>> step = layer.compile_step()                      # doctest: +SKIP
+        >>> y = step(x)                                      # x (C,) -> y (O,), one unit of time
+        >>> y = step(x, elapsed=0.5)
+        >>> step.reset()                                     # before another episode
+    """
+
+    def __init__(self, tick: Tick, arrays: tuple[Any, ...], initial_state: np.ndarray, sizes: tuple[int, int]):
+        self._tick, self._arrays, self._initial_state = tick, arrays, initial_state
+        self._state = initial_state.copy()
+        self._x = np.empty(sizes[0], initial_state.dtype)
+        self._shape, self._outputs = self._x.shape, sizes[1]
+
+    @property
+    def state(self) -> np.ndarray:
+        """See the class."""
+        return self._state
+
+    def reset(self) -> None:
+        """Back to the layer's initial state: zeros, or what it has learned."""
+        self._state[:] = self._initial_state
+
+    def __call__(self, x: np.ndarray, elapsed: float = 1.0) -> np.ndarray:
+        """Takes one step.
+
+        Args:
+            x: (C,) input.
+            elapsed: time since the previous step, finite and ≥ 0, in the layer's own unit.
+
+        Returns:
+            y (O,), an array of its own.
+
+        Raises:
+            ValueError: if the shape of x does not fit, or elapsed is negative or not finite.
+        """
+        if x.__class__ is not np.ndarray or x.shape != self._shape:
+            x = self._fitting(x)
+        if not 0 <= elapsed < math.inf:
+            raise ValueError(f"elapsed is {elapsed}, expected a finite time ≥ 0.")
+        # Into an array of the one type that the tick is compiled for.
+        self._x[:] = x
+        y = np.empty(self._outputs, self._x.dtype)
+        self._tick(self._x, float(elapsed), self._state, y, *self._arrays)
+        return y
+
+    def _fitting(self, x: Any) -> np.ndarray:
+        x = np.asarray(x)
+        if x.shape != self._shape:
+            raise ValueError(f"x has shape {x.shape}, expected (input_size,) = {self._shape}.")
+        return x
+
+
+def compile_step(layer: LiquidLayer) -> CompiledStep:
+    """The layer as a :class:`CompiledStep`, by its kernel if it has one, else by :meth:`LiquidLayer.step`.
+
+    Raises:
+        TypeError: if the parameters are neither float32 nor float64.
+    """
+    layer = copy.deepcopy(layer).cpu().requires_grad_(False).eval()
+    initial_state = layer.initial_state(1)[0].clone()
+    if initial_state.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"the layer's parameters are {initial_state.dtype}; NumPy steps need layer.float() or .double()."
+        )
+    kernel = layer.step_kernel() if kernel_device(initial_state) else None
+    tick, arrays = kernel or (_torch_tick(layer), ())
+    return CompiledStep(tick, arrays, initial_state.numpy(), (layer.input_size, layer.output_size))
+
+
+def _torch_tick(layer: LiquidLayer) -> Tick:
+    def tick(x: np.ndarray, elapsed: float, state: np.ndarray, y: np.ndarray) -> None:
+        with torch.no_grad():
+            outputs, after = layer.step(torch.from_numpy(x)[None], torch.from_numpy(state)[None], elapsed)
+        y[:], state[:] = outputs[0].numpy(), after[0].numpy()
+
+    return tick

@@ -1,0 +1,102 @@
+"""One control tick in NumPy, for every layer: equal to the layer's own step."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from liquid_control.nn import GRU, LSTM, LTC, MLP, CfC, Wiring
+
+INPUTS = 5
+NCP = Wiring.ncp(4, 3, 2, sensory_fanout=2, inter_fanout=2, recurrent_command_synapses=3, motor_fanin=2)
+CASES = {
+    "ltc-ncp": lambda: LTC(INPUTS, NCP, learn_initial_state=True),
+    "ltc-full-explicit": lambda: LTC(
+        INPUTS, 20, input_mapping="linear", output_mapping=None, ode_unfolds=2, implicit_param_constraints=False
+    ),
+    "ltc-no-mapping": lambda: LTC(INPUTS, NCP, input_mapping=None, output_mapping="linear"),
+    "cfc-ncp": lambda: CfC(INPUTS, NCP),
+    "cfc-dense": lambda: CfC(INPUTS, 4, backbone_units=6),
+    "lstm": lambda: LSTM(INPUTS, 4),
+    "gru": lambda: GRU(INPUTS, 4, output_size=2),
+    "mlp": lambda: MLP(INPUTS, 6, frames=3, output_size=2),
+}
+
+
+def random_layer(make, dtype):
+    """A layer whose parameters, initial state and mappings too, are not what they are drawn as."""
+    torch.manual_seed(0)
+    layer = make().to(dtype)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.1 * torch.rand_like(parameter))
+    return layer
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", CASES)
+def test_a_compiled_step_is_the_layers_step(name, dtype):
+    layer = random_layer(CASES[name], dtype)
+    step, state = layer.compile_step(), layer.initial_state(1)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+    for _ in range(2):
+        for elapsed in (1.0, 0.3, 0.0, 2):
+            x = torch.randn(INPUTS, dtype=dtype)
+            expected, state = layer.step(x[None], state, elapsed)
+            y = step(x.numpy(), elapsed)
+            np.testing.assert_allclose(y, expected[0].detach(), rtol=0, atol=tolerance)
+            np.testing.assert_allclose(step.state, state[0].detach(), rtol=0, atol=tolerance)
+        step.reset()
+        state = layer.initial_state(1)
+
+
+@pytest.fixture
+def step():
+    return random_layer(CASES["ltc-ncp"], torch.float32).compile_step()
+
+
+def test_its_weights_are_a_snapshot():
+    layer = random_layer(CASES["ltc-ncp"], torch.float32)
+    twin, step = copy.deepcopy(layer), layer.compile_step()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.mul_(2)
+    x = np.ones(INPUTS, np.float32)
+    assert np.array_equal(step(x), twin.compile_step()(x))
+    assert not np.array_equal(step(x), layer.compile_step()(x))
+
+
+def test_an_output_is_an_array_of_its_own(step):
+    first = step(np.ones(INPUTS, np.float32))
+    kept = first.copy()
+    step(np.zeros(INPUTS, np.float32))
+    assert np.array_equal(first, kept)
+
+
+def test_a_state_that_is_written_into_is_what_the_next_step_starts_from(step):
+    x = np.ones(INPUTS, np.float32)
+    step(x)
+    middle = step.state.copy()
+    expected = step(x)
+    step.reset()
+    step.state[:] = middle
+    assert np.array_equal(step(x), expected)
+
+
+def test_lists_other_types_and_strides_are_taken(step):
+    x = np.arange(2 * INPUTS, dtype=np.float64)[::2]
+    expected = step(x.astype(np.float32))
+    for same in (x, x.tolist()):
+        step.reset()
+        assert np.array_equal(step(same), expected)
+
+
+def test_wrong_arguments_are_refused_with_what_was_expected(step):
+    with pytest.raises(ValueError, match=r"x has shape \(4,\), expected \(input_size,\) = \(5,\)"):
+        step(np.ones(4, np.float32))
+    for elapsed in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="expected a finite time"):
+            step(np.ones(INPUTS, np.float32), elapsed)
+    with pytest.raises(TypeError, match=r"bfloat16; NumPy steps need layer\.float\(\)"):
+        random_layer(CASES["ltc-ncp"], torch.bfloat16).compile_step()
