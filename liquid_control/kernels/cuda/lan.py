@@ -406,7 +406,7 @@ def _backward_queries(
         time, clock = _time(u, w, span, scale, query, key, queries, keys, TIME, SLOPE_AT, FEATURES)
         share, remains = _progress(rate, time, MODE, EULER_STEPS)
         logit = start + share * (target / rate - start)
-        weight = tl.where(seen, tl.exp(gain * logit - sums[:, None]), 0.0)
+        weight = tl.exp(tl.where(seen, gain * logit - sums[:, None], float("-inf")))
         value = tl.load(
             values + key[:, None] * WIDTH + width[None, :], (key < keys)[:, None] & (width < WIDTH)[None, :], 0.0
         )
@@ -500,7 +500,7 @@ def _backward_keys(
         time, _clock = _time(u, w, span, scale, query, key, queries, keys, TIME, SLOPE_AT, FEATURES)
         share, remains = _progress(rate, time, MODE, EULER_STEPS)
         logit = gain * (start + share * (target / rate - start))
-        weight = tl.where(seen, tl.exp(logit - sums[:, None]), 0.0)
+        weight = tl.exp(tl.where(seen, logit - sums[:, None], float("-inf")))
         grad_value = tl.dot(tl.trans(weight), grad_out, grad_value, input_precision=PRECISION)
         grad = gain * weight * (tl.dot(grad_out, tl.trans(value), input_precision=PRECISION) - shared[:, None])
         grad_target, grad_rate, grad_time = _grad_pairs(
