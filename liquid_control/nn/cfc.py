@@ -235,8 +235,10 @@ class CfC(LiquidLayer):
 
     def fused(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """See :class:`LiquidLayer`; `liquid_control.kernels.cfc` on the CPU, in single and double precision."""
-        if x.device.type != "cpu":
-            return None
+        if x.device.type == "cuda":
+            from liquid_control.kernels.cuda import cfc as cuda  # Triton is optional
+
+            return cuda.integrate(self, x, state, elapsed, advance)
         if x.dtype not in (torch.float32, torch.float64):
             use_reference(f"the CfC kernels compute in float32 or float64, not in {x.dtype}")
             return None

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from liquid_control.kernels import kernel_device
 from liquid_control.kernels.step import Tick
 from liquid_control.nn.layer import Elapsed, LiquidLayer
 from liquid_control.nn.liquid_logits import LiquidLogits
@@ -130,7 +131,7 @@ class LAN(LiquidLayer):
         keys = torch.cat([before["keys"].transpose(0, 1), self.logits.key(x)])
         values = torch.cat([before["values"].transpose(0, 1), self.value(x)])
 
-        attended = self._attend(x, now, *(part.unfold(0, self.window, 1) for part in (keys, values, since, known)))
+        attended = self._attend(x, now, keys, values, since, known)
         inter = torch.tanh(self.attended(attended) + self.present(x))
         neurons = inter if self.motor is None else torch.cat([inter, torch.tanh(self.motor(inter))], 2)
 
@@ -150,8 +151,16 @@ class LAN(LiquidLayer):
         return neurons[..., -self.output_size :], torch.cat([neurons[-1], window.flatten(1)], 1)
 
     def _attend(self, x: Tensor, now: Tensor, keys: Tensor, values: Tensor, since: Tensor, known: Tensor) -> Tensor:
-        """What the windows give: x (T, B, C), now (T, B), windows (T, B, …, W) -> (T, B, units)."""
-        query = self.logits.query_features(x)[..., None]  # (T, B, H, F, 1)
+        """What the windows give: x (T, B, C), now (T, B), of W - 1 + T steps the rest -> (T, B, units)."""
+        query = self.logits.query_features(x)
+        if kernel_device(x) == "cuda":
+            from liquid_control.kernels.cuda import lan  # Triton is optional
+
+            attended = lan.attend_window(self.logits, query, keys, values, now, since, known, self.window)
+            if attended is not None:
+                return attended
+        query = query[..., None]  # (T, B, H, F, 1)
+        keys, values, since, known = (part.unfold(0, self.window, 1) for part in (keys, values, since, known))
         keys = keys.unflatten(2, (self.heads, self.logits.features))  # (T, B, H, F, W)
         horizon = torch.where(known, now[..., None] - since, 1)[:, :, None, None]  # (T, B, 1, 1, W)
         logits = self.logits.gain[:, None, None] * self.logits(query, keys, horizon)

@@ -231,10 +231,15 @@ class LiquidAttention(nn.Module):
         return torch.cat(attended, 2), torch.cat(weights, 2) if keep else None
 
     def _fused(self, u: Tensor, w: Tensor, values: Tensor, pairs: Pairs) -> Tensor | None:
-        """The attended values of :meth:`_attend` from the kernel, which has no backward; None where it cannot run."""
+        """The attended values of :meth:`_attend` from a kernel, or None; that of the CPU has no backward."""
         leaves = (u, w, values, pairs.query_times, pairs.key_times, pairs.horizon, *self.logits.parameters())
         wanted = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves)
         dtype = self.logits.gain.dtype
+        if kernel_device(u) == "cuda":
+            from liquid_control.kernels.cuda import lan  # needs Triton, which may be missing
+
+            attended = lan.attend(self.logits, u.to(dtype), w.to(dtype), values.to(dtype), pairs)
+            return None if attended is None else attended.to(values.dtype)
         if (torch.is_grad_enabled() and wanted) or dtype not in (torch.float32, torch.float64):
             return None
         if kernel_device(u) != "cpu":

@@ -222,8 +222,10 @@ class LTC(LiquidLayer):
 
     def fused(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """See :class:`LiquidLayer`; `kernels.ltc` on the CPU, semi-implicit, in single or double precision."""
-        if x.device.type != "cpu":
-            return None
+        if x.device.type == "cuda":
+            from liquid_control.kernels.cuda import ltc as cuda  # Triton is optional
+
+            return cuda.integrate(self, x, state, elapsed, advance)
         if self.solver != "semi_implicit":
             use_reference(f"the LTC kernel is the semi-implicit solver, not {self.solver!r}")
             return None

@@ -19,6 +19,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from liquid_control.kernels import kernel_device
+
 RULES = ("hebb", "delta")
 
 
@@ -81,6 +83,12 @@ def chunkwise_trace(
     state = _checked(q, k, v, decay, rate, state, rule)
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}, expected at least 1 step.")
+    if kernel_device(q) == "cuda":
+        from liquid_control.kernels.cuda import trace  # Triton is optional
+
+        outcome = trace.plastic_trace(q, k, v, decay, rate, state, rule)
+        if outcome is not None:
+            return outcome
     heads_first = (part.to(state.dtype).transpose(1, 2) for part in (q, k, v, decay, rate))
     recalled = []
     for query, key, value, kept, written in zip(*(part.split(chunk, 2) for part in heads_first), strict=True):
