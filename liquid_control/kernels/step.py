@@ -53,8 +53,7 @@ class CompiledStep:
     def __init__(self, tick: Tick, arrays: tuple[Any, ...], initial_state: np.ndarray, sizes: tuple[int, int]):
         self._tick, self._arrays, self._initial_state = tick, arrays, initial_state
         self._state = initial_state.copy()
-        self._x = np.empty(sizes[0], initial_state.dtype)
-        self._shape, self._outputs = self._x.shape, sizes[1]
+        self._shape, self._outputs, self._dtype = sizes[:1], sizes[1], initial_state.dtype
 
     @property
     def state(self) -> np.ndarray:
@@ -78,18 +77,18 @@ class CompiledStep:
         Raises:
             ValueError: if the shape of x does not fit, or elapsed is negative or not finite.
         """
-        if x.__class__ is not np.ndarray or x.shape != self._shape:
+        # The tick is compiled for one kind of array. Most inputs are of it; a copy of each would cost more than a look.
+        fits = x.__class__ is np.ndarray and x.dtype is self._dtype and x.shape == self._shape and x.flags.carray
+        if not fits:
             x = self._fitting(x)
         if not 0 <= elapsed < math.inf:
             raise ValueError(f"elapsed is {elapsed}, expected a finite time ≥ 0.")
-        # Into an array of the one type that the tick is compiled for.
-        self._x[:] = x
-        y = np.empty(self._outputs, self._x.dtype)
-        self._tick(self._x, float(elapsed), self._state, y, *self._arrays)
+        y = np.empty(self._outputs, self._dtype)
+        self._tick(x, float(elapsed), self._state, y, *self._arrays)
         return y
 
     def _fitting(self, x: Any) -> np.ndarray:
-        x = np.asarray(x)
+        x = np.array(x, self._dtype, order="C")
         if x.shape != self._shape:
             raise ValueError(f"x has shape {x.shape}, expected (input_size,) = {self._shape}.")
         return x

@@ -88,10 +88,12 @@ def test_a_state_that_is_written_into_is_what_the_next_step_starts_from(step):
     assert np.array_equal(step(x), expected)
 
 
-def test_lists_other_types_and_strides_are_taken(step):
+def test_lists_other_types_strides_and_frozen_arrays_are_taken(step):
     x = np.arange(2 * INPUTS, dtype=np.float64)[::2]
     expected = step(x.astype(np.float32))
-    for same in (x, x.tolist()):
+    frozen = x.astype(np.float32)
+    frozen.flags.writeable = False
+    for same in (x, x.tolist(), frozen, np.repeat(frozen, 2)[::2]):
         step.reset()
         assert np.array_equal(step(same), expected)
 
