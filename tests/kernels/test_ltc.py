@@ -225,3 +225,14 @@ def test_half_precision_falls_back_with_one_warning(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         layer(x)
+
+
+def test_without_numba_the_reference_form_runs_with_one_warning(monkeypatch, reference):
+    layer = build()
+    arguments = given(layer)
+    expected = reference(outcome, layer, arguments)
+    monkeypatch.setattr(kernels, "_said", set())
+    monkeypatch.setattr(kernels, "_installed", lambda package: False)
+    with pytest.warns(kernels.ReferenceFormWarning, match="numba is not installed"):
+        found = outcome(layer, arguments)
+    agree(found, expected, 0)
