@@ -98,6 +98,40 @@ def add_product(tiles, place, rows, columns, values, first_value, sums, first_su
 
 
 @njit(nogil=True, **OPTIONS)
+def add_products(tiles, place, rows, columns, values, first_value, sums, first_sum, pair):
+    """:func:`add_product` of values[0] to sums[0], and of values[1] to sums[1] too if ``pair``.
+
+    For a pair each weight is read once for two products: reading them is what limits a single one. Half a tile at a
+    time, so that its sums need no more registers.
+    """
+    if not pair:
+        return add_product(tiles, place, rows, columns, values[0], first_value, sums[0], first_sum)
+    values_0, values_1, sums_0, sums_1 = values[0], values[1], sums[0], sums[1]
+    for tile in range(first_sum, first_sum + rows, TILE):
+        for half in range(0, TILE, TILE // 2):
+            row = tile + half
+            a_0, b_0, c_0 = load(sums_0, row), load(sums_0, row + 1), load(sums_0, row + 2)
+            a_1, b_1, c_1 = load(sums_1, row), load(sums_1, row + 1), load(sums_1, row + 2)
+            for column in range(columns):
+                value_0, value_1 = load(values_0, first_value + column), load(values_1, first_value + column)
+                at = place + half + column * TILE
+                a_0 += tiles[at] * value_0
+                a_1 += tiles[at] * value_1
+                b_0 += tiles[at + 1] * value_0
+                b_1 += tiles[at + 1] * value_1
+                c_0 += tiles[at + 2] * value_0
+                c_1 += tiles[at + 2] * value_1
+            store(sums_0, row, a_0)
+            store(sums_0, row + 1, b_0)
+            store(sums_0, row + 2, c_0)
+            store(sums_1, row, a_1)
+            store(sums_1, row + 1, b_1)
+            store(sums_1, row + 2, c_1)
+        place += TILE * columns
+    return place
+
+
+@njit(nogil=True, **OPTIONS)
 def outer_products(left, first_left, rows, right, first_right, columns, stride, count, sums, begin):
     """sums[begin + r·columns + c] = Σ_k left[first_left + r·stride + k] · right[first_right + c·stride + k], k < count.
 
@@ -201,8 +235,9 @@ def _forward(
     heads_each, driven = head_rows // neurons, groups[:, FAN].sum()
     seen_by_all = driven + (inputs + neurons if units else 0)
     motor = inputs + groups[-1, FIRST]
-    values, hidden = new_tile(inputs + neurons, x), new_tile(units + TILE, x)
-    heads, now = new_tile(head_rows + TILE, x), new_tile(1, x)
+    # Two blocks at a time, as long as there are two.
+    values, hidden = new_tile(2 * (inputs + neurons), x).reshape(2, -1), new_tile(2 * (units + TILE), x).reshape(2, -1)
+    heads, now = new_tile(2 * (head_rows + TILE), x).reshape(2, -1), new_tile(2, x).reshape(2, -1)
     driving = hidden if units else values
     size = tiled_size(units, inputs + neurons)
     for group in groups:
@@ -213,65 +248,79 @@ def _forward(
         fan = group[FAN]
         end = into_tiles(weight, group[BEGIN], fan, 1, heads_each * group[SIZE], fan, tiles, end)
     time = fill(bias.dtype.type(0))
-    for block in range(first_block, last_block):
-        read_step(state, block * LANES, 0, values[inputs * LANES :])
+    for pair in range(first_block, last_block, 2):
+        blocks = range(pair, min(pair + 2, last_block))
+        for block in blocks:
+            read_step(state, block * LANES, 0, values[block - pair, inputs * LANES :])
         for step in range(steps):
-            read_step(x, block * LANES, step, values)
-            if times.size:
-                read_step(times, block * LANES, step, now)
-                time = load(now, 0)
-            record = (block * steps + step) * (head_rows + units)
+            for block in blocks:
+                read_step(x, block * LANES, step, values[block - pair])
+                if times.size:
+                    read_step(times, block * LANES, step, now[block - pair])
             place = 0
             if units:
-                for unit in range(units):
-                    store(hidden, unit, fill(bias[head_rows + unit]))
                 fan = inputs + neurons
-                place = add_product(tiles, 0, units, fan, values, 0, hidden, 0)
-                for unit in range(units):
-                    value, slope = _activate(activation, load(hidden, unit), now)
-                    store(hidden, unit, value)
+                for block in blocks:
+                    for unit in range(units):
+                        store(hidden[block - pair], unit, fill(bias[head_rows + unit]))
+                place = add_products(tiles, 0, units, fan, values, 0, hidden, 0, len(blocks) == 2)
+                for block in blocks:
+                    own_hidden, own_values = hidden[block - pair], values[block - pair]
+                    record = (block * steps + step) * bias.size + head_rows
+                    for unit in range(units):
+                        value, slope = _activate(activation, load(own_hidden, unit), heads[block - pair])
+                        store(own_hidden, unit, value)
+                        if keep:
+                            store(activations, record + unit, slope)
                     if keep:
-                        store(activations, record + head_rows + unit, slope)
-                if keep:
-                    for index in range(fan):
-                        row = block * seen_by_all + driven + index
-                        store(sources, row * stride + step, load(values, index))
-            seen = block * seen_by_all
+                        for index in range(fan):
+                            row = block * seen_by_all + driven + index
+                            store(sources, row * stride + step, load(own_values, index))
+            seen = 0
             for first, size, source, fan, _ in groups:
                 rows = heads_each * size
-                for row in range(rows):
-                    store(heads, row, fill(bias[heads_each * first + row]))
-                place = add_product(tiles, place, rows, fan, driving, source, heads, 0)
-                if keep:
-                    for index in range(fan):
-                        store(sources, (seen + index) * stride + step, load(driving, source + index))
-                    seen += fan
-                for index in range(size):
-                    neuron = first + index
-                    g = load(heads, index)
-                    if mode == PURE:
-                        rate = abs(pure[neuron]) + where_positive(g, g, -g)
-                        amplitude = pure[neurons + neuron]
-                        new = amplitude - amplitude * exp2(-LOG2_E * time * rate) * g
-                        if keep:
-                            store(activations, record + neuron, g)
-                    else:
-                        g, h, gate = tanh(g), tanh(load(heads, size + index)), load(heads, 2 * size + index)
-                        if heads_each == 4:
-                            if keep:
-                                store(activations, record + 3 * neurons + neuron, gate)
-                            gate = gate * time + load(heads, 3 * size + index)
-                        gate = sigmoid(gate)
-                        if keep:
-                            store(activations, record + neuron, g)
-                            store(activations, record + neurons + neuron, h)
-                            store(activations, record + 2 * neurons + neuron, gate)
-                        new = g + gate * h if mode == NO_GATE else g + gate * (h - g)
+                for block in blocks:
+                    for row in range(rows):
+                        store(heads[block - pair], row, fill(bias[heads_each * first + row]))
+                place = add_products(tiles, place, rows, fan, driving, source, heads, 0, len(blocks) == 2)
+                for block in blocks:
+                    own, own_heads, own_driving = values[block - pair], heads[block - pair], driving[block - pair]
+                    record = (block * steps + step) * bias.size
                     if times.size:
-                        new = where_positive(time, new, load(values, inputs + neuron))
-                    store(values, inputs + neuron, new)
-            write_step(values[motor * LANES :][: outputs * LANES], y, block * LANES, step)
-        write_step(values[inputs * LANES :], final, block * LANES, 0)
+                        time = load(now[block - pair], 0)
+                    if keep:
+                        for index in range(fan):
+                            row = block * seen_by_all + seen + index
+                            store(sources, row * stride + step, load(own_driving, source + index))
+                    for index in range(size):
+                        neuron = first + index
+                        g = load(own_heads, index)
+                        if mode == PURE:
+                            rate = abs(pure[neuron]) + where_positive(g, g, -g)
+                            amplitude = pure[neurons + neuron]
+                            new = amplitude - amplitude * exp2(-LOG2_E * time * rate) * g
+                            if keep:
+                                store(activations, record + neuron, g)
+                        else:
+                            g, h, gate = tanh(g), tanh(load(own_heads, size + index)), load(own_heads, 2 * size + index)
+                            if heads_each == 4:
+                                if keep:
+                                    store(activations, record + 3 * neurons + neuron, gate)
+                                gate = gate * time + load(own_heads, 3 * size + index)
+                            gate = sigmoid(gate)
+                            if keep:
+                                store(activations, record + neuron, g)
+                                store(activations, record + neurons + neuron, h)
+                                store(activations, record + 2 * neurons + neuron, gate)
+                            new = g + gate * h if mode == NO_GATE else g + gate * (h - g)
+                        if times.size:
+                            new = where_positive(time, new, load(own, inputs + neuron))
+                        store(own, inputs + neuron, new)
+                seen += fan
+            for block in blocks:
+                write_step(values[block - pair, motor * LANES :][: outputs * LANES], y, block * LANES, step)
+        for block in blocks:
+            write_step(values[block - pair, inputs * LANES :], final, block * LANES, 0)
 
 
 @njit(nogil=True, cache=True, **OPTIONS)
