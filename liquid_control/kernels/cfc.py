@@ -454,14 +454,15 @@ def _backward(
 
 
 @njit(cache=True, **OPTIONS)
-def tick(x, elapsed, state, y, numbers, index, scratch):
-    """A :data:`liquid_control.kernels.step.Tick`; the arrays are those of :func:`step_arrays`."""
-    mode, motors, projected = index[0], index[1], index[2]
-    sizes = index[3:]
-    place, first, before = 0, 0, 0
+def tick(x, elapsed, state, y, numbers):
+    """A :data:`liquid_control.kernels.step.Tick`; ``numbers`` are :func:`step_numbers`."""
+    mode, groups, motors, last = int(numbers[0]), int(numbers[1]), int(numbers[2]), int(numbers[3])
+    scratch = numbers[LANES * int(numbers[4]) :]
     if elapsed > 0:
-        for group in range(sizes.size):
-            size = sizes[group]
+        first, before = 0, 0
+        place = int(numbers[5])
+        for group in range(groups):
+            size = int(numbers[6 + group])
             # The heads are complete before a neuron changes: it drives the others of its group.
             for block in range((size + LANES - 1) // LANES):
                 g, h = load(numbers, place), load(numbers, place + 1)
@@ -489,26 +490,26 @@ def tick(x, elapsed, state, y, numbers, index, scratch):
                 state[first + neuron] = scratch[neuron]
             before = size
             first += size
-    last = state.size - sizes[-1]
-    if projected:
-        projection = numbers[numbers.size - y.size * (motors + 1) :]
+    if motors:
+        begin = 6 + groups
+        bias = begin + y.size * motors
         for output in range(y.size):
-            total_output = projection[y.size * motors + output]
+            mapped = numbers[bias + output]
             for motor in range(motors):
-                total_output += projection[output * motors + motor] * state[last + motor]
-            y[output] = total_output
+                mapped += numbers[begin + output * motors + motor] * state[last + motor]
+            y[output] = mapped
     else:
         for output in range(y.size):
             y[output] = state[last + output]
 
 
-def step_arrays(
-    plan: Plan, parameters: list[Tensor], projection: tuple[Tensor, Tensor] | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The arrays of :func:`tick` after y, copies of the parameters.
+def step_numbers(plan: Plan, parameters: list[Tensor], projection: tuple[Tensor, Tensor] | None) -> np.ndarray:
+    """What :func:`tick` takes after y: all in one array, since each costs as much as a quarter of its arithmetic.
 
-    Of each group and sixteen of its neurons come the biases of g, h, a, b and then their weights, source after source.
-    In mode "pure" the bias of h is A and that of a is the size of w_τ.
+    First come the mode, the number of groups, the motor neurons to project (0 for none), the first motor neuron, where
+    (in sixteens) its own memory is and where the heads are; the sizes of the groups; weight and bias of the projection.
+    Then, from a whole sixteen on, of each group and sixteen of its neurons, the biases of g, h, a, b and their weights,
+    source after source. In mode "pure" the bias of h is A and that of a is the size of w_τ.
 
     Args:
         plan: from :func:`build_plan`.
@@ -518,6 +519,8 @@ def step_arrays(
     heads = plan.varying
     packed = heads.pack([parameter.detach() for parameter in parameters], 1.0)
     weight, bias, pure = (part.numpy() for part in packed.split(heads.sections))
+    sizes = heads.groups[:, SIZE]
+    mapping = [] if projection is None else [part.detach().numpy().ravel() for part in projection]
     parts = []
     for first, size, _, fan, begin in heads.groups.tolist():
         count = heads.heads_each * size
@@ -527,13 +530,15 @@ def step_arrays(
         if plan.mode == PURE:
             rate, amplitude = pure.reshape(2, -1)[:, first : first + size]
             matrix[1, :size, 0], matrix[2, :size, 0] = amplitude, abs(rate)
-        parts.append(matrix.reshape(4, -1, LANES, 1 + fan).transpose(1, 3, 0, 2))
-    if projection is not None:
-        parts += [part.detach().numpy() for part in projection]
-    sizes = heads.groups[:, SIZE]
-    numbers = np.concatenate([part.ravel() for part in parts])
-    scratch = np.empty(-(-sizes.max() // LANES) * LANES, weight.dtype)
-    return numbers, np.array([plan.mode, plan.outputs, projection is not None, *sizes]), scratch
+        parts.append(matrix.reshape(4, -1, LANES, 1 + fan).transpose(1, 3, 0, 2).ravel())
+    begin = -(-(6 + len(sizes) + sum(map(len, mapping))) // LANES)
+    end = begin + sum(map(len, parts)) // LANES
+    motors = 0 if projection is None else plan.outputs
+    numbers = np.zeros(end * LANES + -(-sizes.max() // LANES) * LANES, weight.dtype)
+    front = np.concatenate([[plan.mode, len(sizes), motors, heads.neurons - sizes[-1], end, begin, *sizes], *mapping])
+    numbers[: len(front)] = front
+    numbers[begin * LANES : end * LANES] = np.concatenate(parts)
+    return numbers
 
 
 # From a layer's parameters to the kernels' weights
@@ -780,7 +785,7 @@ class _Kept(NamedTuple):
 
 def _integrate(
     plan: Plan, advance: Tensor | None, x: Tensor, state: Tensor, elapsed: float | Tensor, parameters: Any, keep: bool
-) -> tuple[Tensor, Tensor, _Kept]:
+) -> tuple[Tensor, Tensor, _Kept | None]:
     """Y (B, T, O), the final state (B, S), and what a backward pass needs if ``keep``."""
     steps, batch, _ = x.shape
     heads, constant = (plan.varying, 1.0) if isinstance(elapsed, Tensor) else (plan.constant, elapsed)
@@ -790,14 +795,18 @@ def _integrate(
     times = _times(plan, elapsed, advance, rows)
     y, final = x.new_empty(batch, steps, plan.outputs), torch.empty_like(state, memory_format=torch.contiguous_format)
     blocks = block_count(batch)
-    sources = Buffer(heads.sources * blocks * row_stride(steps) * LANES if keep else 0, rows.dtype)
-    activations = Buffer(heads.sections[1] * blocks * steps * LANES if keep else 0, rows.dtype)
+    if keep:
+        sources = Buffer(heads.sources * blocks * row_stride(steps) * LANES, rows.dtype)
+        activations = Buffer(heads.sections[1] * blocks * steps * LANES, rows.dtype)
+        records = sources.values, activations.values
+    else:
+        records = np.empty(0, rows.dtype), np.empty(0, rows.dtype)
     over_blocks(
         _forward, blocks, _work(heads, batch * steps), rows, state.detach().contiguous().numpy()[:, None], times,
         weight.numpy(), bias.numpy(), pure.numpy(), heads.groups, plan.mode, plan.units, plan.activation, y.numpy(),
-        final.numpy()[:, None], sources.values, activations.values,
+        final.numpy()[:, None], *records,
     )  # fmt: skip
-    return y, final, _Kept(heads, constant, packed, times, sources, activations)
+    return y, final, _Kept(heads, constant, packed, times, sources, activations) if keep else None
 
 
 def _gradients(

@@ -272,7 +272,7 @@ class CfC(LiquidLayer):
         from liquid_control.kernels import cfc
 
         projection = (self.fc.weight, self.fc.bias) if isinstance(self.fc, nn.Linear) else None
-        return cfc.tick, cfc.step_arrays(self._plan, self._head_parameters(), projection)
+        return cfc.tick, (cfc.step_numbers(self._plan, self._head_parameters(), projection),)
 
     @cached_property
     def _plan(self) -> Plan:
