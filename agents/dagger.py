@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -26,7 +27,7 @@ from agents.rollout import (
     Episode,
     Plan,
     RolloutPool,
-    drive_episodes,
+    drive_episode,
 )
 from agents.run_folder import RunFolder, machine, versions
 from liquid_control.errors import UserError
@@ -45,7 +46,7 @@ class TrainConfig:
     env: str = "CarRacing-v3"
     """The environment to drive in."""
     policy: str = "cfc"
-    """The driver's core: cfc, ltc, lstm, gru or mlp."""
+    """The driver's core: cfc, ltc, lan, leaky, plastic, lstm, gru or mlp."""
     policy_options: tuple[str, ...] = ()
     """Options of the core as name=value words, for example mode=pure, ode_unfolds=4 or units=24."""
     agent: Literal["dagger", "clone"] = "dagger"
@@ -62,7 +63,7 @@ class TrainConfig:
     """Processes that drive, and threads that train; 0 means one a processor."""
     device: str = "auto"
     """Where the training runs: auto, cpu, cuda or cuda:N. Driving is always on the CPU."""
-    rounds: int = 16
+    rounds: int = 12
     """Rounds of driving and cloning; round 0 is the expert's."""
     expert_episodes: int = 16
     """Episodes of round 0."""
@@ -85,7 +86,7 @@ class TrainConfig:
     """Acceleration that the teacher asks for per speed error (1/s): lower is smoother, and easier to clone."""
     leash: float = 20.0
     """A training episode ends when the car is this far from the centre line (the road is 6.67 to each side)."""
-    playfield: tuple[int, int] = (42, 48)
+    playfield: tuple[int, int] = (28, 32)
     """(height, width) that the playfield is resized to for the eyes."""
     features: int = 32
     """Features that the eyes give to the core, beside the gauges."""
@@ -109,6 +110,9 @@ class Progress:
     score: float = float("nan")
     """Mean score of the last validation; NaN before the first."""
     seconds: float = 0.0
+    """Since the start, all together; :attr:`parts` says on what."""
+    parts: dict[str, float] = field(default_factory=dict)
+    """Seconds by part: driving, cloning, validation."""
     lost: list[int] = field(default_factory=list)
     """Seeds of the tracks whose lap was not completed in a round after the expert's and not driven again since."""
 
@@ -161,26 +165,35 @@ class Dagger:
         with SummaryWriter(str(self.folder.tensorboard), purge_step=self.cloner.step) as curves:
             begin = time.monotonic() - progress.seconds
             for round in range(progress.round, config.rounds):
-                driven = self._collect(round)
+                with self._timed("driving"):
+                    driven = self._collect(round)
                 self.episodes += driven
                 rng = np.random.default_rng([config.seed, round, 1])
-                streams = Streams(self.episodes, config.batch, config.time, rng)
-                loss = self.cloner.train(streams, config.steps)
+                with self._timed("cloning"):
+                    streams = Streams(self.episodes, config.batch, config.time, rng)
+                    loss = self.cloner.train(streams, config.steps)
                 progress.round = round + 1
                 progress.frames += sum(episode.steps for episode in driven)
                 if round > 0:
                     progress.lost += [episode.seed for episode in driven if not episode.lap]
                 if self._validates(round):
-                    self._validate(round, curves)
+                    with self._timed("validation"):
+                        self._validate(round, curves)
                 progress.seconds = time.monotonic() - begin
                 self._plot(curves, loss, driven)
                 self.folder.save_state(self.cloner.tensors(), vars(progress))
                 report(progress, loss)
         self.cloner.average.save(self.folder.last, self._record(self.progress.score))
 
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        begin = time.monotonic()
+        yield
+        self.progress.parts[part] = self.progress.parts.get(part, 0.0) + time.monotonic() - begin
+
     def _collect(self, round: int) -> list[Episode]:
         config = self.config
-        count = config.expert_episodes if round == 0 else config.learner_episodes if config.agent == "dagger" else 0
+        count = self._planned(round)
         seeds = np.random.default_rng([config.seed, round]).integers(TRAINING_SEEDS, VALIDATION_SEEDS, count)
         lost = self.progress.lost
         kept = max(0, len(lost) - count // 4)
@@ -195,7 +208,6 @@ class Dagger:
         drive = Drive(
             record=True,
             leash=config.leash,
-            fleet=count,
             teacher=(
                 ("lateral_grip", config.teacher_grip),
                 ("braking_grip", config.teacher_grip * 2 / 3),
@@ -205,20 +217,24 @@ class Dagger:
             ),
         )
         driver = self._average_on_cpu()
-        shares = [(worker, plans[worker :: self.pool.workers]) for worker in range(self.pool.workers)]
         self.pool.map(
             record_shard,
-            [(driver, share, drive, self._shard(round, worker)) for worker, share in shares if share],
+            [(driver, [plan], drive, self._shard(round, index)) for index, plan in enumerate(plans)],
         )
         return self._read(round)
 
-    def _shard(self, round: int, worker: int) -> Path:
-        return self.folder.shards / f"round-{round:03d}-{worker}.npz"
+    def _shard(self, round: int, index: int) -> Path:
+        return self.folder.shards / f"round-{round:03d}-{index:02d}.npz"
 
     def _read(self, round: int) -> list[Episode]:
-        # By worker, not by whatever lies in the folder: a run that was killed may have left half a round there.
-        paths = [self._shard(round, worker) for worker in range(self.pool.workers)]
-        return [ep for path in paths if path.exists() for ep in read_shard(path, self.config.env, self.shape)]
+        # By plan, not by whatever lies in the folder: a run that was killed may have left a part of a round there.
+        paths = [self._shard(round, index) for index in range(self._planned(round))]
+        return [ep for path in paths for ep in read_shard(path, self.config.env, self.shape)]
+
+    def _planned(self, round: int) -> int:
+        """Episodes that a round drives."""
+        config = self.config
+        return config.expert_episodes if round == 0 else config.learner_episodes if config.agent == "dagger" else 0
 
     def _average_on_cpu(self) -> Driver:
         return copy.deepcopy(self.cloner.average).to("cpu")
@@ -230,8 +246,7 @@ class Dagger:
     def _validate(self, round: int, curves: SummaryWriter) -> None:
         config, progress = self.config, self.progress
         plans = [Plan(VALIDATION_SEEDS + index) for index in range(config.validation_episodes)]
-        drive = Drive(fleet=len(plans))
-        episodes = self.pool.drive(self._average_on_cpu(), plans, drive)
+        episodes = self.pool.drive(self._average_on_cpu(), plans, Drive())
         progress.score = float(np.mean([episode.score for episode in episodes]))
         curves.add_scalar("validation/score", progress.score, self.cloner.step)
         curves.add_scalar("validation/laps", np.mean([episode.lap for episode in episodes]), self.cloner.step)
@@ -281,6 +296,7 @@ class Dagger:
             "gradient_steps": self.cloner.step,
             "frames": progress.frames,
             "seconds": round(progress.seconds, 1),
+            "seconds_by_part": {part: round(seconds, 1) for part, seconds in progress.parts.items()},
             "validation_score": round(score, 2),
             "versions": versions(),
             "machine": machine(),
@@ -289,7 +305,7 @@ class Dagger:
 
 def record_shard(driver: Driver, plans: list[Plan], drive: Drive, path: Path) -> None:
     """Drives the planned episodes and writes them as one shard; runs in a worker process."""
-    write_shard(path, driver.config.env, drive_episodes(driver, plans, drive))
+    write_shard(path, driver.config.env, [drive_episode(driver, plan, drive) for plan in plans])
 
 
 def resolve_device(name: str) -> torch.device:

@@ -1,7 +1,7 @@
 """Episodes driven by a driver, by the expert, or by both in turns: for learning, for validation and for judging.
 
-Several environments of one process are driven in lockstep, so the driver sees a batch; several processes share the
-episodes out between the cores.
+The driver drives in its compiled form, one episode after the other; several processes share the episodes out between
+the cores.
 """
 
 from __future__ import annotations
@@ -75,11 +75,9 @@ class Episode:
 
 @dataclass(frozen=True)
 class Drive:
-    """What a batch of episodes has in common."""
+    """What the episodes of one occasion have in common."""
 
     env: str = FAST
-    fleet: int = 8
-    """Environments that one process drives in lockstep, at most: never more than it has episodes."""
     record: bool = False
     """Keep images, gauges, labels and actions."""
     leash: float | None = None
@@ -89,7 +87,7 @@ class Drive:
 
 
 class _Lane:
-    """One environment of a fleet and the episode that it is in."""
+    """An environment and the episode that it is in."""
 
     STRETCH = 25  # steps between decisions on who drives: half a second
 
@@ -154,39 +152,19 @@ class _Lane:
         self.busy = False
 
 
-_lanes: dict[str, list[_Lane]] = {}
+_lanes: dict[str, _Lane] = {}
 
 
-def drive_episodes(driver: Driver, plans: Sequence[Plan], drive: Drive) -> list[Episode]:
-    """Drives the planned episodes in this process, ``drive.fleet`` at a time; returns them in the order of the plans.
-
-    The environments are kept for the next call.
-    """
-    made, count = _lanes.setdefault(drive.env, []), min(drive.fleet, len(plans))
-    made.extend(_Lane(drive.env) for _ in range(count - len(made)))
-    lanes = made[:count]
-    for lane in lanes:
-        lane.busy = False  # whatever a drive that was broken off has left
-    waiting = list(enumerate(plans))[::-1]
-    running: dict[int, int] = {}  # lane -> plan
-    episodes: dict[int, Episode] = {}
-    state = driver.core.initial_state(len(lanes)).detach().clone()
-    with torch.inference_mode():
-        while waiting or running:
-            for index, lane in enumerate(lanes):
-                if not lane.busy and waiting:
-                    running[index], plan = waiting.pop()
-                    lane.start(plan, drive)
-                    state[index] = driver.core.initial_state(1)[0]
-            rows = sorted(running)
-            seen = [driver.view(lanes[row].observation) for row in rows]
-            image, gauges = (np.stack(part) for part in zip(*seen, strict=True))
-            action, state[rows] = driver.tick(torch.from_numpy(image), torch.from_numpy(gauges), state[rows])
-            for row, one_image, one_gauges, one_action in zip(rows, image, gauges, action.numpy(), strict=True):
-                lanes[row].advance(one_image, one_gauges, one_action)
-                if not lanes[row].busy:
-                    episodes[running.pop(row)] = lanes[row].episode
-    return [episodes[index] for index in range(len(plans))]
+def drive_episode(driver: Driver, plan: Plan, drive: Drive) -> Episode:
+    """Drives the planned episode in this process, which keeps the environment for the next call."""
+    if drive.env not in _lanes:
+        _lanes[drive.env] = _Lane(drive.env)
+    lane, compiled = _lanes[drive.env], driver.compile_step()
+    lane.start(plan, drive)
+    while lane.busy:
+        image, gauges = compiled.view(lane.observation)
+        lane.advance(image, gauges, compiled.tick(image, gauges))
+    return lane.episode
 
 
 def _leave_with_parent() -> None:
@@ -241,24 +219,30 @@ class RolloutPool:
         futures = [self._submit(function, *share) for share in shares]
         return [self._result(future) for future in futures]
 
-    def drive(self, driver: Driver, plans: Sequence[Plan], drive: Drive) -> list[Episode]:
-        """:func:`drive_episodes`, the plans dealt out to the processes in turn, so the result never depends on luck."""
-        shares = [(driver, plans[worker :: self.workers], drive) for worker in range(self.workers)]
-        parts = self.map(drive_episodes, [share for share in shares if share[1]])
-        return [parts[index % self.workers][index // self.workers] for index in range(len(plans))]
-
-    def drive_each(
-        self, driver: Driver, plans: Sequence[Plan], drive: Drive, done: Callable[[Episode], None]
+    def drive(
+        self,
+        driver: Driver,
+        plans: Sequence[Plan],
+        drive: Drive,
+        done: Callable[[Episode], None] | None = None,
     ) -> list[Episode]:
-        """Drives every plan as a task of its own and calls ``done`` as each episode ends; for long judgings."""
-        futures = {self._submit(drive_episodes, driver, [plan], drive): index for index, plan in enumerate(plans)}
+        """:func:`drive_episode` for every plan, each whenever a process is free; no result depends on which.
+
+        Args:
+            driver: what drives.
+            plans: the episodes; the result has their order.
+            drive: what they have in common.
+            done: called in this process with each episode as it ends, in no fixed order.
+        """
+        futures = {self._submit(drive_episode, driver, plan, drive): index for index, plan in enumerate(plans)}
         episodes: dict[int, Episode] = {}
         pending = set(futures)
         while pending:
             finished, pending = wait(pending, return_when=FIRST_COMPLETED)
             for future in finished:
-                episodes[futures[future]] = self._result(future)[0]
-                done(episodes[futures[future]])
+                episode = episodes[futures[future]] = self._result(future)
+                if done is not None:
+                    done(episode)
         return [episodes[index] for index in range(len(plans))]
 
     def _submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:

@@ -15,6 +15,8 @@ COMMANDS = {
     "evaluate": "score a checkpoint on the official environment, on seeds that nothing was trained on",
     "watch": "see a checkpoint drive, its neurons beside the road; in a window or as a video",
     "record": "record demonstrations of the expert or of a checkpoint",
+    "export": "write a checkpoint as an ONNX model, its state as input and output",
+    "diagram": "draw a checkpoint's wiring: neurons, and synapses by sign and weight",
     "card": "write a checkpoint's card: scores, picture of the wiring, a lap as a GIF",
 }
 

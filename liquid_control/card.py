@@ -11,19 +11,17 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from PIL import Image
 from rich.console import Console
 
 from agents.dagger import TrainConfig
 from agents.rollout import OFFICIAL, TEST_SEEDS, Episode
 from liquid_control.checkpoint import CARD_NAME, CONFIG_NAME, write_atomically
 from liquid_control.command import parse, run
-from liquid_control.diagram import draw_wiring
+from liquid_control.diagram import save_wiring
 from liquid_control.errors import UserError
 from liquid_control.evaluate import EVALUATION_NAME, Evaluation, weights_digest
 from liquid_control.watch import record_lap
@@ -36,6 +34,9 @@ WORST = 5
 TITLES = {
     "cfc": "Closed-form continuous-time neurons (CfC)",
     "ltc": "Liquid time-constant neurons (LTC)",
+    "leaky": "Leaky neurons of adaptive time constants",
+    "plastic": "Closed-form continuous-time neurons with plastic synapses",
+    "lan": "Liquid attention (LAN)",
     "lstm": "Long short-term memory (LSTM), a baseline",
     "gru": "Gated recurrent unit (GRU), a baseline",
     "mlp": "Feed-forward net with frame stack (MLP), a baseline",
@@ -247,9 +248,7 @@ def main(arguments: Sequence[str]) -> None:
     evaluation = read_evaluation(folder)
     _check_same_weights(folder, driver, evaluation)
     with console.status("driving and drawing"):
-        picture = BytesIO()
-        Image.fromarray(draw_wiring(driver)).save(picture, "PNG", optimize=True)
-        write_atomically(folder / WIRING_NAME, picture.getvalue())
+        save_wiring(folder / WIRING_NAME, driver)
         record_lap(driver, gif=folder / LAP_NAME, seed=config.seed)
         write_card(folder, driver, evaluation)
     for name in (CARD_NAME, WIRING_NAME, LAP_NAME):

@@ -1,4 +1,7 @@
-"""A driver's network as a picture: neurons in columns, synapses between them, activity as light.
+"""A network as a picture: neurons in columns, synapses between them, activity as light.
+
+``python -m liquid_control.diagram CHECKPOINT`` draws the wiring of a trained driver; :func:`draw_wiring` that of a
+driver, a layer or a bare circuit.
 
 Warm is positive, cold is negative: a synapse by what it does to the neuron behind it, a neuron by its activity.
 Pictures are (height, width, 3) uint8 RGB.
@@ -6,19 +9,30 @@ Pictures are (height, width, 3) uint8 RGB.
 
 from __future__ import annotations
 
+import io
 import itertools
+import os
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
 import torch
+import tyro
 from PIL import Image, ImageDraw, ImageFont
 
-from liquid_control.nn import LTC, CfC, LiquidLayer
-from policies.driver import Driver
+from liquid_control.checkpoint import write_atomically
+from liquid_control.command import parse, run
+from liquid_control.errors import UserError
+from liquid_control.nn import LTC, CfC, Circuit, Leaky, LiquidLayer, PlasticCfC
+from liquid_control.output import check_writable
+from policies.driver import Driver, load_driver
+
+PROGRAM = "python -m liquid_control.diagram"
 
 BACKGROUND = (17, 20, 28)
 INK, FAINT_INK = (226, 230, 238), (128, 138, 156)
@@ -40,21 +54,25 @@ class Synapse:
     weight: float
 
 
-def synapses(core: LiquidLayer) -> list[Synapse]:
-    """The synapses of a wired core with signed weights; none for a core without wiring.
+def synapses(core: LiquidLayer | Circuit) -> list[Synapse]:
+    """The synapses of a wired core with signed weights; none for a core without wiring; of a circuit with polarities.
 
     An LTC synapse weighs conductance times reversal potential: the current into a neuron at zero potential. A CfC
     synapse weighs what it adds to the candidate state with the gate half open: (g + h) / 2, in mode "no_gate"
-    g + h / 2, in mode "pure" g.
+    g + h / 2, in mode "pure" g. Of a plastic synapse the fixed weight is shown. A leaky neuron's synapse weighs what it
+    adds to the neuron's target.
     What a CfC in ncps's form has beyond its wiring (dense gates, and dense recurrence within a group) is left out.
     """
-    circuit = getattr(core, "circuit", None)
+    circuit = core if isinstance(core, Circuit) else getattr(core, "circuit", None)
     if circuit is None:
         return []
     place: dict[int, Neuron] = {}
     for kind in dict.fromkeys(circuit.types):
         place |= {neuron: (kind, index) for index, neuron in enumerate(circuit.neurons_of_type(kind))}
-    sensory, inner = _weights(core)
+    if isinstance(core, Circuit):
+        sensory, inner = circuit.sensory_adjacency, circuit.adjacency
+    else:
+        sensory, inner = _weights(core)
     return [
         Synapse(("sensory", source), place[target], float(sensory[source, target]))
         for source, target, _ in circuit.sensory_synapses
@@ -70,6 +88,11 @@ def _weights(core: LiquidLayer) -> tuple[np.ndarray, np.ndarray]:
         if core.implicit_param_constraints:
             conductances = [torch.nn.functional.softplus(w) for w in conductances]
         return (conductances[0] * own.sensory_erev).cpu().numpy(), (conductances[1] * own.erev).cpu().numpy()
+    if isinstance(core, Leaky):
+        weight = core.weight.cpu().numpy().T
+        return weight[: core.input_size], weight[core.input_size :]
+    if isinstance(core, PlasticCfC):
+        core = core.cfc
     assert isinstance(core, CfC)
     circuit = core.circuit
     assert circuit is not None
@@ -90,8 +113,12 @@ def activity(driver: Driver) -> dict[str, np.ndarray]:
 
     A part that holds several past inputs, a stack of frames, gives a column for each.
     """
+    return _columns(driver.neurons())
+
+
+def _columns(parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     columns = {}
-    for name, values in driver.neurons().items():
+    for name, values in parts.items():
         if values.ndim == 1:
             columns[name] = values
         else:
@@ -99,30 +126,68 @@ def activity(driver: Driver) -> dict[str, np.ndarray]:
     return columns
 
 
-class Diagram:
-    """Where a driver's neurons are drawn, and the drawing of them.
+@dataclass(frozen=True)
+class Network:
+    """What there is to draw of a driver, a layer or a circuit."""
 
-    Columns from left to right: the sensory neurons (the eyes' features, then the gauges by name), the parts of the core
-    as :func:`activity` names them, and beside the motor neurons, or in their place where a core has none, the
-    controls.
+    sensory: tuple[tuple[int, str], ...]
+    """Groups of sensory neurons from the top: how many, and what is written beside them."""
+    sizes: Mapping[str, int]
+    """The other columns by name, with their numbers of neurons."""
+    synapses: Sequence[Synapse]
+    controls: tuple[str, ...] = ()
+    ranges: tuple[tuple[float, float], ...] = ()
+    """Least and greatest value of each control."""
+
+    @classmethod
+    def of(cls, drawn: Driver | LiquidLayer | Circuit) -> Network:
+        """The network of any of them; a layer and a circuit have inputs only, and no controls."""
+        if isinstance(drawn, Circuit):
+            sizes = {kind: len(drawn.neurons_of_type(kind)) for kind in dict.fromkeys(drawn.types)}
+            return cls(((drawn.sensory, _inputs(drawn.sensory)),), sizes, synapses(drawn))
+        if isinstance(drawn, LiquidLayer):
+            parts = {
+                name: part[0].detach().cpu().numpy() for name, part in drawn.unpack(drawn.initial_state(1)).items()
+            }
+            sizes = {name: len(values) for name, values in _columns(parts).items()}
+            return cls(((drawn.input_size, _inputs(drawn.input_size)),), sizes, synapses(drawn))
+        features, view = drawn.config.features, drawn.view
+        return cls(
+            ((features, f"{features} features\nof the eyes"), *((1, name.replace("_", " ")) for name in view.gauges)),
+            {name: len(values) for name, values in activity(drawn).items()},
+            synapses(drawn.core),
+            tuple(view.controls),
+            tuple(zip(view.low, view.high, strict=True)),
+        )
+
+
+def _inputs(count: int) -> str:
+    return f"{count} input{'s' if count > 1 else ''}"
+
+
+class Diagram:
+    """Where a network's neurons are drawn, and the drawing of them.
+
+    Columns from left to right: the sensory neurons (of a driver the eyes' features, then the gauges by name), the parts
+    of the core as :func:`activity` names them, and beside the motor neurons, or in their place where a core has none,
+    the controls.
 
     Args:
-        driver: whose network it is.
+        drawn: a driver, a layer or a circuit.
         width: of the pictures, in pixels.
         height: of the pictures, in pixels.
         labels: whether names are written; leave them out of small pictures.
     """
 
-    def __init__(self, driver: Driver, width: int, height: int, labels: bool = True):
+    def __init__(self, drawn: Driver | LiquidLayer | Circuit, width: int, height: int, labels: bool = True):
         self.width, self.height, self.labels = width, height, labels
         self.unit = height / 640
-        self.controls = driver.view.controls
-        self.ranges = tuple(zip(driver.view.low, driver.view.high, strict=True))
-        self.features, self.gauges = driver.config.features, tuple(driver.view.gauges)
-        sizes = {name: len(values) for name, values in activity(driver).items()}
+        network = Network.of(drawn)
+        self.controls, self.ranges, self.sensory = network.controls, network.ranges, network.sensory
+        sizes = network.sizes
         order = [name for name in ("inter", "command", "motor") if name in sizes]
         self.columns = {name: sizes[name] for name in order or sizes}
-        self.synapses = sorted(synapses(driver.core), key=lambda synapse: abs(synapse.weight))
+        self.synapses = sorted(network.synapses, key=lambda synapse: abs(synapse.weight))
         self.positions = self._place()
         self.radii = self._radii()
         self._paths = [self._path(synapse) for synapse in self.synapses]
@@ -151,7 +216,7 @@ class Diagram:
 
         Args:
             activity: of the neurons, a column each, -1 to 1.
-            sensory: (features + gauges,) what the core is given, -1 to 1.
+            sensory: what the core is given, (features + gauges,) for a driver, -1 to 1.
             controls: of the car, in the units of the environment.
         """
         values = {"sensory": sensory, **activity}
@@ -177,9 +242,10 @@ class Diagram:
         # Most of the synapses are behind the sensory neurons: they get more room.
         gaps = np.concatenate([[0], np.cumsum([1.25] + [1.0] * (len(self.columns) - 1))])
         across = left + (right - left) * gaps / gaps[-1]
-        count, gap = self.features + len(self.gauges), 1.5
-        weights = np.array([1.0] * self.features + [1.7 if self.labels else 1.0] * len(self.gauges))
-        depth = np.cumsum(weights) + np.where(np.arange(count) >= self.features, gap, 0)
+        first, *others = (size for size, _ in self.sensory)
+        count, gap = first + sum(others), 1.5
+        weights = np.array([1.0] * first + [1.7 if self.labels else 1.0] * sum(others))
+        depth = np.cumsum(weights) + np.where(np.arange(count) >= first, gap, 0)
         depth = top + (bottom - top) * (depth - depth[0]) / max(1e-9, depth[-1] - depth[0])
         positions: dict[str, list[Point]] = {"sensory": [(across[0], y) for y in depth]}
         for x, (name, size) in zip(across[1:], self.columns.items(), strict=True):
@@ -246,10 +312,11 @@ class Diagram:
         lines: list[Line] = []
         sensory = self.positions["sensory"]
         x = sensory[0][0] - 12 * self.unit
-        eyes_middle = (sensory[0][1] + sensory[self.features - 1][1]) / 2
-        lines.append(Line((x, eyes_middle), f"{self.features} features\nof the eyes", small, FAINT_INK, "rm"))
-        for name, point in zip(self.gauges, sensory[self.features :], strict=True):
-            lines.append(Line((x, point[1]), name.replace("_", " "), small, FAINT_INK, "rm"))
+        begin = 0
+        for count, words in self.sensory:
+            middle = (sensory[begin][1] + sensory[begin + count - 1][1]) / 2
+            lines.append(Line((x, middle), words, small, FAINT_INK, "rm"))
+            begin += count
         for name, size in self.columns.items():
             title = f"{size} {name}" if self.synapses else name
             lines.append(Line((self.positions[name][0][0], 26 * self.unit), title, medium, INK, "mm"))
@@ -260,6 +327,8 @@ class Diagram:
 
     def _bar_boxes(self) -> list[tuple[float, float, float, float]]:
         """(left, top, right, bottom) of the bar of each control, beside its motor neuron."""
+        if not self.controls:
+            return []
         last = next(reversed(self.columns))
         if last == "motor":
             heights = [point[1] for point in self.positions["motor"]]
@@ -292,9 +361,22 @@ class Diagram:
         _disc(picture, point, size, _mixed(RESTING, light, strength**0.8), _mixed(RIM, light, strength))
 
 
-def draw_wiring(driver: Driver, width: int = 900, height: int = 720) -> np.ndarray:
-    """A driver's wiring with signs and weights, (height, width, 3) RGB; see :func:`synapses` for what is drawn."""
-    return Diagram(driver, width, height).draw_wiring()
+def draw_wiring(drawn: Driver | LiquidLayer | Circuit, width: int = 900, height: int = 720) -> np.ndarray:
+    """The wiring with signs and weights, (height, width, 3) RGB; see :func:`synapses` for what is drawn."""
+    return Diagram(drawn, width, height).draw_wiring()
+
+
+def save_wiring(
+    path: str | os.PathLike[str], drawn: Driver | LiquidLayer | Circuit, width: int = 900, height: int = 720
+) -> None:
+    """Writes what :func:`draw_wiring` draws as a PNG file.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    content = io.BytesIO()
+    Image.fromarray(draw_wiring(drawn, width, height)).save(content, "PNG", optimize=True)
+    write_atomically(path, content.getvalue())
 
 
 class Traces:
@@ -415,3 +497,33 @@ def _disc(
 
 def _box(picture: np.ndarray, left: float, top: float, right: float, bottom: float, color: Sequence[int]) -> None:
     cv2.rectangle(picture, (round(left), round(top)), (round(right), round(bottom)), color, cv2.FILLED, cv2.LINE_AA)
+
+
+@dataclass(frozen=True)
+class DiagramConfig:
+    """Draws the wiring of a trained driver: sensory, inter, command and motor neurons, synapses by sign and weight."""
+
+    checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
+    """The folder of the driver, for example checkpoints/CarRacing-v3/cfc."""
+    output: Path = Path("wiring.png")
+    """The picture to write."""
+    width: int = 900
+    """Of the picture, in pixels."""
+    height: int = 720
+    """Of the picture, in pixels."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Draws as the arguments say; see ``--help``."""
+    config = parse(DiagramConfig, arguments, PROGRAM)
+    if config.width < 300 or config.height < 200:
+        raise UserError(f"a picture needs at least 300 × 200 pixels, not {config.width} × {config.height}.")
+    driver = load_driver(config.checkpoint)
+    check_writable(config.output, ".png")
+    save_wiring(config.output, driver, config.width, config.height)
+    print(driver.describe())
+    print(f"written: {config.output}")
+
+
+if __name__ == "__main__":
+    run(main)

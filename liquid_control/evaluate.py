@@ -163,8 +163,8 @@ def evaluate(
     _check_environment(driver, env)
     start = time.perf_counter()
     with RolloutPool(min(workers, len(seeds))) as pool:
-        plans, drive = [Plan(int(seed)) for seed in seeds], Drive(env=env, fleet=1)
-        episodes = pool.drive_each(driver, plans, drive, done or (lambda _: None))
+        plans, drive = [Plan(int(seed)) for seed in seeds], Drive(env=env)
+        episodes = pool.drive(driver, plans, drive, done)
     return Evaluation(
         env=env,
         driver=driver.describe(),

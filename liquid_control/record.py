@@ -39,7 +39,7 @@ class RecordConfig:
     """Seed of the first episode's track; the others follow."""
     disturbed: bool = True
     """Whether bursts of noise push the car off its line, so that recoveries are recorded."""
-    playfield: tuple[int, int] = (42, 48)
+    playfield: tuple[int, int] = (28, 32)
     """(height, width) of the recorded playfield; a --driver brings its own."""
     leash: float = 20.0
     """An episode ends when the car is this far from the centre line."""
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
     share = 0.0 if config.driver else 1.0
     plans = [Plan(TRAINING_SEEDS + config.seed + i, share, config.disturbed) for i in range(config.episodes)]
     console, size = Console(), 8
-    drive = Drive(env=FAST, record=True, leash=config.leash, fleet=size)
+    drive = Drive(env=FAST, record=True, leash=config.leash)
     batches = [plans[start : start + size] for start in range(0, len(plans), size)]
     with RolloutPool(config.workers or processor_count()) as pool:
         waves = [batches[start : start + pool.workers] for start in range(0, len(batches), pool.workers)]

@@ -51,6 +51,7 @@ def main(arguments: Sequence[str]) -> None:
                         console.print(f"round {progress.round}/{config.rounds}, {progress.seconds:.0f} s: {news}")
 
                 dagger.train(show)
+            console.print(_where_time_went(dagger.progress), highlight=False)
         except KeyboardInterrupt:
             stopped = f"stopped after round {dagger.progress.round}. Continue: {PROGRAM} --resume {folder.path}"
             console.print(stopped, highlight=False, soft_wrap=True)
@@ -63,6 +64,12 @@ def main(arguments: Sequence[str]) -> None:
 def _bar(console: Console) -> Bar:
     columns = (BarColumn(), TextColumn("round {task.completed}/{task.total}"), TextColumn("{task.fields[news]}"))
     return Bar(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console)
+
+
+def _where_time_went(progress: Progress) -> str:
+    parts = progress.parts | {"other": progress.seconds - sum(progress.parts.values())}
+    shares = (f"{part} {seconds:.0f} s ({seconds / progress.seconds:.0%})" for part, seconds in parts.items())
+    return f"trained in {progress.seconds:.0f} s: {', '.join(shares)}"
 
 
 def _begin(arguments: Sequence[str]) -> tuple[TrainConfig, RunFolder]:

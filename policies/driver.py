@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from liquid_control.checkpoint import load_checkpoint, save_checkpoint
 from liquid_control.errors import UserError
 from liquid_control.nn import LiquidLayer, build_layer
+from policies.compiled import CompiledDriver
 from policies.eyes import ConvEyes
 from policies.hands import AffineHands
 from policies.registry import build_core
@@ -30,10 +31,10 @@ class DriverConfig:
     env: str = "CarRacing-v3"
     """The environment whose raw observations the driver sees."""
     policy: str = "cfc"
-    """The core, a name of the registry: cfc, ltc, lstm, gru or mlp."""
+    """The core, a name of the registry: cfc, ltc, lan, leaky, plastic, lstm, gru or mlp."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of that core, such as mode or ode_unfolds."""
-    playfield: tuple[int, int] = (42, 48)
+    playfield: tuple[int, int] = (28, 32)
     """(height, width) that the playfield is resized to before the eyes see it."""
     channels: tuple[int, ...] = (8, 16, 16)
     """Output channels of the eyes' convolutions."""
@@ -118,6 +119,10 @@ class Driver(nn.Module):
             torch.from_numpy(image)[None], torch.from_numpy(gauges)[None], self.state, elapsed
         )
         return action[0].numpy()
+
+    def compile_step(self) -> CompiledDriver:
+        """This driver for one drive at a time, NumPy in and out, with the weights that it has now."""
+        return CompiledDriver(self)
 
     def neurons(self) -> dict[str, np.ndarray]:
         """The state of the drive that is going on, by the names of the core's parts; before the first step, zeros."""

@@ -35,7 +35,7 @@ class ConvEyes(nn.Module):
             raise ValueError(f"an image of shape {tuple(image_shape)} is too small for kernels {tuple(kernels)}.")
         self.convolutions = nn.Sequential(*layers)
         self.linear = nn.Linear(height * width * depth, features)
-        self.features = features
+        self.image_shape, self.features = tuple(image_shape), features
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, height, width, 3) uint8 -> (N, features), each feature in [-1, 1]."""

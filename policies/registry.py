@@ -1,4 +1,4 @@
-"""The cores a driver can have, by name: ``cfc``, ``ltc`` and the baselines ``lstm``, ``gru``, ``mlp``.
+"""The cores of drivers: ``cfc``, ``ltc``, ``lan``, ``leaky``, ``plastic``; baselines ``lstm``, ``gru``, ``mlp``.
 
 A baseline's width is chosen so that its parameter count comes closest to that of the CfC core with the same inputs,
 so a table compares memories, not sizes; ``units=N`` overrides it.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from liquid_control.errors import UserError, nearest
-from liquid_control.nn import GRU, LSTM, LTC, MLP, CfC, LiquidLayer, Wiring
+from liquid_control.nn import GRU, LAN, LSTM, LTC, MLP, CfC, Leaky, LiquidLayer, PlasticCfC, Wiring
 
 #: The wiring of every liquid driver here: 19 neurons, the motor ones drive the controls.
 INTER, COMMAND = 12, 4
@@ -41,6 +41,44 @@ def ltc(inputs: int, motor: int, ode_unfolds: int = 6, wiring_seed: int = 22222)
     return LTC(inputs, ncp_wiring(motor, wiring_seed), ode_unfolds=ode_unfolds)
 
 
+def leaky(inputs: int, motor: int, ode_unfolds: int = 3, wiring_seed: int = 22222) -> LiquidLayer:
+    """Leaky neurons of adaptive time constants on the NCP wiring, exponential solver of ``ode_unfolds`` steps."""
+    return Leaky(inputs, ncp_wiring(motor, wiring_seed), ode_unfolds=ode_unfolds)
+
+
+def plastic(inputs: int, motor: int, rule: str = "hebb", wiring_seed: int = 22222) -> LiquidLayer:
+    """CfC neurons on the NCP wiring whose synapses are plastic (Miconi 2018); ``rule`` hebb, oja or delta."""
+    return PlasticCfC(inputs, ncp_wiring(motor, wiring_seed), rule=rule)
+
+
+def lan(
+    inputs: int,
+    motor: int,
+    units: int = 16,
+    heads: int = 2,
+    window: int = 16,
+    gate: str = "mlp",
+    mode: str = "exact",
+    hidden: int = 8,
+    pseudo_time: str = "linear",
+) -> LiquidLayer:
+    """Liquid attention (Razzaq 2025): ``units`` neurons that attend to the last ``window`` steps, and motor neurons.
+
+    With the default 16 units and three controls there are 19 neurons, as in the wired cores.
+    """
+    return LAN(
+        inputs,
+        units,
+        motor,
+        heads=heads,
+        window=window,
+        gate=gate,
+        mode=mode,
+        hidden=hidden,
+        pseudo_time=pseudo_time,
+    )
+
+
 def lstm(inputs: int, motor: int, units: int = 0) -> LiquidLayer:
     """A long short-term memory of ``units`` (0: match the CfC core) and a linear readout."""
     return LSTM(inputs, units or _matching(LSTM, inputs, motor), output_size=motor)
@@ -63,7 +101,16 @@ def _matching(layer: Callable[..., LiquidLayer], inputs: int, motor: int, **opti
     return min(sizes, key=lambda units: abs(sizes[units] - target))
 
 
-CORES: dict[str, Callable[..., LiquidLayer]] = {"cfc": cfc, "ltc": ltc, "lstm": lstm, "gru": gru, "mlp": mlp}
+CORES: dict[str, Callable[..., LiquidLayer]] = {
+    "cfc": cfc,
+    "ltc": ltc,
+    "lan": lan,
+    "leaky": leaky,
+    "plastic": plastic,
+    "lstm": lstm,
+    "gru": gru,
+    "mlp": mlp,
+}
 
 
 def build_core(policy: str, inputs: int, motor: int, options: Mapping[str, Any]) -> LiquidLayer:

@@ -26,7 +26,7 @@ class CarRacingView:
     #: speed 0–100 units/s, wheels 0–200 rad/s, steering ±0.42 rad, gyro about ±3 rad/s
     gauge_scale = np.array([1 / 50, 1 / 100, 1 / 100, 1 / 100, 1 / 100, 2.5, 0.5], np.float32)
 
-    def __init__(self, size: Sequence[int] = (42, 48)):
+    def __init__(self, size: Sequence[int] = (28, 32)):
         self.size = (int(size[0]), int(size[1]))
         self.image_shape = (*self.size, 3)
 

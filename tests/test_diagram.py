@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from liquid_control.diagram import (
     BACKGROUND,
@@ -13,8 +14,11 @@ from liquid_control.diagram import (
     Traces,
     activity,
     draw_wiring,
+    main,
     synapses,
 )
+from liquid_control.errors import UserError
+from liquid_control.nn import LTC, CfC, Wiring, close_form
 from policies.driver import Driver, DriverConfig
 
 
@@ -23,7 +27,7 @@ def driver(policy="cfc", **options):
     return Driver(DriverConfig(policy=policy, options=options)).eval()
 
 
-@pytest.mark.parametrize("policy", ["cfc", "ltc"])
+@pytest.mark.parametrize("policy", ["cfc", "ltc", "leaky", "plastic"])
 def test_every_synapse_of_the_wiring_is_shown_and_no_other(policy):
     core = driver(policy).core
     shown = synapses(core)
@@ -67,7 +71,7 @@ def test_an_untrained_ltc_synapse_has_the_sign_of_its_polarity_and_the_size_of_i
     assert shown == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("policy", ["cfc", "ltc", "lstm", "gru", "mlp"])
+@pytest.mark.parametrize("policy", ["cfc", "ltc", "leaky", "plastic", "lan", "lstm", "gru", "mlp"])
 def test_every_neuron_of_every_core_lights_up_where_it_is(policy):
     subject = driver(policy)
     diagram = Diagram(subject, 560, 640)
@@ -92,12 +96,49 @@ def test_the_bars_show_the_controls():
     np.testing.assert_allclose(fill, [[0, 0.25], [0.25, 0], [1, 0]], atol=0.03)
 
 
-@pytest.mark.parametrize("policy", ["cfc", "ltc", "lstm", "gru", "mlp"])
+@pytest.mark.parametrize("policy", ["cfc", "ltc", "leaky", "plastic", "lan", "lstm", "gru", "mlp"])
 def test_the_wiring_of_every_core_can_be_drawn_at_any_size(policy):
     for size in ((900, 720), (300, 200)):
         picture = draw_wiring(driver(policy), *size)
         assert picture.shape == (*size[::-1], 3)
         assert (picture != BACKGROUND).any(-1).mean() > 0.05
+
+
+def test_a_circuit_and_a_layer_are_drawn_where_a_driver_is_not_there_yet():
+    """A bare circuit shows polarities; a layer of it, with weights that are one, the same picture."""
+    layer = LTC(5, Wiring.auto(9, 2), implicit_param_constraints=False)
+    with torch.no_grad():
+        for weight in (layer.rnn_cell.w, layer.rnn_cell.sensory_w):
+            weight.fill_(1)
+    picture = draw_wiring(layer.circuit, 400, 300)
+    assert (draw_wiring(layer, 400, 300) == picture).all()
+    assert (draw_wiring(close_form(layer), 400, 300) == picture).all()
+    for color in (POSITIVE, NEGATIVE):
+        assert (np.abs(picture.astype(int) - color).sum(-1) < 12).any()
+    assert {synapse.weight for synapse in synapses(layer.circuit)} == {-1.0, 1.0}
+    assert (draw_wiring(CfC(5, 8), 400, 300) != BACKGROUND).any()
+
+
+def test_the_command_writes_the_picture_of_a_checkpoint(tmp_path):
+    subject = driver("ltc")
+    subject.save(tmp_path / "driver")
+    arguments = [str(tmp_path / "driver"), "--output", str(tmp_path / "out.png"), "--width", "500", "--height", "400"]
+    main(arguments)
+    with Image.open(tmp_path / "out.png") as picture:
+        assert np.array_equal(np.array(picture), draw_wiring(subject, 500, 400))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--width", "10"], "at least 300 × 200 pixels, not 10 × 720"),
+        (["--output", "wiring.svg"], "should be a .png file"),
+    ],
+)
+def test_a_picture_that_cannot_be_made_is_refused(arguments, message, tmp_path):
+    driver().save(tmp_path)
+    with pytest.raises(UserError, match=message):
+        main([str(tmp_path), *arguments])
 
 
 def test_traces_scroll_and_the_present_is_at_the_right():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.rollout import VALIDATION_SEEDS, Drive, Plan, drive_episodes
+from agents.rollout import VALIDATION_SEEDS, Drive, Plan, drive_episode
 from liquid_control.evaluate import Evaluation
 from policies.driver import load_driver
 
@@ -30,6 +30,6 @@ def test_the_score_is_of_these_weights(folder):
 def test_it_drives(folder):
     driver = load_driver(folder)
     assert driver.parameter_counts()["total"] <= 20_000
-    episodes = drive_episodes(driver, [Plan(VALIDATION_SEEDS + 500 + index) for index in range(3)], Drive())
+    episodes = [drive_episode(driver, Plan(VALIDATION_SEEDS + 500 + index), Drive()) for index in range(3)]
     assert all(episode.lap for episode in episodes)
     assert min(episode.score for episode in episodes) > 900

@@ -8,16 +8,44 @@ from collections.abc import Mapping
 from typing import Any
 
 from liquid_control.nn.cfc import CfC
+from liquid_control.nn.closed_form import ClosedFormLTC, close_form
+from liquid_control.nn.composite import Bidirectional, Stack
 from liquid_control.nn.frame_stack import MLP
 from liquid_control.nn.gated import GRU, LSTM
+from liquid_control.nn.lan import LAN
 from liquid_control.nn.layer import LiquidLayer
+from liquid_control.nn.leaky import Leaky
 from liquid_control.nn.ltc import LTC
+from liquid_control.nn.mixed_memory import MixedMemory
+from liquid_control.nn.plastic import PlasticCfC
 from liquid_control.nn.wiring import Circuit, Wiring
 
-__all__ = ["GRU", "LAYERS", "LSTM", "LTC", "MLP", "CfC", "Circuit", "LiquidLayer", "Wiring", "build_layer"]
+__all__ = [
+    "GRU",
+    "LAN",
+    "LAYERS",
+    "LSTM",
+    "LTC",
+    "MLP",
+    "Bidirectional",
+    "CfC",
+    "Circuit",
+    "ClosedFormLTC",
+    "Leaky",
+    "LiquidLayer",
+    "MixedMemory",
+    "PlasticCfC",
+    "Stack",
+    "Wiring",
+    "build_layer",
+    "close_form",
+]
 
 #: Every layer by the name that its config bears.
-LAYERS: dict[str, type[LiquidLayer]] = {layer.name: layer for layer in (CfC, LTC, LSTM, GRU, MLP)}
+LAYERS: dict[str, type[LiquidLayer]] = {
+    layer.name: layer
+    for layer in (CfC, LTC, ClosedFormLTC, LAN, Leaky, PlasticCfC, MixedMemory, Stack, Bidirectional, LSTM, GRU, MLP)
+}
 
 
 def build_layer(config: Mapping[str, Any]) -> LiquidLayer:
@@ -38,12 +66,19 @@ def build_layer(config: Mapping[str, Any]) -> LiquidLayer:
     for argument in arguments:
         if argument not in known:
             raise ValueError(f"layer {name!r} has no argument {argument!r}: {_nearest(argument, known)}")
-    for argument in ("input_size", "units"):
-        if argument not in arguments:
+    for argument, parameter in known.items():
+        if parameter.default is inspect.Parameter.empty and argument not in arguments:
             raise ValueError(f"the config of layer {name!r} lacks {argument!r}.")
-    if isinstance(arguments["units"], Mapping):
-        arguments["units"] = Circuit.from_json(arguments["units"])
-    return LAYERS[name](**arguments)
+    return LAYERS[name](**{argument: _built(value) for argument, value in arguments.items()})
+
+
+def _built(value: Any) -> Any:
+    """What a JSON value of a config stands for: a layer, layers, a circuit, or itself."""
+    if isinstance(value, Mapping):
+        return build_layer(value) if "layer" in value else Circuit.from_json(value)
+    if isinstance(value, list) and all(isinstance(entry, Mapping) for entry in value):
+        return [_built(entry) for entry in value]
+    return value
 
 
 def _nearest(given: object, known: Mapping[str, Any]) -> str:

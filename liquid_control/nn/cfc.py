@@ -206,24 +206,10 @@ class CfC(LiquidLayer):
         inter neurons take step k, the command neurons step k - 1, the motor neurons step k - 2. Neurons whose step
         does not exist (at the ends) or must not advance keep their state.
         """
-        steps, lag = x.shape[0], len(self.group_sizes) - 1
-        if lag:
-            x = F.pad(x, (0, 0, 0, 0, 0, lag))
-        if advance is None:
-            moving = [None if lag <= tick < steps else self._within(tick, steps) for tick in range(steps + lag)]
-        else:
-            moving = per_tick(self._behind(advance, False), steps + lag)
-        if isinstance(elapsed, Tensor):
-            spans: list[Elapsed] = list(self._behind(elapsed, 1.0).unbind(0))
-        else:
-            spans = [elapsed] * (steps + lag)
-
+        lag = len(self.group_sizes) - 1
+        x, spans, moving = self.lockstep(x, elapsed, advance)
         # Everything that does not depend on the state happens here, once for all steps.
-        weight, bias = self._dense_heads()
-        if self.mode != "pure" and not isinstance(elapsed, Tensor):
-            # At a constant elapsed time t the gate t·a + b is linear in z: one head instead of two.
-            weight = torch.cat([weight[:2], elapsed * weight[2:3] + weight[3:]])
-            bias = torch.cat([bias[:2], elapsed * bias[2:3] + bias[3:]])
+        weight, bias = self.heads_for(elapsed)
         weight, bias = weight.flatten(0, 1), bias.flatten()
         if self.backbone_layers:
             hidden, *later = self._backbone()
@@ -249,8 +235,10 @@ class CfC(LiquidLayer):
 
     def fused(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """See :class:`LiquidLayer`; `liquid_control.kernels.cfc` on the CPU, in single and double precision."""
-        if x.device.type != "cpu":
-            return None
+        if x.device.type == "cuda":
+            from liquid_control.kernels.cuda import cfc as cuda  # Triton is optional
+
+            return cuda.integrate(self, x, state, elapsed, advance)
         if x.dtype not in (torch.float32, torch.float64):
             use_reference(f"the CfC kernels compute in float32 or float64, not in {x.dtype}")
             return None
@@ -304,6 +292,42 @@ class CfC(LiquidLayer):
     def _heads(self) -> list[tuple[CfCCell, list[nn.Linear]]]:
         """Each cell and its heads: to look them up costs as much as the kernel does for a short sequence."""
         return [(cell, cell.heads()) for cell in self.cells]
+
+    def lockstep(
+        self, x: Tensor, elapsed: Elapsed, advance: Tensor | None
+    ) -> tuple[Tensor, list[Elapsed], list[Tensor | None]]:
+        """What all groups do at each tick, each group one tick behind the group before it.
+
+        Args:
+            x: (T, B, C).
+            elapsed: a number or (T, B).
+            advance: (T, B) or None.
+
+        Returns:
+            The inputs (T + lag, B, C), and for each tick the neurons' elapsed time, a number or (B, S), and which of
+            them advance: (S,), (B, S) or None for all.
+        """
+        steps, lag = x.shape[0], len(self.group_sizes) - 1
+        if lag:
+            x = F.pad(x, (0, 0, 0, 0, 0, lag))
+        if advance is None:
+            moving = [None if lag <= tick < steps else self._within(tick, steps) for tick in range(steps + lag)]
+        else:
+            moving = per_tick(self._behind(advance, False), steps + lag)
+        if isinstance(elapsed, Tensor):
+            return x, list(self._behind(elapsed, 1.0).unbind(0)), moving
+        return x, [elapsed] * (steps + lag), moving
+
+    def heads_for(self, elapsed: Elapsed) -> tuple[Tensor, Tensor]:
+        """All heads of all groups as one: weight (heads, S, fan-in) and bias (heads, S), of the gate one head or two.
+
+        At a constant elapsed time t the gate t·a + b is linear in z: one head instead of two.
+        """
+        weight, bias = self._dense_heads()
+        if self.mode != "pure" and not isinstance(elapsed, Tensor):
+            weight = torch.cat([weight[:2], elapsed * weight[2:3] + weight[3:]])
+            bias = torch.cat([bias[:2], elapsed * bias[2:3] + bias[3:]])
+        return weight, bias
 
     def _solution(self, heads: Tensor, elapsed: Elapsed, w_tau: Tensor | None, amplitude: Tensor | None) -> Tensor:
         """The module's equations: from the heads (B, ·) of one tick to the new state (B, S)."""

@@ -35,7 +35,7 @@ class LiquidLayer(nn.Module, ABC):
     """
 
     name: ClassVar[str]
-    time_driven: ClassVar[bool] = True
+    time_driven: bool = True
 
     def __init__(self, input_size: int, state_size: int, output_size: int, learn_initial_state: bool = False):
         super().__init__()

@@ -12,7 +12,15 @@ the right from after the step and s_ji from before it:
     v_i⁺ = [ (cm_i/Δ) v_i + g_i v_leak,i + Σ_j w_ji s_ji E_ji ] / [ cm_i/Δ + g_i + Σ_j w_ji s_ji + ε ]
 
 with Δ = elapsed / unfolds, and as many such steps as unfolds. It is a weighted mean of v_i, v_leak,i and the E_ji (up
-to ε), so it is stable for any Δ and the state stays between the extremes of the three.
+to ε), so it is stable for any Δ and the state stays between the extremes of the three (Theorem 2 of the paper, in this
+form). Other solvers of the same equation are in `liquid_control.nn.solvers`.
+
+What makes the neurons liquid is their time constant, which the inputs change:
+
+    1/τ_sys,i = g_i/cm_i + Σ_j (w_ji/cm_i) s_ji
+
+An opening s is between 0 and 1, so with τ_i = cm_i/g_i and W_i = Σ_j w_ji/cm_i it stays within
+τ_i/(1 + τ_i W_i) ≤ τ_sys,i ≤ τ_i (Theorem 1).
 """
 
 from __future__ import annotations
@@ -28,6 +36,7 @@ from torch.nn import functional as F
 
 from liquid_control.kernels import use_reference
 from liquid_control.nn.layer import Elapsed, LiquidLayer, per_tick
+from liquid_control.nn.solvers import SOLVERS
 from liquid_control.nn.synapses import build_synapses
 from liquid_control.nn.wiring import Circuit, Wiring, build_circuit, reject_other_masks
 
@@ -116,7 +125,7 @@ class LTCCell(nn.Module):
 
 
 class LTC(LiquidLayer):
-    """Liquid time-constant neurons on a wiring, with the fused semi-implicit solver.
+    """Liquid time-constant neurons on a wiring.
 
     The state is the membrane potential of each neuron in the circuit's order (motor, command, inter for an NCP);
     outputs are the motor neurons. Weights of `ncps.torch.LTC` load with ``load_state_dict``.
@@ -128,13 +137,17 @@ class LTC(LiquidLayer):
         input_mapping: a scale ("linear") and shift ("affine") of each input, or None.
         output_mapping: the same of each motor neuron.
         ode_unfolds: solver steps for each step of the sequence.
-        epsilon: added to the denominator.
+        epsilon: added to the denominator of the semi-implicit solver.
         implicit_param_constraints: True keeps gleak, cm and w positive through softplus. False uses them as they are:
             call :meth:`apply_weight_constraints` after each optimiser step.
         learn_initial_state: whether the initial state is a parameter.
+        solver: "semi_implicit", "explicit" (Euler), "rk4" or, for checking, "adaptive" (needs `torchdiffeq`; chooses
+            its own steps). The two explicit ones are finite only up to a step that the time constants set, see
+            :meth:`time_constant_bounds`; nothing is clipped.
 
     Raises:
         ValueError: if an option is unknown or the wiring doesn't fit the inputs.
+        FloatingPointError: from a call, if an explicit solver diverged.
     """
 
     name = "ltc"
@@ -150,17 +163,20 @@ class LTC(LiquidLayer):
         epsilon: float = 1e-8,
         implicit_param_constraints: bool = True,
         learn_initial_state: bool = False,
+        solver: str = "semi_implicit",
     ):
         for what, mapping in (("input_mapping", input_mapping), ("output_mapping", output_mapping)):
             if mapping not in MAPPINGS:
                 raise ValueError(f"{what} is {mapping!r}, expected one of {MAPPINGS}.")
         if ode_unfolds < 1:
             raise ValueError(f"ode_unfolds must be at least 1, given {ode_unfolds}.")
+        if solver not in SOLVERS:
+            raise ValueError(f"solver is {solver!r}, expected one of {tuple(SOLVERS)}.")
         circuit = build_circuit(units, input_size)
         super().__init__(input_size, circuit.units, circuit.outputs, learn_initial_state)
         self.circuit = circuit
         self.input_mapping, self.output_mapping = input_mapping, output_mapping
-        self.ode_unfolds, self.epsilon = ode_unfolds, epsilon
+        self.ode_unfolds, self.epsilon, self.solver = ode_unfolds, epsilon, solver
         self.implicit_param_constraints = implicit_param_constraints
         self.rnn_cell = LTCCell(circuit, input_mapping, output_mapping, implicit_param_constraints)
         self.sensory_synapses = build_synapses(circuit.sensory_adjacency)
@@ -172,21 +188,19 @@ class LTC(LiquidLayer):
         return {kind: state[:, list(self.circuit.neurons_of_type(kind))] for kind in kinds}
 
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
-        """See :class:`LiquidLayer`. The loop is the module's equation; what precedes it is free of the state."""
+        """See :class:`LiquidLayer`. What precedes the loop is free of the state; the loop is the solver's."""
         steps, batch, _ = x.shape
-        cell = self.rnn_cell
-        leak, capacitance = self._positive(cell.gleak), self._positive(cell.cm)
+        cell, solve = self.rnn_cell, SOLVERS[self.solver]
+        capacitance = self._positive(cell.cm)
         if isinstance(elapsed, Tensor):
             elapsed = elapsed.reshape(-1, 1)
         capacitance = capacitance / (elapsed / self.ode_unfolds)  # cm/Δ: (N,), or (T·B, N)
 
-        # [numerator | denominator] without the neuron's own potential and the inner synapses, (T, B, 2 N).
-        numerator = (leak * cell.vleak).expand_as(capacitance)
-        constant = torch.cat([numerator, capacitance + leak + self.epsilon], -1)
-        sensory_currents = self.sensory_synapses(
-            cell.sensory_sigma, cell.sensory_mu, self._positive(cell.sensory_w), cell.sensory_erev
-        )
-        drive = sensory_currents(self._map(x.flatten(0, 1), "input"), constant).view(steps, batch, -1)
+        if self.solver == "semi_implicit":
+            drive = self._sensory_currents(x.flatten(0, 1), capacitance + self.epsilon)
+        else:
+            drive = self._sensory_currents(x.flatten(0, 1))
+        drive = drive.view(steps, batch, -1)
         currents = self.synapses(cell.sigma, cell.mu, self._positive(cell.w), cell.erev)
         if capacitance.dim() == 1:
             capacitances = [capacitance] * steps
@@ -195,21 +209,25 @@ class LTC(LiquidLayer):
         if advance is not None:
             advance = advance[..., None]
 
-        states = []
+        start, states = state, []
         for tick_drive, tick_capacitance, advances in zip(
             drive.unbind(0), capacitances, per_tick(advance, steps), strict=True
         ):
-            potential = state
-            for _ in range(self.ode_unfolds):
-                numerator, denominator = currents(potential, tick_drive).chunk(2, -1)
-                potential = torch.addcmul(numerator, tick_capacitance, potential) / denominator
+            potential = solve(currents, tick_drive, tick_capacitance, state, self.ode_unfolds)
             state = potential if advances is None else torch.where(advances, potential, state)
             states.append(state)
+        if self.solver in ("explicit", "rk4"):
+            self._check_divergence(x, start, state)
         return self._map(torch.stack(states)[..., : self.output_size], "output"), state
 
     def fused(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """See :class:`LiquidLayer`; `liquid_control.kernels.ltc` on the CPU, in single and double precision."""
-        if x.device.type != "cpu":
+        """See :class:`LiquidLayer`; `kernels.ltc` on the CPU, semi-implicit, in single or double precision."""
+        if x.device.type == "cuda":
+            from liquid_control.kernels.cuda import ltc as cuda  # Triton is optional
+
+            return cuda.integrate(self, x, state, elapsed, advance)
+        if self.solver != "semi_implicit":
+            use_reference(f"the LTC kernel is the semi-implicit solver, not {self.solver!r}")
             return None
         if x.dtype not in (torch.float32, torch.float64):
             use_reference(f"the LTC kernel computes in float32 or float64, not in {x.dtype}")
@@ -218,8 +236,10 @@ class LTC(LiquidLayer):
 
         return ltc.integrate(self._plan(), x, state, elapsed, advance, self._all_parameters())
 
-    def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]]:
-        """See :class:`LiquidLayer`."""
+    def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]] | None:
+        """See :class:`LiquidLayer`; the semi-implicit solver's."""
+        if self.solver != "semi_implicit":
+            return None
         from liquid_control.kernels import ltc
 
         return ltc.tick, ltc.step_arrays(self._plan(), self._all_parameters())
@@ -254,6 +274,77 @@ class LTC(LiquidLayer):
                 name = f"{which}_{letter}"
                 parameters.append(own[name] if name in own else parameters[0].new_full((size,), neutral))
         return parameters
+
+    def _sensory_currents(self, x: Tensor, damping: Tensor | float = 0.0) -> Tensor:
+        """[drive | damping] of each neuron without the inner synapses, under inputs x (B, C): (B, 2 N).
+
+        Drive is g v_leak + Σ w s E; damping g + Σ w s, and what else is given for it.
+        """
+        cell = self.rnn_cell
+        leak = self._positive(cell.gleak)
+        damping = damping + leak
+        constant = torch.cat([(leak * cell.vleak).expand_as(damping), damping], -1)
+        currents = self.sensory_synapses(
+            cell.sensory_sigma, cell.sensory_mu, self._positive(cell.sensory_w), cell.sensory_erev
+        )
+        return currents(self._map(x, "input"), constant)
+
+    def drive_and_damping(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """What pushes each neuron and what holds it: cm dv/dt = drive - damping · v.
+
+        Args:
+            x: (B, C) inputs.
+            state: (B, N) membrane potentials.
+
+        Returns:
+            g v_leak + Σ w s E and g + Σ w s, each (B, N), the sums over sensory and inner synapses.
+        """
+        cell = self.rnn_cell
+        currents = self.synapses(cell.sigma, cell.mu, self._positive(cell.w), cell.erev)
+        drive, damping = currents(state, self._sensory_currents(x)).chunk(2, -1)
+        return drive, damping
+
+    def derivative(self, x: Tensor, state: Tensor) -> Tensor:
+        """dv/dt (B, N), the right-hand side of the module's equation, under inputs x (B, C) and potentials (B, N)."""
+        drive, damping = self.drive_and_damping(x, state)
+        return (drive - damping * state) / self._positive(self.rnn_cell.cm)
+
+    def time_constants(self, x: Tensor, state: Tensor) -> Tensor:
+        """The liquid time constant τ_sys = cm / (g + Σ w s) of each neuron, in units of elapsed time.
+
+        Args:
+            x: (B, C) inputs.
+            state: (B, N) membrane potentials, whose openings count.
+
+        Returns:
+            (B, N), within :meth:`time_constant_bounds`.
+        """
+        return self._positive(self.rnn_cell.cm) / self.drive_and_damping(x, state)[1]
+
+    def time_constant_bounds(self) -> tuple[Tensor, Tensor]:
+        """The shortest and the longest time constant that each neuron can have: τ/(1 + τW) and τ, each (N,).
+
+        All synapses open give the first, all of them closed the second, cm/g. An Euler step Δ = elapsed / unfolds up to
+        the smallest of the first keeps the state within the bounds of the semi-implicit solver.
+        """
+        cell, circuit = self.rnn_cell, self.circuit
+        leak, capacitance = self._positive(cell.gleak), self._positive(cell.cm)
+        everything_open = leak
+        for w, adjacency in ((cell.w, circuit.adjacency), (cell.sensory_w, circuit.sensory_adjacency)):
+            present = torch.from_numpy(adjacency != 0).to(w.device)
+            everything_open = everything_open + (self._positive(w) * present).sum(0)
+        return capacitance / everything_open, capacitance / leak
+
+    def _check_divergence(self, x: Tensor, start: Tensor, end: Tensor) -> None:
+        """Turns the NaN of an explicit solver into an error that tells the limit of its step."""
+        if torch.compiler.is_compiling() or end.isfinite().all():
+            return
+        if x.isfinite().all() and start.isfinite().all():
+            shortest = self.time_constant_bounds()[0].min().item()
+            raise FloatingPointError(
+                f"the {self.solver} solver diverged: the shortest time constant of this layer is {shortest:.3g}, and a "
+                "step elapsed / ode_unfolds should not be longer. Raise ode_unfolds, or use solver='semi_implicit'."
+            )
 
     def _positive(self, parameter: Tensor) -> Tensor:
         return F.softplus(parameter) if self.implicit_param_constraints else parameter
@@ -305,4 +396,5 @@ class LTC(LiquidLayer):
             "epsilon": self.epsilon,
             "implicit_param_constraints": self.implicit_param_constraints,
             "learn_initial_state": self.learned_initial_state is not None,
+            "solver": self.solver,
         }

@@ -203,6 +203,8 @@ class Wiring:
     @classmethod
     def auto(cls, units: int, outputs: int, sparsity: float = 0.5, seed: int = 22222) -> Wiring:
         """An NCP of ``units`` neurons, ``outputs`` of them motor, two of five others command; sparsity in [0.1, 1]."""
+        if not 0.1 <= sparsity <= 1.0:  # the message of ncps names another range
+            raise ValueError(f"sparsity must be in [0.1, 1.0], given {sparsity}.")
         return cls._recipe(
             "AutoNCP", {"units": units, "output_size": outputs, "sparsity_level": sparsity, "seed": seed}
         )

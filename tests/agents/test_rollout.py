@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.rollout import FAST, Drive, Episode, Plan, RolloutPool, drive_episodes
+from agents.rollout import FAST, Drive, Episode, Plan, RolloutPool, drive_episode
 from envs.car_racing.expert import Expert
 from liquid_control.errors import UserError
 from policies.driver import Driver, DriverConfig
@@ -36,26 +36,26 @@ def same(one: Episode, other: Episode) -> bool:
 
 
 def test_the_expert_completes_its_lap_and_labels_what_it_did(driver):
-    (episode,) = drive_episodes(driver, [Plan(3, expert_share=1.0)], Drive(record=True, leash=20))
+    episode = drive_episode(driver, Plan(3, expert_share=1.0), Drive(record=True, leash=20))
     assert episode.lap
     assert episode.terminated
     assert episode.tiles == 1.0
     assert episode.score > 880
     assert episode.score == pytest.approx(episode.rewards.sum(), abs=1e-2)
     np.testing.assert_array_equal(episode.actions, episode.labels)
-    assert episode.images.shape == (episode.steps, 42, 48, 3)
+    assert episode.images.shape == (episode.steps, 28, 32, 3)
     assert episode.gauges[100:, 0].mean() > 0.5  # speed, in units of 50
 
 
 def test_a_drive_is_the_environments_own_episode(driver):
     driver.hands.offset.data = torch.tensor([0.0, 0.5, 0.0])
-    (episode,) = drive_episodes(driver, [Plan(11)], Drive(leash=20.0))
+    episode = drive_episode(driver, Plan(11), Drive(leash=20.0))
     env, expert, score, steps = gymnasium.make(FAST, disable_env_checker=True), Expert(), 0.0, 0
     observation, _ = env.reset(seed=11)
     expert.reset(env)
-    driver.reset()
+    compiled = driver.compile_step()
     while True:
-        observation, reward, terminated, truncated, _ = env.step(driver.act(observation))
+        observation, reward, terminated, truncated, _ = env.step(compiled.act(observation))
         score, steps = score + float(reward), steps + 1
         if terminated or truncated or expert.off_road_distance(env) > 20:
             break
@@ -63,14 +63,14 @@ def test_a_drive_is_the_environments_own_episode(driver):
 
 
 def test_disturbed_actions_differ_from_the_labels_in_bursts(driver):
-    (episode,) = drive_episodes(driver, [Plan(3, expert_share=1.0, disturbed=True)], Drive(record=True, leash=20))
+    episode = drive_episode(driver, Plan(3, expert_share=1.0, disturbed=True), Drive(record=True, leash=20))
     disturbed = (episode.actions != episode.labels).any(1).mean()
     assert 0.05 < disturbed < 0.5
 
 
 def test_the_leash_ends_an_episode(reckless):
-    (tight,) = drive_episodes(reckless, [Plan(11)], Drive(leash=8.0))
-    (long,) = drive_episodes(reckless, [Plan(11)], Drive(leash=30.0))
+    tight = drive_episode(reckless, Plan(11), Drive(leash=8.0))
+    long = drive_episode(reckless, Plan(11), Drive(leash=30.0))
     assert not tight.terminated
     assert tight.steps < long.steps < 1000
     assert tight.off_road < long.off_road
@@ -78,20 +78,13 @@ def test_the_leash_ends_an_episode(reckless):
 
 def test_the_result_does_not_depend_on_workers(reckless):
     plans = [Plan(seed, expert_share=0.3) for seed in (1, 2, 3)]
-    drive = Drive(fleet=1, leash=12)
-    here = [drive_episodes(reckless, [plan], drive)[0] for plan in plans]
+    drive = Drive(leash=12)
+    here = [drive_episode(reckless, plan, drive) for plan in plans]
     assert len({episode.score for episode in here}) == 3
     with RolloutPool(2) as pool:
-        assert all(map(same, here, pool.drive(reckless, plans, drive)))
         done = []
-        assert all(map(same, here, pool.drive_each(reckless, plans, drive, done.append)))
+        assert all(map(same, here, pool.drive(reckless, plans, drive, done.append)))
         assert sorted(episode.seed for episode in done) == [1, 2, 3]
-
-
-def test_a_fleet_returns_episodes_in_the_order_of_the_plans(reckless):
-    plans = [Plan(seed) for seed in (5, 6, 7, 8, 9)]
-    episodes = drive_episodes(reckless, plans, Drive(fleet=2, leash=12))
-    assert [episode.seed for episode in episodes] == [5, 6, 7, 8, 9]
 
 
 def test_a_process_that_dies_is_named(driver):

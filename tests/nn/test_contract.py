@@ -7,10 +7,33 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from liquid_control.nn import GRU, LSTM, LTC, MLP, CfC, Wiring, build_layer
+from liquid_control.nn import (
+    GRU,
+    LAN,
+    LSTM,
+    LTC,
+    MLP,
+    CfC,
+    ClosedFormLTC,
+    Leaky,
+    MixedMemory,
+    PlasticCfC,
+    Stack,
+    Wiring,
+    build_layer,
+)
 
 INPUTS, BATCH, STEPS = 5, 3, 6
 NCP = Wiring.ncp(4, 3, 2, sensory_fanout=2, inter_fanout=2, recurrent_command_synapses=3, motor_fanin=2)
+
+
+def sluggish(layer):
+    """An LTC of large capacitances: an explicit solver is stable at few unfolds."""
+    with torch.no_grad():
+        layer.rnn_cell.cm.add_(10)
+    return layer
+
+
 CASES = {
     "cfc-dense": lambda: CfC(INPUTS, 4, backbone_units=6),
     "cfc-dense-no_gate": lambda: CfC(INPUTS, 4, mode="no_gate", backbone_units=6, backbone_layers=2),
@@ -22,6 +45,26 @@ CASES = {
     "ltc-full": lambda: LTC(INPUTS, 4, input_mapping="linear", output_mapping=None),
     "ltc-ncp": lambda: LTC(INPUTS, NCP, learn_initial_state=True),
     "ltc-ncp-explicit": lambda: LTC(INPUTS, NCP, ode_unfolds=2, implicit_param_constraints=False),
+    "ltc-ncp-euler": lambda: sluggish(LTC(INPUTS, NCP, ode_unfolds=2, solver="explicit")),
+    "ltc-ncp-rk4": lambda: sluggish(LTC(INPUTS, NCP, ode_unfolds=1, solver="rk4")),
+    "ltc-closed-form-ncp": lambda: ClosedFormLTC(INPUTS, NCP, learn_initial_state=True),
+    "ltc-closed-form-full": lambda: ClosedFormLTC(INPUTS, 4, input_mapping=None, implicit_param_constraints=False),
+    "leaky-full": lambda: Leaky(INPUTS, 4, integration="explicit", adaptive=False, learn_initial_state=True),
+    "leaky-ncp": lambda: Leaky(INPUTS, NCP, ode_unfolds=2),
+    "plastic-delta": lambda: PlasticCfC(INPUTS, NCP, rule="delta", learn_initial_state=True),
+    "plastic-oja-inputs": lambda: PlasticCfC(
+        INPUTS, NCP, rule="oja", modulated=False, plastic_inputs=True, ncps_compat=False
+    ),
+    "plastic-retroactive": lambda: PlasticCfC(INPUTS, NCP, retroactive=True),
+    "mixed-memory-cfc": lambda: MixedMemory(CfC(INPUTS, 4, 3, backbone_units=6, learn_initial_state=True)),
+    "mixed-memory-ltc": lambda: MixedMemory(LTC(INPUTS, NCP, ode_unfolds=1)),
+    "stack": lambda: Stack([Leaky(INPUTS, 4), CfC(4, 3, backbone_units=5, learn_initial_state=True)]),
+    "lan-mlp": lambda: LAN(INPUTS, 4, 2, window=3, hidden=3),
+    "lan-affine-sigmoid": lambda: LAN(INPUTS, 4, window=4, gate="affine", pseudo_time="sigmoid"),
+    "lan-bilinear-log": lambda: LAN(INPUTS, 4, 2, heads=1, window=3, gate="bilinear", pseudo_time="log"),
+    "lan-euler": lambda: LAN(INPUTS, 4, window=3, gate="affine", mode="euler", euler_steps=3),
+    "lan-euler-delta_t": lambda: LAN(INPUTS, 4, 2, window=3, mode="euler", euler_steps=3, delta_t=0.2),
+    "lan-steady": lambda: LAN(INPUTS, 4, 2, window=3, gate="bilinear", mode="steady"),
     "lstm": lambda: LSTM(INPUTS, 4, learn_initial_state=True),
     "gru": lambda: GRU(INPUTS, 4, output_size=2),
     "mlp": lambda: MLP(INPUTS, 6, frames=3, output_size=2),

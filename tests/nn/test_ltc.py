@@ -1,4 +1,7 @@
-"""An LTC is a differential equation: its bounds, its fixed point, and its convergence."""
+"""An LTC is a differential equation: its bounds, its time constants, its fixed point, and its solvers' orders."""
+
+import math
+import sys
 
 import hypothesis.strategies as st
 import pytest
@@ -6,6 +9,7 @@ import torch
 from hypothesis import given, settings
 
 from liquid_control.nn import LTC, Wiring
+from liquid_control.nn.ltc import INITIAL_RANGES
 from liquid_control.nn.synapses import DenseSynapses, SparseSynapses
 
 NCP = Wiring.auto(9, 2)
@@ -67,23 +71,121 @@ def derivative(layer, x, v):
 
 
 @torch.no_grad()
-def test_the_solver_converges_to_the_equation_at_first_order():
+def test_the_derivative_is_the_equation():
     torch.manual_seed(0)
-    layer = LTC(4, NCP, epsilon=0.0).double()
-    x, start = torch.randn(4, dtype=DOUBLE), torch.randn(9, dtype=DOUBLE)
-    exact, step = start, 1e-3
-    for _ in range(1000):  # RK4 to a time of 1
-        k1 = derivative(layer, x, exact)
-        k2 = derivative(layer, x, exact + step / 2 * k1)
-        k3 = derivative(layer, x, exact + step / 2 * k2)
-        k4 = derivative(layer, x, exact + step * k3)
-        exact = exact + step / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    layer = LTC(4, NCP).double()
+    x, v = torch.randn(3, 4, dtype=DOUBLE), torch.randn(3, 9, dtype=DOUBLE)
+    expected = torch.stack([derivative(layer, *row) for row in zip(x, v, strict=True)])
+    torch.testing.assert_close(layer.derivative(x, v), expected, rtol=1e-12, atol=1e-12)
+
+
+# Time constants
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    scale=st.sampled_from([0.1, 1.0, 100.0]),
+    implicit=st.booleans(),
+)
+@torch.no_grad()
+def test_time_constants_stay_within_the_bounds_of_the_paper(seed, scale, implicit):
+    """Theorem 1 of Hasani 2021: τ/(1 + τW) ≤ τ_sys ≤ τ with τ = cm/g and W = Σ w/cm."""
+    torch.manual_seed(seed)
+    layer = LTC(4, NCP, implicit_param_constraints=implicit).double()
+    positive = torch.nn.functional.softplus if implicit else torch.Tensor.clone
+    cell, circuit = layer.rnn_cell, layer.circuit
+    weight = (positive(cell.w) * torch.from_numpy(abs(circuit.adjacency))).sum(0)
+    weight += (positive(cell.sensory_w) * torch.from_numpy(abs(circuit.sensory_adjacency))).sum(0)
+    tau, weight = positive(cell.cm) / positive(cell.gleak), weight / positive(cell.cm)
+
+    found = layer.time_constants(torch.randn(16, 4, dtype=DOUBLE) * scale, torch.randn(16, 9, dtype=DOUBLE) * scale)
+    assert (found >= tau / (1 + tau * weight) * (1 - 1e-9)).all() and (found <= tau * (1 + 1e-9)).all()
+    shortest, longest = layer.time_constant_bounds()
+    torch.testing.assert_close(shortest, tau / (1 + tau * weight))
+    torch.testing.assert_close(longest, tau)
+
+
+@torch.no_grad()
+def test_a_time_constant_is_how_fast_a_neuron_forgets():
+    """d(dv_i/dt)/dv_i = -1/τ_sys,i, for a neuron without a synapse to itself."""
+    torch.manual_seed(0)
+    layer = LTC(4, NCP).double()
+    x, v = torch.randn(1, 4, dtype=DOUBLE), torch.randn(1, 9, dtype=DOUBLE)
+    jacobian = torch.autograd.functional.jacobian(lambda v: layer.derivative(x, v), v)[0, :, 0]
+    alone = [i for i in range(9) if not layer.circuit.adjacency[i, i]]
+    torch.testing.assert_close(jacobian.diagonal()[alone], -1 / layer.time_constants(x, v)[0, alone])
+
+
+# Solvers
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("solver", "order"), [("semi_implicit", 1), ("explicit", 1), ("rk4", 4)])
+def test_the_error_of_a_solver_falls_with_its_order(solver, order):
+    """The slope of log error against log step, by least squares, against the adaptive solver."""
+    torch.manual_seed(0)
+    layer = LTC(4, NCP, epsilon=0.0, solver="adaptive").double()
+    x, start = torch.randn(3, 5, 4, dtype=DOUBLE), torch.randn(3, 9, dtype=DOUBLE)
+    elapsed = torch.rand(3, 5, dtype=DOUBLE) + 0.5
+    _, exact = layer(x, start, elapsed)
+    layer.solver = solver
+    unfolds = torch.tensor([16, 32, 64, 128], dtype=DOUBLE)
     errors = []
-    for unfolds in (32, 64, 128):
-        layer.ode_unfolds = unfolds
-        errors.append((layer.step(x[None], start[None])[1][0] - exact).abs().max().item())
-    orders = torch.tensor(errors[:-1]).log2() - torch.tensor(errors[1:]).log2()
-    assert ((orders > 0.9) & (orders < 1.1)).all(), orders
+    for count in unfolds:
+        layer.ode_unfolds = int(count)
+        errors.append((layer(x, start, elapsed)[1] - exact).abs().max())
+    log_step, log_error = -unfolds.log(), torch.stack(errors).log()
+    log_step, log_error = log_step - log_step.mean(), log_error - log_error.mean()
+    slope = (log_step * log_error).sum() / log_step.square().sum()
+    assert slope == pytest.approx(order, abs=0.1)
+
+
+@torch.no_grad()
+def test_the_adaptive_solver_needs_no_unfolds():
+    torch.manual_seed(0)
+    layer = LTC(4, NCP, solver="adaptive").double()
+    x = torch.randn(2, 3, 4, dtype=DOUBLE)
+    few, _ = layer(x)
+    layer.ode_unfolds = 50
+    torch.testing.assert_close(layer(x)[0], few, rtol=0, atol=1e-8)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**31), scale=st.sampled_from([0.1, 1.0, 100.0]))
+@torch.no_grad()
+def test_euler_stays_within_the_bounds_up_to_the_shortest_time_constant(seed, scale):
+    torch.manual_seed(seed)
+    layer = LTC(4, NCP, ode_unfolds=3, solver="explicit").double()
+    elapsed = 3 * layer.time_constant_bounds()[0].min().item()
+    state, x = torch.randn(2, 9, dtype=DOUBLE) * scale, torch.randn(2, 8, 4, dtype=DOUBLE) * scale
+    low, high = bounds(layer, state)
+    _, state = layer(x, state, elapsed)
+    slack = 1e-9 * (1 + high.abs() + low.abs())
+    assert (state >= low - slack).all() and (state <= high + slack).all()
+
+
+@pytest.mark.parametrize("solver", ["explicit", "rk4"])
+def test_an_explicit_solver_that_diverged_says_so_instead_of_nan(solver):
+    torch.manual_seed(0)
+    layer = LTC(4, NCP, ode_unfolds=1, solver=solver)
+    shortest = layer.time_constant_bounds()[0].min().item()
+    x = torch.randn(2, 300, 4)
+    with pytest.raises(FloatingPointError, match=rf"the shortest time constant of this layer is {shortest:.3g}"):
+        layer(x, elapsed=100.0)
+    layer.solver = "semi_implicit"
+    assert layer(x, elapsed=100.0)[0].isfinite().all()
+
+
+def test_a_nan_among_the_inputs_is_not_called_divergence():
+    layer = LTC(4, NCP, solver="rk4")
+    assert layer(torch.full((1, 2, 4), math.nan))[0].isnan().any()
+
+
+def test_without_torchdiffeq_the_adaptive_solver_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchdiffeq", None)
+    with pytest.raises(ImportError, match="needs torchdiffeq: pip install"):
+        LTC(4, NCP, solver="adaptive")(torch.zeros(1, 1, 4))
 
 
 @torch.no_grad()
@@ -113,6 +215,22 @@ def test_few_and_many_synapses_have_the_same_currents():
         torch.testing.assert_close(sparse, dense, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("implicit", [True, False])
+def test_initial_values_fill_the_documented_ranges(implicit):
+    torch.manual_seed(0)
+    layer = LTC(20, 60, implicit_param_constraints=implicit)
+    positive = torch.nn.functional.softplus if implicit else torch.Tensor.clone
+    for name, (low, high) in INITIAL_RANGES.items():
+        prefixes = ("", "sensory_") if name in ("sigma", "mu", "w") else ("",)
+        for prefix in prefixes:
+            value = getattr(layer.rnn_cell, prefix + name)
+            if name in ("gleak", "cm", "w"):
+                value = positive(value)
+            margin = 0.15 * (high - low)
+            assert low - 1e-6 <= value.min() <= low + margin, prefix + name
+            assert high - margin <= value.max() <= high + 1e-6, prefix + name
+
+
 def test_explicit_constraints_are_clipped_on_request_only():
     layer = LTC(4, NCP, implicit_param_constraints=False)
     with torch.no_grad():
@@ -130,6 +248,7 @@ def test_explicit_constraints_are_clipped_on_request_only():
     [
         ({"input_mapping": "cubic"}, "input_mapping is 'cubic', expected one of"),
         ({"ode_unfolds": 0}, "ode_unfolds must be at least 1, given 0"),
+        ({"solver": "rk5"}, "solver is 'rk5', expected one of"),
     ],
 )
 def test_a_wrong_option_is_refused(options, message):

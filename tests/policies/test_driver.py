@@ -84,7 +84,7 @@ def test_the_printed_score_never_reaches_the_driver(observations):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("policy", ["cfc", "ltc"])
+@pytest.mark.parametrize("policy", ["cfc", "ltc", "leaky", "plastic"])
 def test_liquid_drivers_are_nineteen_neurons_and_small(policy):
     driver = driver_of(policy)
     counts = driver.parameter_counts()

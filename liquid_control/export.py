@@ -1,0 +1,141 @@
+"""``python -m liquid_control.export CHECKPOINT``: a driver as an ONNX model, for machines without torch.
+
+One control tick; the state goes in and comes out, so whoever runs the model carries it::
+
+    image (B, height, width, 3) uint8 ┐
+    gauges (B, G) float32             ├→  controls (B, controls) float32, next_state (B, S) float32
+    state (B, S) float32              │
+    elapsed (B,) float32              ┘
+
+Image and gauges are what the driver's view makes of an observation (`policies/view.py`); a drive begins with the
+initial state of the metadata; elapsed is the time since the tick before in environment steps, usually 1, and must be
+finite and ≥ 0, which a graph cannot check.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from torch import Tensor, nn
+
+from liquid_control.checkpoint import pack_weights, write_atomically
+from liquid_control.command import parse, run
+from liquid_control.errors import UserError
+from liquid_control.output import check_writable
+from policies.driver import Driver, load_driver
+
+PROGRAM = "python -m liquid_control.export"
+INPUTS = ("image", "gauges", "state", "elapsed")
+OUTPUTS = ("controls", "next_state")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Writes a trained driver as an ONNX model of one control tick, its state as input and output."""
+
+    checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
+    """The folder of the driver, for example checkpoints/CarRacing-v3/cfc."""
+    output: Path = Path("driver.onnx")
+    """The model to write."""
+
+
+class _Tick(nn.Module):
+    def __init__(self, driver: Driver):
+        super().__init__()
+        self.driver = driver
+
+    def forward(self, image: Tensor, gauges: Tensor, state: Tensor, elapsed: Tensor) -> tuple[Tensor, Tensor]:
+        return self.driver.tick(image, gauges, state, elapsed)
+
+
+def export_onnx(driver: Driver) -> bytes:
+    """A driver as the bytes of an ONNX model; see the module for its inputs and outputs, the batch B is free.
+
+    The model's metadata tell what is needed to drive with it, each as JSON: ``env``, ``playfield`` (height, width),
+    ``gauges`` and ``controls`` by name, ``low`` and ``high`` of the controls, ``initial_state``, ``driver`` (one line
+    in words) and ``weights`` (their sha256 in the checkpoint).
+
+    Raises:
+        UserError: if onnx or onnxscript is not installed.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  torch's exporter writes its graphs with it
+    except ImportError as error:
+        raise UserError(f"the export needs {error.name}: pip install 'liquid-control[onnx]'.") from None
+    view, batch = driver.view, 2  # any batch above 1 is traced as a free one
+    examples = (
+        torch.zeros(batch, *view.image_shape, dtype=torch.uint8),
+        torch.zeros(batch, len(view.gauges)),
+        driver.core.initial_state(batch).detach().clone(),
+        torch.ones(batch),
+    )
+    free = torch.export.Dim("batch")
+    training = driver.training
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            _Tick(driver).eval(),
+            examples,
+            input_names=INPUTS,
+            output_names=OUTPUTS,
+            dynamic_shapes=tuple({0: free} for _ in examples),
+            dynamo=True,
+            verbose=False,
+        )
+    driver.train(training)
+    assert program is not None  # it is None only where torch writes the file itself
+    model = program.model_proto
+    metadata = {
+        "env": driver.config.env,
+        "playfield": view.size,
+        "gauges": view.gauges,
+        "controls": view.controls,
+        "low": view.low,
+        "high": view.high,
+        "initial_state": driver.core.initial_state(1)[0].tolist(),
+        "driver": driver.describe(),
+        "weights": pack_weights(driver.state_dict())[1],
+    }
+    onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in metadata.items()})
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch's exporter says of its own insides: deprecations, and operators that nobody asked for."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.filterwarnings("ignore", "# The axis name", UserWarning)
+            yield
+    finally:
+        exporter.setLevel(level)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Exports as the arguments say; see ``--help``."""
+    config = parse(ExportConfig, arguments, PROGRAM)
+    driver = load_driver(config.checkpoint)
+    check_writable(config.output, ".onnx")
+    model = export_onnx(driver)
+    write_atomically(config.output, model)
+    print(driver.describe())
+    print(f"written: {config.output}, {len(model):,} bytes: {', '.join(INPUTS)} → {', '.join(OUTPUTS)}")
+
+
+if __name__ == "__main__":
+    run(main)

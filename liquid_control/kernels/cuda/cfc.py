@@ -1,0 +1,668 @@
+"""The CfC on CUDA: whole sequences forward and backward, wired or behind a backbone, float32.
+
+A step of a neuron, from the heads g, h, a, b of its inputs and its group's state (`liquid_control.nn.cfc` has the
+equations' origin), ∂ being the gradient of the loss, G = tanh g, H = tanh h and s = σ(p):
+
+    p = t·a + b, or one head where the elapsed time t is the same for all steps         ∂a = t ∂p    ∂b = ∂p
+    x = G + s (H - G)      ∂g = (1 - s)(1 - G²) ∂x    ∂h = s (1 - H²) ∂x    ∂p = (H - G) s (1 - s) ∂x     "default"
+    x = G + s H            ∂g = (1 - G²) ∂x           ∂h = s (1 - H²) ∂x    ∂p = H s (1 - s) ∂x           "no_gate"
+    x = A - A q g          q = exp(-t (|w_τ| + |g|))      ∂g = -A q (1 - t |g|) ∂x                         "pure"
+
+Only what depends on the state runs step by step: a program takes a block of batch rows through all steps. What inputs
+contribute before it, and gradients of weights after it, are large products for all steps at once, which cuBLAS does.
+
+Groups of a wiring depend on each other within a step in one direction only. As in the reference form, each runs one
+tick behind the group before it, so that a tick is one product for all groups instead of one after the other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.nn import functional as F
+
+from liquid_control.kernels import use_reference
+from liquid_control.kernels.cuda.activations import activation, tanh
+
+ROWS = 16
+"""Batch rows of a program: the least that a matrix unit takes."""
+HIDDEN_BLOCK = 32
+"""Units of a backbone that are worked on at once."""
+LARGEST = 128
+"""Neurons whose heads a program keeps in registers, their weights passing through shared memory."""
+STAGES = 1
+"""Weights are not copied ahead: so the largest layer fits the 99 KiB of shared memory of small GPUs too."""
+# Three products of tensor-float32 parts: single precision at the speed of the matrix units.
+PRECISION = tl.constexpr("tf32x3")
+
+
+def integrate(
+    layer: Any, x: Tensor, state: Tensor, elapsed: float | Tensor, advance: Tensor | None
+) -> tuple[Tensor, Tensor] | None:
+    """What ``layer.integrate`` gives, for a `liquid_control.nn.CfC`; None where the reference form must run.
+
+    Args:
+        layer: the CfC.
+        x: (T, B, C) inputs.
+        state: (B, S) before the first step.
+        elapsed: positive: a number, or (T, B).
+        advance: (T, B) bool, or None for always.
+
+    Returns:
+        y (T, B, O) and the final state (B, S), or None.
+    """
+    reason = _unsupported(layer, x)
+    if reason:
+        use_reference(f"the CfC's CUDA kernel {reason}")
+        return None
+    weight, bias = layer._dense_heads()
+    pure = layer.mode == "pure"
+    if not pure and not isinstance(elapsed, Tensor):
+        weight = torch.cat([weight[:2], elapsed * weight[2:3] + weight[3:]])
+        bias = torch.cat([bias[:2], elapsed * bias[2:3] + bias[3:]])
+    times = elapsed if isinstance(elapsed, Tensor) else x.new_full(x.shape[:2], elapsed) if pure else None
+    w_tau, amplitude = layer._pure_parameters()
+    dynamics = (state, times, w_tau, amplitude, advance, layer.mode)
+    if layer.backbone_layers:
+        (hidden,) = layer._backbone()
+        drive = F.linear(x, hidden.weight[:, : layer.input_size], hidden.bias)
+        recurrent = hidden.weight[:, layer.input_size :]
+        states = _Dense.apply(drive, recurrent, weight, bias, *dynamics, layer.activation)
+    else:
+        drive = F.linear(x, weight[..., : layer.input_size].flatten(0, 1), bias.flatten())
+        states = _Wired.apply(
+            drive, weight[..., layer.input_size :], *dynamics, layer.group, len(layer.group_sizes) - 1
+        )
+    return layer.fc(states[..., layer.motor]), states[-1]
+
+
+def _unsupported(layer: Any, x: Tensor) -> str | None:
+    if x.dtype != torch.float32:
+        return f"is for float32, not {x.dtype}"
+    if layer.backbone_layers > 1:
+        return f"is for one layer of backbone, not {layer.backbone_layers}"
+    if layer.backbone_dropout and layer.training:
+        return "has no dropout in the backbone"
+    if layer.state_size > LARGEST:
+        return f"is for {LARGEST} neurons or fewer, not {layer.state_size}"
+    return None
+
+
+class _Wired(torch.autograd.Function):
+    """Drive (T, B, heads·S), weight (heads, S, S) and the dynamics → states (T, B, S)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        drive: Tensor,
+        weight: Tensor,
+        state: Tensor,
+        elapsed: Tensor | None,
+        w_tau: Tensor | None,
+        amplitude: Tensor | None,
+        advance: Tensor | None,
+        mode: str,
+        group: Tensor,
+        lag: int,
+    ) -> Tensor:
+        drive, weight, state = drive.contiguous(), weight.contiguous(), state.contiguous()
+        elapsed, advance = _contiguous(elapsed), _contiguous(advance)
+        steps, batch, _ = drive.shape
+        neurons = state.shape[1]
+        group = group.int()
+        states = drive.new_empty(steps, batch, neurons)
+        saving = any(ctx.needs_input_grad)
+        heads = drive.new_empty((steps, batch, len(weight), neurons) if saving else 0)
+        _wired_forward[(triton.cdiv(batch, ROWS),)](
+            drive,
+            weight,
+            state,
+            elapsed,
+            w_tau,
+            amplitude,
+            advance,
+            group,
+            states,
+            heads,
+            steps,
+            batch,
+            LAG=lag,
+            SAVING=saving,
+            MODE=mode,
+            NEURONS=neurons,
+            HEADS=len(weight),
+            ROWS=ROWS,
+            LANES=_lanes(neurons),
+            num_warps=_warps(neurons),
+            num_stages=STAGES,
+        )
+        ctx.mode, ctx.lag = mode, lag
+        ctx.save_for_backward(weight, state, elapsed, w_tau, amplitude, advance, group, states, heads)
+        return states
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_states: Tensor) -> tuple[Tensor | None, ...]:
+        weight, state, elapsed, w_tau, amplitude, advance, group, states, heads = ctx.saved_tensors
+        steps, batch, neurons = states.shape
+        grad_heads, grad_state = torch.empty_like(heads), torch.empty_like(state)
+        grad_new = torch.empty_like(states) if ctx.mode == "pure" else None
+        _wired_backward[(triton.cdiv(batch, ROWS),)](
+            grad_states.contiguous(),
+            weight,
+            elapsed,
+            w_tau,
+            amplitude,
+            advance,
+            group,
+            heads,
+            grad_heads,
+            grad_state,
+            grad_new,
+            steps,
+            batch,
+            LAG=ctx.lag,
+            MODE=ctx.mode,
+            NEURONS=neurons,
+            HEADS=len(weight),
+            ROWS=ROWS,
+            LANES=_lanes(neurons),
+            num_warps=_warps(neurons),
+            num_stages=STAGES,
+        )
+        # A neuron reads its own group as the step before left it, and the group before as this step left it.
+        each = grad_heads.flatten(0, 1).flatten(1).T
+        own = each @ torch.cat([state[None], states[:-1]]).flatten(0, 1)
+        if ctx.lag:
+            own = torch.where((group[:, None] == group).tile(len(weight), 1), own, each @ states.flatten(0, 1))
+        return (
+            grad_heads.flatten(2),
+            own.view_as(weight),
+            grad_state,
+            *_grad_dynamics(ctx.mode, heads, grad_heads, grad_new, elapsed, w_tau, amplitude),
+            *[None] * 4,
+        )
+
+
+class _Dense(torch.autograd.Function):
+    """Drive (T, B, hidden), recurrent (hidden, S), weight (heads, S, hidden), bias, the dynamics → states (T, B, S)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        drive: Tensor,
+        recurrent: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        state: Tensor,
+        elapsed: Tensor | None,
+        w_tau: Tensor | None,
+        amplitude: Tensor | None,
+        advance: Tensor | None,
+        mode: str,
+        activation: str,
+    ) -> Tensor:
+        drive, recurrent, weight = drive.contiguous(), recurrent.contiguous(), weight.contiguous()
+        bias, state, elapsed, advance = (
+            bias.contiguous(),
+            state.contiguous(),
+            _contiguous(elapsed),
+            _contiguous(advance),
+        )
+        steps, batch, hidden = drive.shape
+        neurons = state.shape[1]
+        states = drive.new_empty(steps, batch, neurons)
+        saving = any(ctx.needs_input_grad)
+        heads = drive.new_empty((steps, batch, len(weight), neurons) if saving else 0)
+        before = torch.empty_like(drive if saving else heads)  # the backbone's units before their activation
+        _dense_forward[(triton.cdiv(batch, ROWS),)](
+            drive,
+            recurrent,
+            weight,
+            bias,
+            state,
+            elapsed,
+            w_tau,
+            amplitude,
+            advance,
+            states,
+            heads,
+            before,
+            steps,
+            batch,
+            SAVING=saving,
+            MODE=mode,
+            ACTIVATION=activation,
+            NEURONS=neurons,
+            HIDDEN=hidden,
+            HEADS=len(weight),
+            ROWS=ROWS,
+            LANES=_lanes(neurons),
+            BLOCK=HIDDEN_BLOCK,
+            num_warps=_warps(neurons),
+            num_stages=STAGES,
+        )
+        ctx.mode, ctx.activation = mode, activation
+        ctx.save_for_backward(recurrent, weight, state, elapsed, w_tau, amplitude, advance, states, heads, before)
+        return states
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_states: Tensor) -> tuple[Tensor | None, ...]:
+        recurrent, weight, state, elapsed, w_tau, amplitude, advance, states, heads, before = ctx.saved_tensors
+        steps, batch, neurons = states.shape
+        grad_heads, grad_state = torch.empty_like(heads), torch.empty_like(state)
+        grad_new = torch.empty_like(states) if ctx.mode == "pure" else None
+        grad_before, after = torch.empty_like(before), torch.empty_like(before)
+        _dense_backward[(triton.cdiv(batch, ROWS),)](
+            grad_states.contiguous(),
+            recurrent,
+            weight,
+            elapsed,
+            w_tau,
+            amplitude,
+            advance,
+            heads,
+            before,
+            grad_heads,
+            grad_state,
+            grad_new,
+            grad_before,
+            after,
+            steps,
+            batch,
+            MODE=ctx.mode,
+            ACTIVATION=ctx.activation,
+            NEURONS=neurons,
+            HIDDEN=before.shape[2],
+            HEADS=len(weight),
+            ROWS=ROWS,
+            LANES=_lanes(neurons),
+            BLOCK=HIDDEN_BLOCK,
+            num_warps=_warps(neurons),
+            num_stages=STAGES,
+        )
+        return (
+            grad_before,
+            grad_before.flatten(0, 1).T @ torch.cat([state[None], states[:-1]]).flatten(0, 1),
+            (grad_heads.flatten(0, 1).flatten(1).T @ after.flatten(0, 1)).view_as(weight),
+            grad_heads.sum((0, 1)),
+            grad_state,
+            *_grad_dynamics(ctx.mode, heads, grad_heads, grad_new, elapsed, w_tau, amplitude),
+            *[None] * 3,
+        )
+
+
+def _grad_dynamics(
+    mode: str,
+    heads: Tensor,
+    grad_heads: Tensor,
+    grad_new: Tensor | None,
+    elapsed: Tensor | None,
+    w_tau: Tensor | None,
+    amplitude: Tensor | None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of elapsed (T, B), |w_τ| and A (1, S): sums over what the kernels left at each step."""
+    if elapsed is None:
+        return None, None, None
+    if grad_new is None or w_tau is None or amplitude is None:
+        return (grad_heads[:, :, 3] * heads[:, :, 2]).sum(2), None, None
+    g, span = heads[:, :, 0], elapsed[..., None]
+    rate = w_tau + g.abs()
+    decayed = torch.exp(-span * rate) * g
+    grad_exponent = grad_new * amplitude * decayed
+    return (
+        (grad_exponent * rate).sum(2),
+        (grad_exponent * span).sum((0, 1))[None],
+        (grad_new * (1 - decayed)).sum((0, 1))[None],
+    )
+
+
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
+
+
+def _lanes(neurons: int) -> int:
+    """Columns of a tile of neurons; 16 is the least that a matrix unit takes."""
+    return max(16, triton.next_power_of_2(neurons))
+
+
+def _warps(neurons: int) -> int:
+    return 4 if neurons <= 32 else 8
+
+
+@triton.jit
+def _wired_forward(
+    drive,
+    weight,
+    state,
+    elapsed,
+    w_tau,
+    amplitude,
+    advance,
+    group,
+    states,
+    heads,
+    steps,
+    batch,
+    LAG: tl.constexpr,
+    SAVING: tl.constexpr,
+    MODE: tl.constexpr,
+    NEURONS: tl.constexpr,
+    HEADS: tl.constexpr,
+    ROWS: tl.constexpr,
+    LANES: tl.constexpr,
+):
+    """All ticks of ROWS batch rows; each neuron's heads are kept for the backward."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    neuron = tl.arange(0, LANES)
+    real = (neuron < NEURONS)[None, :]
+    behind = tl.load(group + neuron, neuron < NEURONS, 0)[None, :]
+    rate, scale = _pure_parameters(w_tau, amplitude, neuron, NEURONS)
+    value = tl.load(state + row * NEURONS + neuron[None, :], (row < batch) & real, 0.0)
+    steps = tl.cast(steps, tl.int64)  # so that no offset overflows
+    for tick in range(steps + LAG):
+        step = tick - behind
+        here = (step >= 0) & (step < steps) & (row < batch) & real
+        at = step * batch + row
+        # [input, output] of each head
+        turned = neuron[None, :] * NEURONS + neuron[:, None]
+        weight_g, weight_h, weight_a, weight_b = _heads(
+            weight + turned, NEURONS * NEURONS, (neuron < NEURONS)[:, None] & real, HEADS
+        )
+        g, h, a, b = _heads(drive + at * HEADS * NEURONS + neuron[None, :], NEURONS, here, HEADS)
+        g = tl.dot(value, weight_g, g, input_precision=PRECISION)
+        if HEADS > 1:
+            h = tl.dot(value, weight_h, h, input_precision=PRECISION)
+            a = tl.dot(value, weight_a, a, input_precision=PRECISION)
+        if HEADS > 3:
+            b = tl.dot(value, weight_b, b, input_precision=PRECISION)
+        if SAVING:
+            _store_heads(heads + at * HEADS * NEURONS + neuron[None, :], NEURONS, here, g, h, a, b, HEADS)
+        new = _solution(g, h, a, b, _span(elapsed, at, here), rate, scale, MODE, HEADS)
+        value = tl.where(_moves(advance, at, here), new, value)
+        tl.store(states + at * NEURONS + neuron[None, :], value, here)
+
+
+@triton.jit
+def _wired_backward(
+    grad_states,
+    weight,
+    elapsed,
+    w_tau,
+    amplitude,
+    advance,
+    group,
+    heads,
+    grad_heads,
+    grad_state,
+    grad_new,
+    steps,
+    batch,
+    LAG: tl.constexpr,
+    MODE: tl.constexpr,
+    NEURONS: tl.constexpr,
+    HEADS: tl.constexpr,
+    ROWS: tl.constexpr,
+    LANES: tl.constexpr,
+):
+    """All ticks of ROWS batch rows from the last to the first."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    neuron = tl.arange(0, LANES)
+    real = (neuron < NEURONS)[None, :]
+    behind = tl.load(group + neuron, neuron < NEURONS, 0)[None, :]
+    rate, scale = _pure_parameters(w_tau, amplitude, neuron, NEURONS)
+    grad = tl.zeros((ROWS, LANES), tl.float32)
+    steps = tl.cast(steps, tl.int64)
+    for back in range(steps + LAG):
+        step = steps + LAG - 1 - back - behind
+        here = (step >= 0) & (step < steps) & (row < batch) & real
+        at = step * batch + row
+        # [output, input] of each head
+        straight = neuron[:, None] * NEURONS + neuron[None, :]
+        weight_g, weight_h, weight_a, weight_b = _heads(
+            weight + straight, NEURONS * NEURONS, (neuron < NEURONS)[:, None] & real, HEADS
+        )
+        grad += tl.load(grad_states + at * NEURONS + neuron[None, :], here, 0.0)
+        moves = _moves(advance, at, here)
+        solved = tl.where(moves, grad, 0.0)
+        grad = tl.where(moves, 0.0, grad)
+        g, h, a, b = _heads(heads + at * HEADS * NEURONS + neuron[None, :], NEURONS, here, HEADS)
+        g, h, a, b = _grad_solution(solved, g, h, a, b, _span(elapsed, at, here), rate, scale, MODE, HEADS)
+        _store_heads(grad_heads + at * HEADS * NEURONS + neuron[None, :], NEURONS, here, g, h, a, b, HEADS)
+        if MODE == "pure":
+            tl.store(grad_new + at * NEURONS + neuron[None, :], solved, here)
+        grad = tl.dot(g, weight_g, grad, input_precision=PRECISION)
+        if HEADS > 1:
+            grad = tl.dot(h, weight_h, grad, input_precision=PRECISION)
+            grad = tl.dot(a, weight_a, grad, input_precision=PRECISION)
+        if HEADS > 3:
+            grad = tl.dot(b, weight_b, grad, input_precision=PRECISION)
+    tl.store(grad_state + row * NEURONS + neuron[None, :], grad, (row < batch) & real)
+
+
+@triton.jit
+def _dense_forward(
+    drive,
+    recurrent,
+    weight,
+    bias,
+    state,
+    elapsed,
+    w_tau,
+    amplitude,
+    advance,
+    states,
+    heads,
+    before,
+    steps,
+    batch,
+    SAVING: tl.constexpr,
+    MODE: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    NEURONS: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    HEADS: tl.constexpr,
+    ROWS: tl.constexpr,
+    LANES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """All steps of ROWS batch rows, a block of the backbone's units after the other."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    neuron = tl.arange(0, LANES)
+    real = (neuron < NEURONS)[None, :]
+    here = (row < batch) & real
+    rate, scale = _pure_parameters(w_tau, amplitude, neuron, NEURONS)
+    value = tl.load(state + row * NEURONS + neuron[None, :], here, 0.0)
+    steps = tl.cast(steps, tl.int64)
+    for step in range(steps):
+        at = step * batch + row
+        g, h, a, b = _heads(bias + tl.zeros((ROWS, 1), tl.int32) + neuron[None, :], NEURONS, here, HEADS)
+        for first in range(0, HIDDEN, BLOCK):
+            unit = first + tl.arange(0, BLOCK)
+            inside = (unit < HIDDEN)[None, :]
+            z = tl.load(drive + at * HIDDEN + unit[None, :], (row < batch) & inside, 0.0)
+            turned = tl.load(
+                recurrent + unit[None, :] * NEURONS + neuron[:, None], (neuron < NEURONS)[:, None] & inside, 0.0
+            )
+            z = tl.dot(value, turned, z, input_precision=PRECISION)
+            if SAVING:
+                tl.store(before + at * HIDDEN + unit[None, :], z, (row < batch) & inside)
+            z, _slope = activation(z, ACTIVATION)
+            # [unit, neuron] of each head; a unit that is not there counts for nothing
+            weight_g, weight_h, weight_a, weight_b = _heads(
+                weight + neuron[None, :] * HIDDEN + unit[:, None],
+                NEURONS * HIDDEN,
+                (unit < HIDDEN)[:, None] & real,
+                HEADS,
+            )
+            g = tl.dot(z, weight_g, g, input_precision=PRECISION)
+            if HEADS > 1:
+                h = tl.dot(z, weight_h, h, input_precision=PRECISION)
+                a = tl.dot(z, weight_a, a, input_precision=PRECISION)
+            if HEADS > 3:
+                b = tl.dot(z, weight_b, b, input_precision=PRECISION)
+        if SAVING:
+            _store_heads(heads + at * HEADS * NEURONS + neuron[None, :], NEURONS, here, g, h, a, b, HEADS)
+        new = _solution(g, h, a, b, _span(elapsed, at, here), rate, scale, MODE, HEADS)
+        value = tl.where(_moves(advance, at, here), new, value)
+        tl.store(states + at * NEURONS + neuron[None, :], value, here)
+
+
+@triton.jit
+def _dense_backward(
+    grad_states,
+    recurrent,
+    weight,
+    elapsed,
+    w_tau,
+    amplitude,
+    advance,
+    heads,
+    before,
+    grad_heads,
+    grad_state,
+    grad_new,
+    grad_before,
+    after,
+    steps,
+    batch,
+    MODE: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    NEURONS: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    HEADS: tl.constexpr,
+    ROWS: tl.constexpr,
+    LANES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """All steps of ROWS batch rows from the last to the first; ``after`` gets the backbone's units anew."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    neuron = tl.arange(0, LANES)
+    real = (neuron < NEURONS)[None, :]
+    here = (row < batch) & real
+    rate, scale = _pure_parameters(w_tau, amplitude, neuron, NEURONS)
+    grad = tl.zeros((ROWS, LANES), tl.float32)
+    steps = tl.cast(steps, tl.int64)
+    for back in range(steps):
+        at = (steps - 1 - back) * batch + row
+        grad += tl.load(grad_states + at * NEURONS + neuron[None, :], here, 0.0)
+        moves = _moves(advance, at, here)
+        solved = tl.where(moves, grad, 0.0)
+        grad = tl.where(moves, 0.0, grad)
+        g, h, a, b = _heads(heads + at * HEADS * NEURONS + neuron[None, :], NEURONS, here, HEADS)
+        g, h, a, b = _grad_solution(solved, g, h, a, b, _span(elapsed, at, here), rate, scale, MODE, HEADS)
+        _store_heads(grad_heads + at * HEADS * NEURONS + neuron[None, :], NEURONS, here, g, h, a, b, HEADS)
+        if MODE == "pure":
+            tl.store(grad_new + at * NEURONS + neuron[None, :], solved, here)
+        for first in range(0, HIDDEN, BLOCK):
+            unit = first + tl.arange(0, BLOCK)
+            inside = (unit < HIDDEN)[None, :]
+            to = at * HIDDEN + unit[None, :]
+            # [neuron, unit] of each head
+            weight_g, weight_h, weight_a, weight_b = _heads(
+                weight + neuron[:, None] * HIDDEN + unit[None, :],
+                NEURONS * HIDDEN,
+                (neuron < NEURONS)[:, None] & inside,
+                HEADS,
+            )
+            grad_z = tl.dot(g, weight_g, input_precision=PRECISION)
+            if HEADS > 1:
+                grad_z = tl.dot(h, weight_h, grad_z, input_precision=PRECISION)
+                grad_z = tl.dot(a, weight_a, grad_z, input_precision=PRECISION)
+            if HEADS > 3:
+                grad_z = tl.dot(b, weight_b, grad_z, input_precision=PRECISION)
+            value, slope = activation(tl.load(before + to, (row < batch) & inside, 0.0), ACTIVATION)
+            grad_z *= slope
+            tl.store(after + to, value, (row < batch) & inside)
+            tl.store(grad_before + to, grad_z, (row < batch) & inside)
+            straight = tl.load(
+                recurrent + unit[:, None] * NEURONS + neuron[None, :], (unit < HIDDEN)[:, None] & real, 0.0
+            )
+            grad = tl.dot(grad_z, straight, grad, input_precision=PRECISION)
+    tl.store(grad_state + row * NEURONS + neuron[None, :], grad, here)
+
+
+@triton.jit
+def _heads(first, stride, here, HEADS: tl.constexpr):
+    """g, h, a and b, each ``stride`` behind the one before; g stands in for those that are not there."""
+    g = tl.load(first, here, 0.0)
+    h = g
+    a = g
+    b = g
+    if HEADS > 1:
+        h = tl.load(first + stride, here, 0.0)
+        a = tl.load(first + 2 * stride, here, 0.0)
+    if HEADS > 3:
+        b = tl.load(first + 3 * stride, here, 0.0)
+    return g, h, a, b
+
+
+@triton.jit
+def _store_heads(first, stride, here, g, h, a, b, HEADS: tl.constexpr):
+    tl.store(first, g, here)
+    if HEADS > 1:
+        tl.store(first + stride, h, here)
+        tl.store(first + 2 * stride, a, here)
+    if HEADS > 3:
+        tl.store(first + 3 * stride, b, here)
+
+
+@triton.jit
+def _solution(g, h, a, b, span, w_tau, amplitude, MODE: tl.constexpr, HEADS: tl.constexpr):
+    """The new state x of the module's equations."""
+    if MODE == "pure":
+        new = amplitude - amplitude * tl.exp(-span * (w_tau + tl.abs(g))) * g
+    else:
+        gate = tl.sigmoid(a * span + b if HEADS > 3 else a)
+        new = tanh(g) + gate * (tanh(h) if MODE == "no_gate" else tanh(h) - tanh(g))
+    return new
+
+
+@triton.jit
+def _grad_solution(grad, g, h, a, b, span, w_tau, amplitude, MODE: tl.constexpr, HEADS: tl.constexpr):
+    """∂g, ∂h, ∂a (or ∂p, where there is no b) and ∂b of the module's equations from ∂x; zero where ∂x is."""
+    if MODE == "pure":
+        g = -grad * amplitude * tl.exp(-span * (w_tau + tl.abs(g))) * (1 - span * tl.abs(g))
+    else:
+        gate = tl.sigmoid(a * span + b if HEADS > 3 else a)
+        g = tanh(g)
+        h = tanh(h)
+        b = grad * gate * (1 - gate) * (h if MODE == "no_gate" else h - g)
+        a = b * span if HEADS > 3 else b
+        h = grad * gate * (1 - h * h)
+        g = grad * (1 - g * g) * (1 if MODE == "no_gate" else 1 - gate)
+    return g, h, a, b
+
+
+@triton.jit
+def _span(elapsed, at, here):
+    """The elapsed time of each row, or 1 where the heads already hold it."""
+    span = 1.0
+    if elapsed is not None:
+        span = tl.load(elapsed + at, here, 1.0)
+    return span
+
+
+@triton.jit
+def _moves(advance, at, here):
+    """Where a step is to be taken."""
+    moves = here
+    if advance is not None:
+        moves = here & (tl.load(advance + at, here, 0) != 0)
+    return moves
+
+
+@triton.jit
+def _pure_parameters(w_tau, amplitude, neuron, NEURONS: tl.constexpr):
+    """|w_τ| and A as (1, lanes), in mode "pure"."""
+    rate = 0.0
+    scale = 1.0
+    if w_tau is not None:
+        rate = tl.load(w_tau + neuron, neuron < NEURONS, 0.0)[None, :]
+        scale = tl.load(amplitude + neuron, neuron < NEURONS, 0.0)[None, :]
+    return rate, scale

@@ -1,0 +1,165 @@
+"""Layers of layers: one above the other, and one in each direction of time.
+
+Both keep the contract of a layer. Each layer inside looks after masks and elapsed times itself: where no time passes,
+one that time drives keeps its state while a baseline beside it takes its step.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from liquid_control.nn.layer import Elapsed, LiquidLayer
+
+
+class Composite(LiquidLayer):
+    """Layers whose states lie one after another in the state; part ``name`` of layer i is ``"i.name"``."""
+
+    def __init__(self, layers: Sequence[LiquidLayer], output_size: int):
+        super().__init__(layers[0].input_size, sum(layer.state_size for layer in layers), output_size)
+        self.time_driven = any(layer.time_driven for layer in layers)
+        self.layers = nn.ModuleList(layers)
+
+    def _members(self) -> list[LiquidLayer]:
+        return [layer for layer in self.layers if isinstance(layer, LiquidLayer)]
+
+    def _states(self, state: Tensor) -> Sequence[Tensor]:
+        return state.split([layer.state_size for layer in self._members()], 1)
+
+    def initial_state(self, batch: int) -> Tensor:
+        """The initial states of all layers."""
+        return torch.cat([layer.initial_state(batch) for layer in self._members()], 1)
+
+    def unpack(self, state: Tensor) -> dict[str, Tensor]:
+        """The parts of every layer's state, by the layer's number and the part's name."""
+        return {
+            f"{index}.{name}": part
+            for index, (layer, own) in enumerate(zip(self._members(), self._states(state), strict=True))
+            for name, part in layer.unpack(own).items()
+        }
+
+    @abstractmethod
+    def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See :class:`LiquidLayer`; elapsed times may be zero, and ``advance`` is the mask."""
+
+    def _advance(self, elapsed: Elapsed, mask: Tensor | None, shape: tuple[int, int]) -> tuple[Elapsed, Tensor | None]:
+        return elapsed, mask
+
+    @property
+    def neuron_count(self) -> int:
+        """The neurons of all layers."""
+        return sum(layer.neuron_count for layer in self._members())
+
+    def parameter_count(self) -> int:
+        """Parameters in use, of all layers."""
+        return sum(layer.parameter_count() for layer in self._members())
+
+
+class Stack(Composite):
+    """Layers one above the other: what one puts out, the next takes in, within the same step.
+
+    Args:
+        layers: from the inputs on; each takes as many inputs as the one before has outputs.
+
+    Raises:
+        ValueError: if there is no layer, or two don't fit.
+    """
+
+    name = "stack"
+
+    def __init__(self, layers: Sequence[LiquidLayer]):
+        if not layers:
+            raise ValueError("a stack needs at least one layer.")
+        for index, (below, above) in enumerate(itertools.pairwise(layers)):
+            if below.output_size != above.input_size:
+                raise ValueError(
+                    f"layer {index} has {below.output_size} outputs, layer {index + 1} takes {above.input_size} inputs."
+                )
+        super().__init__(layers, layers[-1].output_size)
+
+    def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See :class:`LiquidLayer`."""
+        states = []
+        for layer, own in zip(self._members(), self._states(state), strict=True):
+            y, own = layer._run(x, own, elapsed, advance)
+            x = y.transpose(0, 1)
+            states.append(own)
+        return x, torch.cat(states, 1)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """See :class:`LiquidLayer`."""
+        return {"layer": self.name, "layers": [layer.config for layer in self._members()]}
+
+
+class Bidirectional(Composite):
+    """A layer that runs with time and one that runs against it; outputs side by side, with time first.
+
+    It looks ahead by nature, so it takes whole sequences only: :meth:`step` refuses. The state returned is that of the
+    first layer after the last step and that of the second after the first step.
+
+    Against time, the time since the previous step is that until the next real one; the last real step, which comes
+    first, takes the elapsed time of the first.
+
+    Args:
+        onward: the layer that runs with time.
+        backward: the layer that runs against it, with as many inputs.
+
+    Raises:
+        ValueError: if the layers differ in their inputs.
+    """
+
+    name = "bidirectional"
+
+    def __init__(self, onward: LiquidLayer, backward: LiquidLayer):
+        if onward.input_size != backward.input_size:
+            raise ValueError(
+                f"the layers take {onward.input_size} and {backward.input_size} inputs, expected equal ones."
+            )
+        super().__init__([onward, backward], onward.output_size + backward.output_size)
+
+    def step(
+        self, x: Tensor, state: Tensor | None = None, elapsed: float | Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Refused: a single step has no future to look at.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("a bidirectional layer needs the whole sequence: call it with x (batch, time, inputs).")
+
+    def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See :class:`LiquidLayer`."""
+        onward, backward = self._members()
+        first, second = self._states(state)
+        y, first = onward._run(x, first, elapsed, advance)
+        if isinstance(elapsed, Tensor):
+            elapsed = until_next(elapsed, advance).flip(0)
+        z, second = backward._run(x.flip(0), second, elapsed, None if advance is None else advance.flip(0))
+        return torch.cat([y, z.flip(1)], -1).transpose(0, 1), torch.cat([first, second], 1)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """See :class:`LiquidLayer`."""
+        onward, backward = self._members()
+        return {"layer": self.name, "onward": onward.config, "backward": backward.config}
+
+
+def until_next(elapsed: Tensor, mask: Tensor | None) -> Tensor:
+    """From the time since the previous real step (T, B) to that until the next.
+
+    The last real step has no next one and takes the time of the first. Steps that are not real get any of the times.
+    """
+    steps = len(elapsed)
+    place = torch.arange(steps, device=elapsed.device)[:, None].expand_as(elapsed)
+    if mask is not None:
+        place = torch.where(mask, place, steps)
+    upcoming = place.flip(0).cummin(0).values.flip(0)  # the nearest real step from here on, or none: ``steps``
+    after = torch.cat([upcoming[1:], torch.full_like(upcoming[:1], steps)])
+    after = torch.where(after < steps, after, upcoming[:1].clamp(max=steps - 1))
+    return elapsed.gather(0, after)

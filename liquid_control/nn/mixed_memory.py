@@ -1,0 +1,106 @@
+"""A memory cell beside continuous-time neurons: the ODE-LSTM (Lechner & Hasani 2020, arXiv 2006.04418).
+
+At every step an LSTM writes a memory c that no differential equation touches, so its gradient does not vanish, and sets
+the state from which the neurons then evolve:
+
+    (h', c) = LSTM(u, (h, c))
+    h       = neurons(u, h', Δt)
+
+The LSTM's forget gate has a bias of one beside the learned one, so that it begins by remembering.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from liquid_control.nn.layer import Elapsed, LiquidLayer, per_tick
+
+ACTIVITIES = {"inter", "command", "motor", "neurons", "hidden"}
+"""Parts of a state that are activities of neurons, which the LSTM's output can stand for."""
+
+
+class MemoryCell(nn.Module):
+    """The parameters of the LSTM, by ncps's names."""
+
+    def __init__(self, input_size: int, hidden_size: int):
+        super().__init__()
+        self.input_map = nn.Linear(input_size, 4 * hidden_size)
+        self.recurrent_map = nn.Linear(hidden_size, 4 * hidden_size, bias=False)
+        nn.init.xavier_uniform_(self.input_map.weight)
+        nn.init.uniform_(self.input_map.bias, -0.1, 0.1)
+        nn.init.orthogonal_(self.recurrent_map.weight)
+
+    def forward(self, drive: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """The next h and c (B, H) from the mapped inputs (B, 4 H)."""
+        candidate, write, keep, show = (drive + self.recurrent_map(h)).chunk(4, 1)
+        c = c * torch.sigmoid(keep + 1) + torch.tanh(candidate) * torch.sigmoid(write)
+        return torch.tanh(c) * torch.sigmoid(show), c
+
+
+class MixedMemory(LiquidLayer):
+    """A layer with an LSTM memory before it.
+
+    The state is the layer's state, then the ``memory`` c, equally wide. With the weights of an ncps layer of
+    ``mixed_memory=True`` it gives its numbers; unlike there, a step of zero elapsed time leaves the state as it is.
+
+    Args:
+        cell: a layer whose state is the activity of its neurons and nothing else, such as CfC, LTC or Leaky.
+
+    Raises:
+        ValueError: if the layer's state holds anything else.
+    """
+
+    name = "mixed_memory"
+
+    def __init__(self, cell: LiquidLayer):
+        other = set(cell.unpack(torch.zeros(1, cell.state_size))) - ACTIVITIES
+        if other:
+            raise ValueError(
+                f"the state of layer {cell.name!r} holds {', '.join(sorted(other))}: mixed memory needs a layer whose "
+                "state is the activity of its neurons and nothing else."
+            )
+        super().__init__(cell.input_size, 2 * cell.state_size, cell.output_size)
+        self.time_driven = cell.time_driven
+        self.cell = cell
+        self.lstm = MemoryCell(cell.input_size, cell.state_size)
+
+    def initial_state(self, batch: int) -> Tensor:
+        """The layer's own initial state, and an empty memory."""
+        h = self.cell.initial_state(batch)
+        return torch.cat([h, torch.zeros_like(h)], 1)
+
+    def unpack(self, state: Tensor) -> dict[str, Tensor]:
+        """The parts of the layer's state, and ``memory``."""
+        h, c = state.chunk(2, 1)
+        return self.cell.unpack(h) | {"memory": c}
+
+    def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See :class:`LiquidLayer`."""
+        steps = len(x)
+        spans: list[Elapsed] = [elapsed] * steps if isinstance(elapsed, float) else list(elapsed.split(1))
+        moving = per_tick(None if advance is None else advance[..., None], steps)
+        outputs = []
+        for u, drive, span, advances in zip(x.split(1), self.lstm.input_map(x).unbind(0), spans, moving, strict=True):
+            h, c = self.lstm(drive, *state.chunk(2, 1))
+            y, h = self.cell._run(u, h, span, None)
+            new = torch.cat([h, c], 1)
+            state = new if advances is None else torch.where(advances, new, state)
+            outputs.append(y[:, 0])
+        return torch.stack(outputs), state
+
+    @property
+    def neuron_count(self) -> int:
+        """The layer's neurons and the memory's."""
+        return self.cell.neuron_count + self.cell.state_size
+
+    def parameter_count(self) -> int:
+        """Parameters in use, of the layer and of the memory."""
+        return self.cell.parameter_count() + sum(parameter.numel() for parameter in self.lstm.parameters())
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """See :class:`LiquidLayer`."""
+        return {"layer": self.name, "cell": self.cell.config}

@@ -1,0 +1,114 @@
+"""A driver without torch's overhead: one raw observation in, one action out, NumPy on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from liquid_control.kernels import kernel_device
+
+if TYPE_CHECKING:
+    from policies.driver import Driver
+    from policies.eyes import ConvEyes
+
+See = Callable[[np.ndarray], np.ndarray]
+"""(height, width, 3) uint8 -> (features,); the array is overwritten by the next call."""
+
+
+class CompiledDriver:
+    """A driver that carries one drive's state; it gives the actions of :meth:`policies.driver.Driver.act`.
+
+    The weights are those that the driver had when this was made: later changes of the driver don't reach it.
+
+    Args:
+        driver: eyes of float32 and any core; a core without a kernel is stepped by torch.
+    """
+
+    def __init__(self, driver: Driver):
+        self.view = driver.view
+        self.see = compile_eyes(driver.eyes)
+        self.core = driver.core.compile_step()
+        self._gain, self._offset, self._low, self._high = (
+            tensor.detach().cpu().numpy().copy()
+            for tensor in (driver.hands.gain, driver.hands.offset, driver.hands.low, driver.hands.high)
+        )
+        features = driver.eyes.features
+        self._inputs = np.empty(features + len(self.view.gauges), np.float32)
+        self._seen, self._gauges = self._inputs[:features], self._inputs[features:]
+
+    @property
+    def state(self) -> np.ndarray:
+        """The core's state (S,) after the last tick. Writing into it changes the next one."""
+        return self.core.state
+
+    def reset(self) -> None:
+        """Starts a new drive: back to the core's initial state."""
+        self.core.reset()
+
+    def act(self, observation: np.ndarray, elapsed: float = 1.0) -> np.ndarray:
+        """One raw observation of the environment -> one action (controls,) float32 within the action space.
+
+        Args:
+            observation: as the official environment gives it; for CarRacing-v3 (96, 96, 3) uint8.
+            elapsed: time since the previous call in environment steps.
+
+        Raises:
+            ValueError: if the observation has another shape or dtype, or elapsed is negative or not finite.
+        """
+        return self.tick(*self.view(observation), elapsed)
+
+    def tick(self, image: np.ndarray, gauges: np.ndarray, elapsed: float = 1.0) -> np.ndarray:
+        """:meth:`act` on what the view made of an observation: image (height, width, 3) uint8 and gauges (G,)."""
+        self._seen[:] = self.see(image)
+        self._gauges[:] = gauges
+        return self.command(self.core(self._inputs, elapsed))
+
+    def command(self, motor: np.ndarray) -> np.ndarray:
+        """Motor neurons (controls,) -> controls within their range."""
+        return np.minimum(np.maximum(motor * self._gain + self._offset, self._low), self._high)
+
+
+def compile_eyes(eyes: ConvEyes) -> See:
+    """The eyes as a function of one image, by :mod:`liquid_control.kernels.convolution`, else by torch."""
+    if kernel_device(eyes.linear.weight) == "cpu":
+        return _kernel_eyes(eyes)
+
+    def see(image: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return eyes(torch.from_numpy(image)[None])[0].numpy()
+
+    return see
+
+
+def _kernel_eyes(eyes: ConvEyes) -> See:
+    from liquid_control.kernels import convolution as kernel  # without Numba, there is nothing to import
+
+    height, width, channels = eyes.image_shape
+    first = image = kernel.room(height, width, channels, np.dtype(np.float32))
+    layers = []
+    for layer in eyes.convolutions:
+        if not isinstance(layer, torch.nn.Conv2d):
+            continue
+        weight, bias = (parameter.detach().cpu().numpy() for parameter in layer.parameters())
+        size, stride, outputs = layer.kernel_size[0], layer.stride[0], layer.out_channels
+        height, width = (kernel.image_size(length, size, stride) for length in (height, width))
+        out = kernel.room(height, width, outputs, np.dtype(np.float32))
+        layers.append((image, channels, *kernel.pack_convolution(weight, bias), stride, out, width, outputs))
+        image, channels = out, outputs
+    # To the linear layer the whole image is one pixel, whose channels torch counts before rows and columns.
+    weight, bias = (parameter.detach().cpu().numpy() for parameter in eyes.linear.parameters())
+    by_pixel = weight.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(len(weight), -1, 1, 1)
+    weight, bias = kernel.pack_convolution(by_pixel, bias)
+    features = np.empty(bias.size, np.float32)
+
+    def see(pixels: np.ndarray) -> np.ndarray:
+        kernel.normalise(pixels.reshape(len(pixels), -1), first)
+        for layer in layers:
+            kernel.convolve(*layer)
+        kernel.connect(image, width * channels, weight, bias, features)
+        return features[: eyes.features]
+
+    return see
