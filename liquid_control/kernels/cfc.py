@@ -453,33 +453,53 @@ def _backward(
 # One step of one sequence. Lanes are neurons here.
 
 
+@njit(**OPTIONS)
+def _add_sources(sums, values, first, last, numbers, place):
+    """Adds to four sums what values[first:last] drive them with, and returns them and the place after the weights."""
+    a, b, c, d = sums
+    for source in range(first, last):
+        value = values[source]
+        a += value * load(numbers, place)
+        b += value * load(numbers, place + 1)
+        c += value * load(numbers, place + 2)
+        d += value * load(numbers, place + 3)
+        place += 4
+    return (a, b, c, d), place
+
+
+@njit(**OPTIONS)
+def _biases(numbers, place):
+    return load(numbers, place), load(numbers, place + 1), load(numbers, place + 2), load(numbers, place + 3)
+
+
 @njit(cache=True, **OPTIONS)
 def tick(x, elapsed, state, y, numbers):
     """A :data:`liquid_control.kernels.step.Tick`; ``numbers`` are :func:`step_numbers`."""
     mode, groups, motors, last = int(numbers[0]), int(numbers[1]), int(numbers[2]), int(numbers[3])
+    units, activation = int(numbers[6]), int(numbers[7])
     scratch = numbers[LANES * int(numbers[4]) :]
+    hidden = scratch[-(-state.size // LANES) * LANES :]
     if elapsed > 0:
         first, before = 0, 0
         place = int(numbers[5])
+        for block in range(-(-units // (4 * LANES))):
+            sums, place = _add_sources(_biases(numbers, place), x, 0, x.size, numbers, place + 4)
+            sums, place = _add_sources(sums, state, 0, state.size, numbers, place)
+            store(hidden, 4 * block, _activate(activation, sums[0], scratch)[0])
+            store(hidden, 4 * block + 1, _activate(activation, sums[1], scratch)[0])
+            store(hidden, 4 * block + 2, _activate(activation, sums[2], scratch)[0])
+            store(hidden, 4 * block + 3, _activate(activation, sums[3], scratch)[0])
         for group in range(groups):
-            size = int(numbers[6 + group])
+            size = int(numbers[8 + group])
             # The heads are complete before a neuron changes: it drives the others of its group.
-            for block in range((size + LANES - 1) // LANES):
-                g, h = load(numbers, place), load(numbers, place + 1)
-                a, b = load(numbers, place + 2), load(numbers, place + 3)
-                place += 4
-                for source in range(0 if group else x.size):
-                    g += x[source] * load(numbers, place)
-                    h += x[source] * load(numbers, place + 1)
-                    a += x[source] * load(numbers, place + 2)
-                    b += x[source] * load(numbers, place + 3)
-                    place += 4
-                for source in range(first - before, first + size):
-                    g += state[source] * load(numbers, place)
-                    h += state[source] * load(numbers, place + 1)
-                    a += state[source] * load(numbers, place + 2)
-                    b += state[source] * load(numbers, place + 3)
-                    place += 4
+            for block in range(-(-size // LANES)):
+                sums, place = _biases(numbers, place), place + 4
+                if units:
+                    sums, place = _add_sources(sums, hidden, 0, units, numbers, place)
+                else:
+                    sums, place = _add_sources(sums, x, 0, 0 if group else x.size, numbers, place)
+                    sums, place = _add_sources(sums, state, first - before, first + size, numbers, place)
+                g, h, a, b = sums
                 if mode == PURE:
                     new = h - h * exp2(-LOG2_E * elapsed * (a + where_positive(g, g, -g))) * g
                 else:
@@ -491,7 +511,7 @@ def tick(x, elapsed, state, y, numbers):
             before = size
             first += size
     if motors:
-        begin = 6 + groups
+        begin = 8 + groups
         bias = begin + y.size * motors
         for output in range(y.size):
             mapped = numbers[bias + output]
@@ -507,9 +527,10 @@ def step_numbers(plan: Plan, parameters: list[Tensor], projection: tuple[Tensor,
     """What :func:`tick` takes after y: all in one array, since each costs as much as a quarter of its arithmetic.
 
     First come the mode, the number of groups, the motor neurons to project (0 for none), the first motor neuron, where
-    (in sixteens) its own memory is and where the heads are; the sizes of the groups; weight and bias of the projection.
-    Then, from a whole sixteen on, of each group and sixteen of its neurons, the biases of g, h, a, b and their weights,
-    source after source. In mode "pure" the bias of h is A and that of a is the size of w_τ.
+    (in sixteens) its own memory is and where the weights begin, the units of the backbone and its activation; the sizes
+    of the groups; weight and bias of the projection. Then, from a whole sixteen on, four times sixteen sums after
+    another, their biases and their weights, source after source: first of 64 units of the backbone, then of g, h, a
+    and b of sixteen neurons of a group. In mode "pure" the bias of h is A and that of a is the size of w_τ.
 
     Args:
         plan: from :func:`build_plan`.
@@ -522,6 +543,11 @@ def step_numbers(plan: Plan, parameters: list[Tensor], projection: tuple[Tensor,
     sizes = heads.groups[:, SIZE]
     mapping = [] if projection is None else [part.detach().numpy().ravel() for part in projection]
     parts = []
+    if plan.units:
+        matrix = np.zeros((-(-plan.units // (4 * LANES)) * 4 * LANES, 1 + heads.inputs + heads.neurons), weight.dtype)
+        matrix[: plan.units, 0] = bias[-plan.units :]
+        matrix[: plan.units, 1:] = weight[-plan.units * (matrix.shape[1] - 1) :].reshape(plan.units, -1)
+        parts.append(matrix.reshape(-1, 4, LANES, matrix.shape[1]).transpose(0, 3, 1, 2).ravel())
     for first, size, _, fan, begin in heads.groups.tolist():
         count = heads.heads_each * size
         matrix = np.zeros((4, -(-size // LANES) * LANES, 1 + fan), weight.dtype)
@@ -531,11 +557,13 @@ def step_numbers(plan: Plan, parameters: list[Tensor], projection: tuple[Tensor,
             rate, amplitude = pure.reshape(2, -1)[:, first : first + size]
             matrix[1, :size, 0], matrix[2, :size, 0] = amplitude, abs(rate)
         parts.append(matrix.reshape(4, -1, LANES, 1 + fan).transpose(1, 3, 0, 2).ravel())
-    begin = -(-(6 + len(sizes) + sum(map(len, mapping))) // LANES)
+    begin = -(-(8 + len(sizes) + sum(map(len, mapping))) // LANES)
     end = begin + sum(map(len, parts)) // LANES
+    memory = -(-heads.neurons // LANES) * LANES + -(-plan.units // (4 * LANES)) * 4 * LANES
     motors = 0 if projection is None else plan.outputs
-    numbers = np.zeros(end * LANES + -(-sizes.max() // LANES) * LANES, weight.dtype)
-    front = np.concatenate([[plan.mode, len(sizes), motors, heads.neurons - sizes[-1], end, begin, *sizes], *mapping])
+    header = [plan.mode, len(sizes), motors, heads.neurons - sizes[-1], end, begin, plan.units, plan.activation, *sizes]
+    front = np.concatenate([header, *mapping])
+    numbers = np.zeros(end * LANES + memory, weight.dtype)
     numbers[: len(front)] = front
     numbers[begin * LANES : end * LANES] = np.concatenate(parts)
     return numbers

@@ -255,7 +255,7 @@ class CfC(LiquidLayer):
 
     def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]] | None:
         """See :class:`LiquidLayer`."""
-        if self.backbone_layers:
+        if self.backbone_layers > 1:
             return None
         from liquid_control.kernels import cfc
 
