@@ -28,6 +28,15 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from liquid_control.kernels.batch import Buffer, block_count, new_tile, over_blocks, read_step, write_step
 from liquid_control.kernels.fast_math import OPTIONS, exp2, sigmoid, tanh
+from liquid_control.kernels.products import (
+    TILE,
+    add_product,
+    add_products,
+    into_tiles,
+    outer_products,
+    row_stride,
+    tiled_size,
+)
 from liquid_control.kernels.simd import LANES, fill, load, store, total, where_positive
 
 DEFAULT, NO_GATE, PURE = range(3)
@@ -41,94 +50,6 @@ ACTIVATIONS = LECUN_TANH, SILU, RELU, TANH, GELU = range(5)
 
 FIRST, SIZE, SOURCE, FAN, BEGIN = range(5)
 """Columns of :attr:`Heads.groups`."""
-
-
-# Products
-
-TILE = 6
-"""Rows of a matrix whose sums are in registers at the same time: with sixteen lanes of AVX2, twelve of its sixteen."""
-
-
-@njit(nogil=True, **OPTIONS)
-def tiled_size(rows, columns):
-    """Numbers in a matrix that :func:`into_tiles` has laid out."""
-    return -(-rows // TILE) * TILE * columns
-
-
-@njit(nogil=True, **OPTIONS)
-def into_tiles(matrix, begin, row_stride, column_stride, rows, columns, tiles, place):
-    """Lays matrix[begin + r·row_stride + c·column_stride] out in tiles from ``place`` on: column after column of
-    :data:`TILE` rows, then those of the next rows; zeros where the last tile has no row. Returns the place after it.
-    """
-    for row in range(0, rows, TILE):
-        for column in range(columns):
-            at = begin + row * row_stride + column * column_stride
-            for below in range(TILE):
-                tiles[place + below] = matrix[at + below * row_stride] if row + below < rows else 0
-            place += TILE
-    return place
-
-
-@njit(nogil=True, **OPTIONS)
-def add_product(tiles, place, rows, columns, values, first_value, sums, first_sum):
-    """sums[first_sum + r] += Σ_c matrix[r, c] · values[first_value + c] in lanes, the matrix from :func:`into_tiles`.
-
-    Sums of a tile stay in registers, and its weights are read one after another. Up to TILE - 1 sums after the last
-    row are read and written too; they get zeros added. Returns the place after the matrix.
-    """
-    for row in range(first_sum, first_sum + rows, TILE):
-        a, b, c = load(sums, row), load(sums, row + 1), load(sums, row + 2)
-        d, e, f = load(sums, row + 3), load(sums, row + 4), load(sums, row + 5)
-        for column in range(first_value, first_value + columns):
-            value = load(values, column)
-            a += tiles[place] * value
-            b += tiles[place + 1] * value
-            c += tiles[place + 2] * value
-            d += tiles[place + 3] * value
-            e += tiles[place + 4] * value
-            f += tiles[place + 5] * value
-            place += TILE
-        store(sums, row, a)
-        store(sums, row + 1, b)
-        store(sums, row + 2, c)
-        store(sums, row + 3, d)
-        store(sums, row + 4, e)
-        store(sums, row + 5, f)
-    return place
-
-
-@njit(nogil=True, **OPTIONS)
-def outer_products(left, first_left, rows, right, first_right, columns, stride, count, sums, begin):
-    """sums[begin + r·columns + c] = Σ_k left[first_left + r·stride + k] · right[first_right + c·stride + k], k < count.
-
-    Lanes are summed too. A product of matrices whose inner dimension is the whole sequence, where BLAS is slower. Past
-    the last row or column a tile repeats it: what is computed twice is stored twice.
-    """
-    zero = fill(sums.dtype.type(0))
-    for row in range(0, rows, 4):
-        row_1, row_2, row_3 = min(row + 1, rows - 1), min(row + 2, rows - 1), min(row + 3, rows - 1)
-        a, b = first_left + row * stride, first_left + row_1 * stride
-        c, d = first_left + row_2 * stride, first_left + row_3 * stride
-        for column in range(0, columns, 2):
-            column_1 = min(column + 1, columns - 1)
-            x, y = first_right + column * stride, first_right + column_1 * stride
-            ax, bx, cx, dx = zero, zero, zero, zero
-            ay, by, cy, dy = zero, zero, zero, zero
-            for k in range(count):
-                x_k, y_k = load(right, x + k), load(right, y + k)
-                a_k, b_k, c_k, d_k = load(left, a + k), load(left, b + k), load(left, c + k), load(left, d + k)
-                ax += a_k * x_k
-                ay += a_k * y_k
-                bx += b_k * x_k
-                by += b_k * y_k
-                cx += c_k * x_k
-                cy += c_k * y_k
-                dx += d_k * x_k
-                dy += d_k * y_k
-            sums[begin + row * columns + column], sums[begin + row * columns + column_1] = total(ax), total(ay)
-            sums[begin + row_1 * columns + column], sums[begin + row_1 * columns + column_1] = total(bx), total(by)
-            sums[begin + row_2 * columns + column], sums[begin + row_2 * columns + column_1] = total(cx), total(cy)
-            sums[begin + row_3 * columns + column], sums[begin + row_3 * columns + column_1] = total(dx), total(dy)
 
 
 # The backbone's activations
@@ -160,12 +81,6 @@ def _activate(kind, x, tile):
 
 
 # The kernels
-
-
-@njit(nogil=True, **OPTIONS)
-def row_stride(steps):
-    """Sixteens from one row to the next of (rows, T, 16): odd, lest a step of all rows share one set of the cache."""
-    return steps | 1
 
 
 @njit(nogil=True, cache=True, **OPTIONS)
@@ -201,8 +116,9 @@ def _forward(
     heads_each, driven = head_rows // neurons, groups[:, FAN].sum()
     seen_by_all = driven + (inputs + neurons if units else 0)
     motor = inputs + groups[-1, FIRST]
-    values, hidden = new_tile(inputs + neurons, x), new_tile(units + TILE, x)
-    heads, now = new_tile(head_rows + TILE, x), new_tile(1, x)
+    # Two blocks at a time, as long as there are two.
+    values, hidden = new_tile(2 * (inputs + neurons), x).reshape(2, -1), new_tile(2 * (units + TILE), x).reshape(2, -1)
+    heads, now = new_tile(2 * (head_rows + TILE), x).reshape(2, -1), new_tile(2, x).reshape(2, -1)
     driving = hidden if units else values
     size = tiled_size(units, inputs + neurons)
     for group in groups:
@@ -213,65 +129,79 @@ def _forward(
         fan = group[FAN]
         end = into_tiles(weight, group[BEGIN], fan, 1, heads_each * group[SIZE], fan, tiles, end)
     time = fill(bias.dtype.type(0))
-    for block in range(first_block, last_block):
-        read_step(state, block * LANES, 0, values[inputs * LANES :])
+    for pair in range(first_block, last_block, 2):
+        blocks = range(pair, min(pair + 2, last_block))
+        for block in blocks:
+            read_step(state, block * LANES, 0, values[block - pair, inputs * LANES :])
         for step in range(steps):
-            read_step(x, block * LANES, step, values)
-            if times.size:
-                read_step(times, block * LANES, step, now)
-                time = load(now, 0)
-            record = (block * steps + step) * (head_rows + units)
+            for block in blocks:
+                read_step(x, block * LANES, step, values[block - pair])
+                if times.size:
+                    read_step(times, block * LANES, step, now[block - pair])
             place = 0
             if units:
-                for unit in range(units):
-                    store(hidden, unit, fill(bias[head_rows + unit]))
                 fan = inputs + neurons
-                place = add_product(tiles, 0, units, fan, values, 0, hidden, 0)
-                for unit in range(units):
-                    value, slope = _activate(activation, load(hidden, unit), now)
-                    store(hidden, unit, value)
+                for block in blocks:
+                    for unit in range(units):
+                        store(hidden[block - pair], unit, fill(bias[head_rows + unit]))
+                place = add_products(tiles, 0, units, fan, values, 0, hidden, 0, len(blocks) == 2)
+                for block in blocks:
+                    own_hidden, own_values = hidden[block - pair], values[block - pair]
+                    record = (block * steps + step) * bias.size + head_rows
+                    for unit in range(units):
+                        value, slope = _activate(activation, load(own_hidden, unit), heads[block - pair])
+                        store(own_hidden, unit, value)
+                        if keep:
+                            store(activations, record + unit, slope)
                     if keep:
-                        store(activations, record + head_rows + unit, slope)
-                if keep:
-                    for index in range(fan):
-                        row = block * seen_by_all + driven + index
-                        store(sources, row * stride + step, load(values, index))
-            seen = block * seen_by_all
+                        for index in range(fan):
+                            row = block * seen_by_all + driven + index
+                            store(sources, row * stride + step, load(own_values, index))
+            seen = 0
             for first, size, source, fan, _ in groups:
                 rows = heads_each * size
-                for row in range(rows):
-                    store(heads, row, fill(bias[heads_each * first + row]))
-                place = add_product(tiles, place, rows, fan, driving, source, heads, 0)
-                if keep:
-                    for index in range(fan):
-                        store(sources, (seen + index) * stride + step, load(driving, source + index))
-                    seen += fan
-                for index in range(size):
-                    neuron = first + index
-                    g = load(heads, index)
-                    if mode == PURE:
-                        rate = abs(pure[neuron]) + where_positive(g, g, -g)
-                        amplitude = pure[neurons + neuron]
-                        new = amplitude - amplitude * exp2(-LOG2_E * time * rate) * g
-                        if keep:
-                            store(activations, record + neuron, g)
-                    else:
-                        g, h, gate = tanh(g), tanh(load(heads, size + index)), load(heads, 2 * size + index)
-                        if heads_each == 4:
-                            if keep:
-                                store(activations, record + 3 * neurons + neuron, gate)
-                            gate = gate * time + load(heads, 3 * size + index)
-                        gate = sigmoid(gate)
-                        if keep:
-                            store(activations, record + neuron, g)
-                            store(activations, record + neurons + neuron, h)
-                            store(activations, record + 2 * neurons + neuron, gate)
-                        new = g + gate * h if mode == NO_GATE else g + gate * (h - g)
+                for block in blocks:
+                    for row in range(rows):
+                        store(heads[block - pair], row, fill(bias[heads_each * first + row]))
+                place = add_products(tiles, place, rows, fan, driving, source, heads, 0, len(blocks) == 2)
+                for block in blocks:
+                    own, own_heads, own_driving = values[block - pair], heads[block - pair], driving[block - pair]
+                    record = (block * steps + step) * bias.size
                     if times.size:
-                        new = where_positive(time, new, load(values, inputs + neuron))
-                    store(values, inputs + neuron, new)
-            write_step(values[motor * LANES :][: outputs * LANES], y, block * LANES, step)
-        write_step(values[inputs * LANES :], final, block * LANES, 0)
+                        time = load(now[block - pair], 0)
+                    if keep:
+                        for index in range(fan):
+                            row = block * seen_by_all + seen + index
+                            store(sources, row * stride + step, load(own_driving, source + index))
+                    for index in range(size):
+                        neuron = first + index
+                        g = load(own_heads, index)
+                        if mode == PURE:
+                            rate = abs(pure[neuron]) + where_positive(g, g, -g)
+                            amplitude = pure[neurons + neuron]
+                            new = amplitude - amplitude * exp2(-LOG2_E * time * rate) * g
+                            if keep:
+                                store(activations, record + neuron, g)
+                        else:
+                            g, h, gate = tanh(g), tanh(load(own_heads, size + index)), load(own_heads, 2 * size + index)
+                            if heads_each == 4:
+                                if keep:
+                                    store(activations, record + 3 * neurons + neuron, gate)
+                                gate = gate * time + load(own_heads, 3 * size + index)
+                            gate = sigmoid(gate)
+                            if keep:
+                                store(activations, record + neuron, g)
+                                store(activations, record + neurons + neuron, h)
+                                store(activations, record + 2 * neurons + neuron, gate)
+                            new = g + gate * h if mode == NO_GATE else g + gate * (h - g)
+                        if times.size:
+                            new = where_positive(time, new, load(own, inputs + neuron))
+                        store(own, inputs + neuron, new)
+                seen += fan
+            for block in blocks:
+                write_step(values[block - pair, motor * LANES :][: outputs * LANES], y, block * LANES, step)
+        for block in blocks:
+            write_step(values[block - pair, inputs * LANES :], final, block * LANES, 0)
 
 
 @njit(nogil=True, cache=True, **OPTIONS)
@@ -404,32 +334,53 @@ def _backward(
 # One step of one sequence. Lanes are neurons here.
 
 
+@njit(**OPTIONS)
+def _add_sources(sums, values, first, last, numbers, place):
+    """Adds to four sums what values[first:last] drive them with, and returns them and the place after the weights."""
+    a, b, c, d = sums
+    for source in range(first, last):
+        value = values[source]
+        a += value * load(numbers, place)
+        b += value * load(numbers, place + 1)
+        c += value * load(numbers, place + 2)
+        d += value * load(numbers, place + 3)
+        place += 4
+    return (a, b, c, d), place
+
+
+@njit(**OPTIONS)
+def _biases(numbers, place):
+    return load(numbers, place), load(numbers, place + 1), load(numbers, place + 2), load(numbers, place + 3)
+
+
 @njit(cache=True, **OPTIONS)
-def tick(x, elapsed, state, y, numbers, index, scratch):
-    """A :data:`liquid_control.kernels.step.Tick`; the arrays are those of :func:`step_arrays`."""
-    mode, motors, projected = index[0], index[1], index[2]
-    sizes = index[3:]
-    place, first, before = 0, 0, 0
+def tick(x, elapsed, state, y, numbers):
+    """A :data:`liquid_control.kernels.step.Tick`; ``numbers`` are :func:`step_numbers`."""
+    mode, groups, motors, last = int(numbers[0]), int(numbers[1]), int(numbers[2]), int(numbers[3])
+    units, activation = int(numbers[6]), int(numbers[7])
+    scratch = numbers[LANES * int(numbers[4]) :]
+    hidden = scratch[-(-state.size // LANES) * LANES :]
     if elapsed > 0:
-        for group in range(sizes.size):
-            size = sizes[group]
+        first, before = 0, 0
+        place = int(numbers[5])
+        for block in range(-(-units // (4 * LANES))):
+            sums, place = _add_sources(_biases(numbers, place), x, 0, x.size, numbers, place + 4)
+            sums, place = _add_sources(sums, state, 0, state.size, numbers, place)
+            store(hidden, 4 * block, _activate(activation, sums[0], scratch)[0])
+            store(hidden, 4 * block + 1, _activate(activation, sums[1], scratch)[0])
+            store(hidden, 4 * block + 2, _activate(activation, sums[2], scratch)[0])
+            store(hidden, 4 * block + 3, _activate(activation, sums[3], scratch)[0])
+        for group in range(groups):
+            size = int(numbers[8 + group])
             # The heads are complete before a neuron changes: it drives the others of its group.
-            for block in range((size + LANES - 1) // LANES):
-                g, h = load(numbers, place), load(numbers, place + 1)
-                a, b = load(numbers, place + 2), load(numbers, place + 3)
-                place += 4
-                for source in range(0 if group else x.size):
-                    g += x[source] * load(numbers, place)
-                    h += x[source] * load(numbers, place + 1)
-                    a += x[source] * load(numbers, place + 2)
-                    b += x[source] * load(numbers, place + 3)
-                    place += 4
-                for source in range(first - before, first + size):
-                    g += state[source] * load(numbers, place)
-                    h += state[source] * load(numbers, place + 1)
-                    a += state[source] * load(numbers, place + 2)
-                    b += state[source] * load(numbers, place + 3)
-                    place += 4
+            for block in range(-(-size // LANES)):
+                sums, place = _biases(numbers, place), place + 4
+                if units:
+                    sums, place = _add_sources(sums, hidden, 0, units, numbers, place)
+                else:
+                    sums, place = _add_sources(sums, x, 0, 0 if group else x.size, numbers, place)
+                    sums, place = _add_sources(sums, state, first - before, first + size, numbers, place)
+                g, h, a, b = sums
                 if mode == PURE:
                     new = h - h * exp2(-LOG2_E * elapsed * (a + where_positive(g, g, -g))) * g
                 else:
@@ -440,26 +391,27 @@ def tick(x, elapsed, state, y, numbers, index, scratch):
                 state[first + neuron] = scratch[neuron]
             before = size
             first += size
-    last = state.size - sizes[-1]
-    if projected:
-        projection = numbers[numbers.size - y.size * (motors + 1) :]
+    if motors:
+        begin = 8 + groups
+        bias = begin + y.size * motors
         for output in range(y.size):
-            total_output = projection[y.size * motors + output]
+            mapped = numbers[bias + output]
             for motor in range(motors):
-                total_output += projection[output * motors + motor] * state[last + motor]
-            y[output] = total_output
+                mapped += numbers[begin + output * motors + motor] * state[last + motor]
+            y[output] = mapped
     else:
         for output in range(y.size):
             y[output] = state[last + output]
 
 
-def step_arrays(
-    plan: Plan, parameters: list[Tensor], projection: tuple[Tensor, Tensor] | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The arrays of :func:`tick` after y, copies of the parameters.
+def step_numbers(plan: Plan, parameters: list[Tensor], projection: tuple[Tensor, Tensor] | None) -> np.ndarray:
+    """What :func:`tick` takes after y: all in one array, since each costs as much as a quarter of its arithmetic.
 
-    Of each group and sixteen of its neurons come the biases of g, h, a, b and then their weights, source after source.
-    In mode "pure" the bias of h is A and that of a is the size of w_τ.
+    First come the mode, the number of groups, the motor neurons to project (0 for none), the first motor neuron, where
+    (in sixteens) its own memory is and where the weights begin, the units of the backbone and its activation; the sizes
+    of the groups; weight and bias of the projection. Then, from a whole sixteen on, four times sixteen sums after
+    another, their biases and their weights, source after source: first of 64 units of the backbone, then of g, h, a
+    and b of sixteen neurons of a group. In mode "pure" the bias of h is A and that of a is the size of w_τ.
 
     Args:
         plan: from :func:`build_plan`.
@@ -469,7 +421,14 @@ def step_arrays(
     heads = plan.varying
     packed = heads.pack([parameter.detach() for parameter in parameters], 1.0)
     weight, bias, pure = (part.numpy() for part in packed.split(heads.sections))
+    sizes = heads.groups[:, SIZE]
+    mapping = [] if projection is None else [part.detach().numpy().ravel() for part in projection]
     parts = []
+    if plan.units:
+        matrix = np.zeros((-(-plan.units // (4 * LANES)) * 4 * LANES, 1 + heads.inputs + heads.neurons), weight.dtype)
+        matrix[: plan.units, 0] = bias[-plan.units :]
+        matrix[: plan.units, 1:] = weight[-plan.units * (matrix.shape[1] - 1) :].reshape(plan.units, -1)
+        parts.append(matrix.reshape(-1, 4, LANES, matrix.shape[1]).transpose(0, 3, 1, 2).ravel())
     for first, size, _, fan, begin in heads.groups.tolist():
         count = heads.heads_each * size
         matrix = np.zeros((4, -(-size // LANES) * LANES, 1 + fan), weight.dtype)
@@ -478,13 +437,17 @@ def step_arrays(
         if plan.mode == PURE:
             rate, amplitude = pure.reshape(2, -1)[:, first : first + size]
             matrix[1, :size, 0], matrix[2, :size, 0] = amplitude, abs(rate)
-        parts.append(matrix.reshape(4, -1, LANES, 1 + fan).transpose(1, 3, 0, 2))
-    if projection is not None:
-        parts += [part.detach().numpy() for part in projection]
-    sizes = heads.groups[:, SIZE]
-    numbers = np.concatenate([part.ravel() for part in parts])
-    scratch = np.empty(-(-sizes.max() // LANES) * LANES, weight.dtype)
-    return numbers, np.array([plan.mode, plan.outputs, projection is not None, *sizes]), scratch
+        parts.append(matrix.reshape(4, -1, LANES, 1 + fan).transpose(1, 3, 0, 2).ravel())
+    begin = -(-(8 + len(sizes) + sum(map(len, mapping))) // LANES)
+    end = begin + sum(map(len, parts)) // LANES
+    memory = -(-heads.neurons // LANES) * LANES + -(-plan.units // (4 * LANES)) * 4 * LANES
+    motors = 0 if projection is None else plan.outputs
+    header = [plan.mode, len(sizes), motors, heads.neurons - sizes[-1], end, begin, plan.units, plan.activation, *sizes]
+    front = np.concatenate([header, *mapping])
+    numbers = np.zeros(end * LANES + memory, weight.dtype)
+    numbers[: len(front)] = front
+    numbers[begin * LANES : end * LANES] = np.concatenate(parts)
+    return numbers
 
 
 # From a layer's parameters to the kernels' weights
@@ -731,7 +694,7 @@ class _Kept(NamedTuple):
 
 def _integrate(
     plan: Plan, advance: Tensor | None, x: Tensor, state: Tensor, elapsed: float | Tensor, parameters: Any, keep: bool
-) -> tuple[Tensor, Tensor, _Kept]:
+) -> tuple[Tensor, Tensor, _Kept | None]:
     """Y (B, T, O), the final state (B, S), and what a backward pass needs if ``keep``."""
     steps, batch, _ = x.shape
     heads, constant = (plan.varying, 1.0) if isinstance(elapsed, Tensor) else (plan.constant, elapsed)
@@ -741,14 +704,18 @@ def _integrate(
     times = _times(plan, elapsed, advance, rows)
     y, final = x.new_empty(batch, steps, plan.outputs), torch.empty_like(state, memory_format=torch.contiguous_format)
     blocks = block_count(batch)
-    sources = Buffer(heads.sources * blocks * row_stride(steps) * LANES if keep else 0, rows.dtype)
-    activations = Buffer(heads.sections[1] * blocks * steps * LANES if keep else 0, rows.dtype)
+    if keep:
+        sources = Buffer(heads.sources * blocks * row_stride(steps) * LANES, rows.dtype)
+        activations = Buffer(heads.sections[1] * blocks * steps * LANES, rows.dtype)
+        records = sources.values, activations.values
+    else:
+        records = np.empty(0, rows.dtype), np.empty(0, rows.dtype)
     over_blocks(
         _forward, blocks, _work(heads, batch * steps), rows, state.detach().contiguous().numpy()[:, None], times,
         weight.numpy(), bias.numpy(), pure.numpy(), heads.groups, plan.mode, plan.units, plan.activation, y.numpy(),
-        final.numpy()[:, None], sources.values, activations.values,
+        final.numpy()[:, None], *records,
     )  # fmt: skip
-    return y, final, _Kept(heads, constant, packed, times, sources, activations)
+    return y, final, _Kept(heads, constant, packed, times, sources, activations) if keep else None
 
 
 def _gradients(

@@ -255,12 +255,12 @@ class CfC(LiquidLayer):
 
     def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]] | None:
         """See :class:`LiquidLayer`."""
-        if self.backbone_layers:
+        if self.backbone_layers > 1:
             return None
         from liquid_control.kernels import cfc
 
         projection = (self.fc.weight, self.fc.bias) if isinstance(self.fc, nn.Linear) else None
-        return cfc.tick, cfc.step_arrays(self._plan, self._head_parameters(), projection)
+        return cfc.tick, (cfc.step_numbers(self._plan, self._head_parameters(), projection),)
 
     @cached_property
     def _plan(self) -> Plan:

@@ -235,9 +235,10 @@ def test_compiled_steps_equal_the_whole_sequence(case):
     np.testing.assert_allclose(step.state, final[0].detach(), rtol=1e-11, atol=1e-12)
 
 
-def test_a_compiled_step_takes_layers_wider_than_sixteen_neurons():
+@pytest.mark.parametrize("options", [{"backbone_layers": 0}, {"backbone_units": 70}])
+def test_compiled_steps_take_layers_wider_than_a_register(options):
     torch.manual_seed(4)
-    layer = CfC(INPUTS, 40, 2, backbone_layers=0)
+    layer = CfC(INPUTS, 40, 2, **options)
     x = torch.randn(1, 3, INPUTS)
     step = layer.compile_step()
     found = np.stack([step(x[0, k].numpy()) for k in range(3)])

@@ -1,0 +1,138 @@
+"""Products of a recurrent kernel: small matrices times lanes at every step, and the gradients of those matrices.
+
+Sums of a few rows stay in registers while a matrix runs past them, so what limits a product is how fast weights are
+read. They are laid out in the order of use once (:func:`into_tiles`), and read once for two blocks of sequences where
+there are two (:func:`add_products`).
+"""
+
+from __future__ import annotations
+
+from numba import njit
+
+from liquid_control.kernels.fast_math import OPTIONS
+from liquid_control.kernels.simd import fill, load, store, total
+
+TILE = 6
+"""Rows of a matrix whose sums are in registers at the same time: with sixteen lanes of AVX2, twelve of its sixteen."""
+
+
+@njit(nogil=True, **OPTIONS)
+def tiled_size(rows, columns):
+    """Numbers in a matrix that :func:`into_tiles` has laid out."""
+    return -(-rows // TILE) * TILE * columns
+
+
+@njit(nogil=True, **OPTIONS)
+def into_tiles(matrix, begin, row_stride, column_stride, rows, columns, tiles, place):
+    """Lays matrix[begin + r·row_stride + c·column_stride] out in tiles from ``place`` on: column after column of
+    :data:`TILE` rows, then those of the next rows; zeros where the last tile has no row. Returns the place after it.
+    """
+    for row in range(0, rows, TILE):
+        for column in range(columns):
+            at = begin + row * row_stride + column * column_stride
+            for below in range(TILE):
+                tiles[place + below] = matrix[at + below * row_stride] if row + below < rows else 0
+            place += TILE
+    return place
+
+
+@njit(nogil=True, **OPTIONS)
+def add_product(tiles, place, rows, columns, values, first_value, sums, first_sum):
+    """sums[first_sum + r] += Σ_c matrix[r, c] · values[first_value + c] in lanes, the matrix from :func:`into_tiles`.
+
+    Sums of a tile stay in registers, and its weights are read one after another. Up to TILE - 1 sums after the last
+    row are read and written too; they get zeros added. Returns the place after the matrix.
+    """
+    for row in range(first_sum, first_sum + rows, TILE):
+        a, b, c = load(sums, row), load(sums, row + 1), load(sums, row + 2)
+        d, e, f = load(sums, row + 3), load(sums, row + 4), load(sums, row + 5)
+        for column in range(first_value, first_value + columns):
+            value = load(values, column)
+            a += tiles[place] * value
+            b += tiles[place + 1] * value
+            c += tiles[place + 2] * value
+            d += tiles[place + 3] * value
+            e += tiles[place + 4] * value
+            f += tiles[place + 5] * value
+            place += TILE
+        store(sums, row, a)
+        store(sums, row + 1, b)
+        store(sums, row + 2, c)
+        store(sums, row + 3, d)
+        store(sums, row + 4, e)
+        store(sums, row + 5, f)
+    return place
+
+
+@njit(nogil=True, **OPTIONS)
+def add_products(tiles, place, rows, columns, values, first_value, sums, first_sum, pair):
+    """:func:`add_product` of values[0] to sums[0], and of values[1] to sums[1] too if ``pair``.
+
+    For a pair each weight is read once for two products: reading them is what limits a single one. Half a tile at a
+    time, so that its sums need no more registers.
+    """
+    if not pair:
+        return add_product(tiles, place, rows, columns, values[0], first_value, sums[0], first_sum)
+    values_0, values_1, sums_0, sums_1 = values[0], values[1], sums[0], sums[1]
+    for tile in range(first_sum, first_sum + rows, TILE):
+        for half in range(0, TILE, TILE // 2):
+            row = tile + half
+            a_0, b_0, c_0 = load(sums_0, row), load(sums_0, row + 1), load(sums_0, row + 2)
+            a_1, b_1, c_1 = load(sums_1, row), load(sums_1, row + 1), load(sums_1, row + 2)
+            for column in range(columns):
+                value_0, value_1 = load(values_0, first_value + column), load(values_1, first_value + column)
+                at = place + half + column * TILE
+                a_0 += tiles[at] * value_0
+                a_1 += tiles[at] * value_1
+                b_0 += tiles[at + 1] * value_0
+                b_1 += tiles[at + 1] * value_1
+                c_0 += tiles[at + 2] * value_0
+                c_1 += tiles[at + 2] * value_1
+            store(sums_0, row, a_0)
+            store(sums_0, row + 1, b_0)
+            store(sums_0, row + 2, c_0)
+            store(sums_1, row, a_1)
+            store(sums_1, row + 1, b_1)
+            store(sums_1, row + 2, c_1)
+        place += TILE * columns
+    return place
+
+
+@njit(nogil=True, **OPTIONS)
+def row_stride(steps):
+    """Sixteens from one row to the next of (rows, T, 16): odd, lest a step of all rows share one set of the cache."""
+    return steps | 1
+
+
+@njit(nogil=True, **OPTIONS)
+def outer_products(left, first_left, rows, right, first_right, columns, stride, count, sums, begin):
+    """sums[begin + r·columns + c] = Σ_k left[first_left + r·stride + k] · right[first_right + c·stride + k], k < count.
+
+    Lanes are summed too. A product of matrices whose inner dimension is the whole sequence, where BLAS is slower. Past
+    the last row or column a tile repeats it: what is computed twice is stored twice.
+    """
+    zero = fill(sums.dtype.type(0))
+    for row in range(0, rows, 4):
+        row_1, row_2, row_3 = min(row + 1, rows - 1), min(row + 2, rows - 1), min(row + 3, rows - 1)
+        a, b = first_left + row * stride, first_left + row_1 * stride
+        c, d = first_left + row_2 * stride, first_left + row_3 * stride
+        for column in range(0, columns, 2):
+            column_1 = min(column + 1, columns - 1)
+            x, y = first_right + column * stride, first_right + column_1 * stride
+            ax, bx, cx, dx = zero, zero, zero, zero
+            ay, by, cy, dy = zero, zero, zero, zero
+            for k in range(count):
+                x_k, y_k = load(right, x + k), load(right, y + k)
+                a_k, b_k, c_k, d_k = load(left, a + k), load(left, b + k), load(left, c + k), load(left, d + k)
+                ax += a_k * x_k
+                ay += a_k * y_k
+                bx += b_k * x_k
+                by += b_k * y_k
+                cx += c_k * x_k
+                cy += c_k * y_k
+                dx += d_k * x_k
+                dy += d_k * y_k
+            sums[begin + row * columns + column], sums[begin + row * columns + column_1] = total(ax), total(ay)
+            sums[begin + row_1 * columns + column], sums[begin + row_1 * columns + column_1] = total(bx), total(by)
+            sums[begin + row_2 * columns + column], sums[begin + row_2 * columns + column_1] = total(cx), total(cy)
+            sums[begin + row_3 * columns + column], sums[begin + row_3 * columns + column_1] = total(dx), total(dy)
