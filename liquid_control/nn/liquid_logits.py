@@ -71,7 +71,7 @@ class LiquidLogits(nn.Module):
         mode: "exact", "euler" or "steady".
         hidden: width a head of the mlp gate, or d of the bilinear one; the affine gate has none.
         euler_steps: number of steps, n, of Euler.
-        delta_t: the Euler step Δt; None spreads the steps over the time t. If given, Euler's time is n Δt for all pairs.
+        delta_t: the Euler step Δt; None spreads the steps over the time t. If given, the time of Euler is n Δt for all.
         pseudo_time: "linear", "log" or "sigmoid".
         rate: a constant decay rate ω for all pairs; None lets tokens set it.
 
