@@ -71,12 +71,13 @@ def integrate(
         (hidden,) = layer._backbone()
         drive = F.linear(x, hidden.weight[:, : layer.input_size], hidden.bias)
         recurrent = hidden.weight[:, layer.input_size :]
-        states = _Dense.apply(drive, recurrent, weight, bias, *dynamics, layer.activation)
+        with torch.cuda.device_of(x):
+            states = _Dense.apply(drive, recurrent, weight, bias, *dynamics, layer.activation)
     else:
         drive = F.linear(x, weight[..., : layer.input_size].flatten(0, 1), bias.flatten())
-        states = _Wired.apply(
-            drive, weight[..., layer.input_size :], *dynamics, layer.group, len(layer.group_sizes) - 1
-        )
+        recurrent, lag = weight[..., layer.input_size :], len(layer.group_sizes) - 1
+        with torch.cuda.device_of(x):
+            states = _Wired.apply(drive, recurrent, *dynamics, layer.group, lag)
     return layer.fc(states[..., layer.motor]), states[-1]
 
 

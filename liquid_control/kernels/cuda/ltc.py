@@ -67,18 +67,19 @@ def integrate(
         elapsed = elapsed[..., None]
     sensory = _slots(layer.circuit.sensory_synapses, layer.input_size, layer.state_size, x.device)
     inner = _slots(layer.circuit.synapses, layer.state_size, layer.state_size, x.device)
-    states = _SemiImplicit.apply(
-        layer._map(x, "input"),
-        state,
-        capacitance * layer.ode_unfolds / elapsed,
-        torch.stack([leak * cell.vleak, leak + layer.epsilon]),
-        sensory.gather(cell.sensory_sigma, cell.sensory_mu, positive(cell.sensory_w), cell.sensory_erev),
-        inner.gather(cell.sigma, cell.mu, positive(cell.w), cell.erev),
-        sensory,
-        inner,
-        advance,
-        layer.ode_unfolds,
-    )
+    with torch.cuda.device_of(x):
+        states = _SemiImplicit.apply(
+            layer._map(x, "input"),
+            state,
+            capacitance * layer.ode_unfolds / elapsed,
+            torch.stack([leak * cell.vleak, leak + layer.epsilon]),
+            sensory.gather(cell.sensory_sigma, cell.sensory_mu, positive(cell.sensory_w), cell.sensory_erev),
+            inner.gather(cell.sigma, cell.mu, positive(cell.w), cell.erev),
+            sensory,
+            inner,
+            advance,
+            layer.ode_unfolds,
+        )
     return layer._map(states[..., : layer.output_size], "output"), states[-1]
 
 

@@ -80,7 +80,8 @@ def plastic_trace(
         return None
     if state is None:
         state = v.new_zeros(batch, heads, v.shape[3], width, dtype=torch.float32)
-    y, final = _Trace.apply(*(part.float() for part in (q, k, v, decay, rate, state)), rule, chunk)
+    with torch.cuda.device_of(v):
+        y, final = _Trace.apply(*(part.float() for part in (q, k, v, decay, rate, state)), rule, chunk)
     return y.to(v.dtype), final
 
 
