@@ -1,9 +1,10 @@
-"""Closed-form neurons over a whole sequence, forward and backward, on the CPU: groups of neurons without a backbone.
+"""Closed-form neurons (CfC) on the CPU: whole sequences forward and backward, and a single control step.
 
 The equations are in `liquid_control.nn.cfc`. A kernel takes sixteen sequences through the steps; within a step group
 after group, each driven by the group before it (the first by the inputs) and by its own state. Inputs and states lie
 one after another, [inputs | inter | command | motor], so what drives a group is one piece of them and its heads are one
 small dense product. Synapses that the wiring leaves out are zeros in it: to look up where the others are costs more.
+A dense layer is one group; what drives it is a hidden layer, the backbone, or inputs and states themselves.
 
 At an elapsed time t that never changes, the gate's t·a(z) + b(z) is linear in z: one head instead of two.
 
@@ -25,7 +26,7 @@ from numba import njit
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-from liquid_control.kernels.batch import Buffer, block_count, over_blocks, read_step, write_step
+from liquid_control.kernels.batch import Buffer, block_count, new_tile, over_blocks, read_step, write_step
 from liquid_control.kernels.fast_math import OPTIONS, exp2, sigmoid, tanh
 from liquid_control.kernels.simd import LANES, fill, load, store, total, where_positive
 
@@ -33,6 +34,10 @@ DEFAULT, NO_GATE, PURE = range(3)
 """The modes, in the order of `liquid_control.nn.cfc.MODES`."""
 
 LOG2_E = math.log2(math.e)
+SQRT_HALF, NORMAL_DENSITY = math.sqrt(0.5), 1 / math.sqrt(2 * math.pi)
+
+ACTIVATIONS = LECUN_TANH, SILU, RELU, TANH, GELU = range(5)
+"""The backbone's activations, in the order of `liquid_control.nn.cfc.ACTIVATIONS`."""
 
 FIRST, SIZE, SOURCE, FAN, BEGIN = range(5)
 """Columns of :attr:`Heads.groups`."""
@@ -40,33 +45,56 @@ FIRST, SIZE, SOURCE, FAN, BEGIN = range(5)
 
 # Products
 
+TILE = 6
+"""Rows of a matrix whose sums are in registers at the same time: with sixteen lanes of AVX2, twelve of its sixteen."""
+
 
 @njit(nogil=True, **OPTIONS)
-def add_product(weight, begin, row_stride, column_stride, rows, columns, values, first_value, sums, first_sum):
-    """sums[first_sum + r] += Σ_c weight[begin + r·row_stride + c·column_stride] values[first_value + c], in lanes."""
-    whole = rows - rows % 4
-    for row in range(0, whole, 4):
-        place = begin + row * row_stride
-        a, b = load(sums, first_sum + row), load(sums, first_sum + row + 1)
-        c, d = load(sums, first_sum + row + 2), load(sums, first_sum + row + 3)
+def tiled_size(rows, columns):
+    """Numbers in a matrix that :func:`into_tiles` has laid out."""
+    return -(-rows // TILE) * TILE * columns
+
+
+@njit(nogil=True, **OPTIONS)
+def into_tiles(matrix, begin, row_stride, column_stride, rows, columns, tiles, place):
+    """Lays matrix[begin + r·row_stride + c·column_stride] out in tiles from ``place`` on: column after column of
+    :data:`TILE` rows, then those of the next rows; zeros where the last tile has no row. Returns the place after it.
+    """
+    for row in range(0, rows, TILE):
         for column in range(columns):
-            value = load(values, first_value + column)
-            a += weight[place] * value
-            b += weight[place + row_stride] * value
-            c += weight[place + 2 * row_stride] * value
-            d += weight[place + 3 * row_stride] * value
-            place += column_stride
-        store(sums, first_sum + row, a)
-        store(sums, first_sum + row + 1, b)
-        store(sums, first_sum + row + 2, c)
-        store(sums, first_sum + row + 3, d)
-    for row in range(whole, rows):
-        place = begin + row * row_stride
-        a = load(sums, first_sum + row)
-        for column in range(columns):
-            a += weight[place] * load(values, first_value + column)
-            place += column_stride
-        store(sums, first_sum + row, a)
+            at = begin + row * row_stride + column * column_stride
+            for below in range(TILE):
+                tiles[place + below] = matrix[at + below * row_stride] if row + below < rows else 0
+            place += TILE
+    return place
+
+
+@njit(nogil=True, **OPTIONS)
+def add_product(tiles, place, rows, columns, values, first_value, sums, first_sum):
+    """sums[first_sum + r] += Σ_c matrix[r, c] · values[first_value + c] in lanes, the matrix from :func:`into_tiles`.
+
+    Sums of a tile stay in registers, and its weights are read one after another. Up to TILE - 1 sums after the last
+    row are read and written too; they get zeros added. Returns the place after the matrix.
+    """
+    for row in range(first_sum, first_sum + rows, TILE):
+        a, b, c = load(sums, row), load(sums, row + 1), load(sums, row + 2)
+        d, e, f = load(sums, row + 3), load(sums, row + 4), load(sums, row + 5)
+        for column in range(first_value, first_value + columns):
+            value = load(values, column)
+            a += tiles[place] * value
+            b += tiles[place + 1] * value
+            c += tiles[place + 2] * value
+            d += tiles[place + 3] * value
+            e += tiles[place + 4] * value
+            f += tiles[place + 5] * value
+            place += TILE
+        store(sums, row, a)
+        store(sums, row + 1, b)
+        store(sums, row + 2, c)
+        store(sums, row + 3, d)
+        store(sums, row + 4, e)
+        store(sums, row + 5, f)
+    return place
 
 
 @njit(nogil=True, **OPTIONS)
@@ -103,6 +131,34 @@ def outer_products(left, first_left, rows, right, first_right, columns, stride, 
             sums[begin + row_3 * columns + column], sums[begin + row_3 * columns + column_1] = total(dx), total(dy)
 
 
+# The backbone's activations
+
+
+@njit(nogil=True, **OPTIONS)
+def _activate(kind, x, tile):
+    """The activation of Lanes and its slope; ``tile`` is memory for sixteen numbers."""
+    if kind == LECUN_TANH:
+        value = 1.7159 * tanh(0.666 * x)
+        slope = 1.7159 * 0.666 - (0.666 / 1.7159) * value * value
+    elif kind == TANH:
+        value = tanh(x)
+        slope = 1 - value * value
+    elif kind == RELU:
+        value, slope = where_positive(x, x, 0 * x), where_positive(x, 1 + 0 * x, 0 * x)
+    elif kind == SILU:
+        opening = sigmoid(x)
+        value = x * opening
+        slope = opening + value * (1 - opening)
+    else:
+        store(tile, 0, x)
+        for lane in range(LANES):
+            tile[lane] = 0.5 + 0.5 * math.erf(tile[lane] * SQRT_HALF)
+        normal = load(tile, 0)
+        value = x * normal
+        slope = normal + x * (NORMAL_DENSITY * exp2((-0.5 * LOG2_E) * x * x))
+    return value, slope
+
+
 # The kernels
 
 
@@ -114,8 +170,9 @@ def row_stride(steps):
 
 @njit(nogil=True, cache=True, **OPTIONS)
 def _forward(
-    first_block, last_block, x, state, times, weight, bias, pure, groups, mode, y, final, sources, activations, scratch
-):
+    first_block, last_block, x, state, times, weight, bias, pure, groups, mode, units, activation, y, final, sources,
+    activations,
+):  # fmt: skip
     """All steps of the blocks ``first_block`` to ``last_block``.
 
     Args:
@@ -129,38 +186,65 @@ def _forward(
         pure: w_τ and A one after the other, or empty.
         groups: of `Heads`.
         mode: DEFAULT, NO_GATE or PURE.
+        units: of the backbone, U, or 0.
+        activation: of the backbone.
         y: (B, T, O) receives the first O neurons of the last group.
         final: (B, 1, S) receives the state after the last step.
-        sources: (blocks, sources of all groups, T, 16) receives what drives the groups, or is empty; between its rows
-            are :func:`row_stride` sixteens.
-        activations: (blocks, T, heads, S, 16) receives g, h, gate, a (or g), unless ``sources`` is empty.
-        scratch: (blocks, C + S + 1 + head rows, 16).
+        sources: (blocks, sources, T, 16) receives what drives the groups, then, if there is a backbone, what drives it;
+            or is empty. Between its rows are :func:`row_stride` sixteens.
+        activations: (blocks, T, (heads, S) and U, 16) receives g, h, gate, a (or g alone), and the slopes of the
+            backbone's activations, unless ``sources`` is empty.
     """
     steps, inputs, neurons, outputs = x.shape[1], x.shape[2], state.shape[2], y.shape[2]
-    heads_each, keep = bias.size // neurons, sources.size > 0
+    stride, keep = row_stride(steps), sources.size > 0
+    head_rows = bias.size - units
+    heads_each, driven = head_rows // neurons, groups[:, FAN].sum()
+    seen_by_all = driven + (inputs + neurons if units else 0)
     motor = inputs + groups[-1, FIRST]
-    seen_by_all = groups[:, FAN].sum()
-    stride = row_stride(steps)
+    values, hidden = new_tile(inputs + neurons, x), new_tile(units + TILE, x)
+    heads, now = new_tile(head_rows + TILE, x), new_tile(1, x)
+    driving = hidden if units else values
+    size = tiled_size(units, inputs + neurons)
+    for group in groups:
+        size += tiled_size(heads_each * group[SIZE], group[FAN])
+    tiles = np.empty(size, x.dtype)
+    end = into_tiles(weight, head_rows * units, inputs + neurons, 1, units, inputs + neurons, tiles, 0)
+    for group in groups:
+        fan = group[FAN]
+        end = into_tiles(weight, group[BEGIN], fan, 1, heads_each * group[SIZE], fan, tiles, end)
     time = fill(bias.dtype.type(0))
     for block in range(first_block, last_block):
-        values = scratch[block, : (inputs + neurons) * LANES]
-        now, heads = scratch[block, values.size :][:LANES], scratch[block, values.size + LANES :]
         read_step(state, block * LANES, 0, values[inputs * LANES :])
         for step in range(steps):
             read_step(x, block * LANES, step, values)
             if times.size:
                 read_step(times, block * LANES, step, now)
                 time = load(now, 0)
-            record = (block * steps + step) * heads_each * neurons
+            record = (block * steps + step) * (head_rows + units)
+            place = 0
+            if units:
+                for unit in range(units):
+                    store(hidden, unit, fill(bias[head_rows + unit]))
+                fan = inputs + neurons
+                place = add_product(tiles, 0, units, fan, values, 0, hidden, 0)
+                for unit in range(units):
+                    value, slope = _activate(activation, load(hidden, unit), now)
+                    store(hidden, unit, value)
+                    if keep:
+                        store(activations, record + head_rows + unit, slope)
+                if keep:
+                    for index in range(fan):
+                        row = block * seen_by_all + driven + index
+                        store(sources, row * stride + step, load(values, index))
             seen = block * seen_by_all
-            for first, size, source, fan, begin in groups:
+            for first, size, source, fan, _ in groups:
                 rows = heads_each * size
                 for row in range(rows):
                     store(heads, row, fill(bias[heads_each * first + row]))
-                add_product(weight, begin, fan, 1, rows, fan, values, source, heads, 0)
+                place = add_product(tiles, place, rows, fan, driving, source, heads, 0)
                 if keep:
                     for index in range(fan):
-                        store(sources, (seen + index) * stride + step, load(values, source + index))
+                        store(sources, (seen + index) * stride + step, load(driving, source + index))
                     seen += fan
                 for index in range(size):
                     neuron = first + index
@@ -192,26 +276,42 @@ def _forward(
 
 @njit(nogil=True, cache=True, **OPTIONS)
 def _backward(
-    first_block, last_block, times, weight, pure, groups, mode, sources, activations, of_y, of_final,
-    of_x, of_state, of_times, of_heads, of_packed, scratch,
+    first_block, last_block, inputs, times, weight, pure, groups, mode, units, sources, activations, of_y, of_final,
+    of_x, of_state, of_times, of_heads, of_packed,
 ):  # fmt: skip
     """The reverse of :func:`_forward`, ``of_…`` being gradients; of_x and of_times are left out if they are empty.
 
-    ``of_heads`` is (blocks, head rows, T, 16), strided as ``sources``; ``of_packed`` (blocks, weights, biases, w_τ, A).
+    ``of_heads`` is (blocks, head rows and U, T, 16), strided as ``sources``: what reaches the heads and the backbone
+    before its activation. ``of_packed`` is (blocks, weights, biases, w_τ and A).
     """
     steps, neurons, outputs = of_y.shape[1], of_state.shape[2], of_y.shape[2]
-    stride = row_stride(steps)
-    head_rows, seen_by_all = of_heads.size // (of_packed.shape[0] * stride * LANES), groups[:, FAN].sum()
+    stride, driven = row_stride(steps), groups[:, FAN].sum()
+    seen_by_all = driven + (inputs + neurons if units else 0)
+    all_rows = of_packed.shape[1] - weight.size - pure.size
+    head_rows = all_rows - units
     heads_each = head_rows // neurons
-    inputs = groups[0, FAN] - groups[0, SIZE]
-    motor = inputs + groups[-1, FIRST]
+    motor, x_wanted = inputs + groups[-1, FIRST], of_x.size > 0
+    values, hidden = new_tile(inputs + neurons + TILE, weight), new_tile(units + TILE, weight)
+    heads = new_tile(head_rows, weight)
+    now, of_pure = new_tile(1, weight), new_tile(pure.size, weight)
+    # The transposed weights in the order of use; what leads to the inputs only if their gradient is wanted.
+    skip = 0 if x_wanted else inputs
+    size = tiled_size(inputs + neurons, units)
+    for group in groups:
+        size += tiled_size(group[FAN], heads_each * group[SIZE])
+    tiles = np.empty(size, weight.dtype)
+    end = 0
+    for group in range(len(groups) - 1, -1, -1):
+        _, size, _, fan, begin = groups[group]
+        passed = 0 if group or units else skip
+        end = into_tiles(weight, begin + passed, 1, fan, fan - passed, heads_each * size, tiles, end)
+    fan = inputs + neurons
+    into_tiles(weight, head_rows * units + skip, 1, fan, fan - skip if units else 0, units, tiles, end)
     zero = fill(weight.dtype.type(0))
     time = zero
     for block in range(first_block, last_block):
-        values = scratch[block, : (inputs + neurons) * LANES]
-        now, heads = scratch[block, values.size :][:LANES], scratch[block, values.size + LANES :]
-        of_pure = heads[head_rows * LANES :]
         of_pure[:] = 0
+        row_0, source_0 = block * all_rows, block * seen_by_all
         read_step(of_final, block * LANES, 0, values[inputs * LANES :])
         for step in range(steps - 1, -1, -1):
             read_step(of_y, block * LANES, step, heads)
@@ -222,9 +322,10 @@ def _backward(
                 time = load(now, 0)
             values[: inputs * LANES] = 0
             of_time = zero
-            record = (block * steps + step) * heads_each * neurons
+            record = (block * steps + step) * all_rows
+            place = 0
             for group in range(len(groups) - 1, -1, -1):
-                first, size, source, fan, begin = groups[group]
+                first, size, source, fan, _ = groups[group]
                 for index in range(size):
                     neuron = first + index
                     new, staying = load(values, inputs + neuron), zero
@@ -260,11 +361,19 @@ def _backward(
                             store(heads, 2 * size + index, of_gate)
                 rows = heads_each * size
                 for row in range(rows):
-                    place = (block * head_rows + heads_each * first + row) * stride + step
-                    store(of_heads, place, load(heads, row))
-                skip = 0 if group or of_x.size else inputs
-                add_product(weight, begin + skip, 1, fan, fan - skip, rows, heads, 0, values, source + skip)
-            if of_x.size:
+                    store(of_heads, (row_0 + heads_each * first + row) * stride + step, load(heads, row))
+                if units:
+                    hidden[:] = 0
+                    place = add_product(tiles, place, units, rows, heads, 0, hidden, 0)
+                    for unit in range(units):
+                        of_unit = load(hidden, unit) * load(activations, record + head_rows + unit)
+                        store(hidden, unit, of_unit)
+                        store(of_heads, (row_0 + head_rows + unit) * stride + step, of_unit)
+                    add_product(tiles, place, inputs + neurons - skip, units, hidden, 0, values, skip)
+                else:
+                    passed = 0 if group else skip
+                    place = add_product(tiles, place, fan - passed, rows, heads, 0, values, source + passed)
+            if x_wanted:
                 write_step(values, of_x, block * LANES, step)
             if of_times.size:
                 store(now, 0, of_time)
@@ -272,22 +381,24 @@ def _backward(
         write_step(values[inputs * LANES :], of_state, block * LANES, 0)
 
         sums = of_packed[block]
-        seen = block * seen_by_all
+        seen = source_0
         for first, size, _, fan, begin in groups:
-            row, rows = block * head_rows + heads_each * first, heads_each * size
-            outer_products(
-                of_heads, row * stride, rows, sources, seen * stride, fan, stride, steps, sums, begin
-            )  # fmt: skip
+            row = row_0 + heads_each * first
+            rows = heads_each * size
+            outer_products(of_heads, row * stride, rows, sources, seen * stride, fan, stride, steps, sums, begin)
             seen += fan
-        for row in range(head_rows):
+        if units:
+            row, begin, fan = row_0 + head_rows, head_rows * units, inputs + neurons
+            outer_products(of_heads, row * stride, units, sources, seen * stride, fan, stride, steps, sums, begin)
+        for row in range(all_rows):
             of_bias = zero
             for step in range(steps):
-                of_bias += load(of_heads, (block * head_rows + row) * stride + step)
+                of_bias += load(of_heads, (row_0 + row) * stride + step)
             sums[weight.size + row] = total(of_bias)
         for index in range(pure.size):
-            sums[weight.size + head_rows + index] = total(load(of_pure, index))
+            sums[weight.size + all_rows + index] = total(load(of_pure, index))
         for neuron in range(pure.size // 2):
-            sums[weight.size + head_rows + neuron] *= np.sign(pure[neuron])
+            sums[weight.size + all_rows + neuron] *= np.sign(pure[neuron])
 
 
 # One step of one sequence. Lanes are neurons here.
@@ -381,18 +492,18 @@ def step_arrays(
 
 @dataclass(frozen=True)
 class Heads:
-    """How the kernels want a layer's heads: all in one flat tensor, [weights | biases | w_τ | A].
+    """How the kernels want a layer's parameters: all in one flat tensor, [weights | biases | w_τ | A].
 
     Weights are group after group; of a group (heads, neurons, sources), the heads in the order g, h, a, b, or g, h,
-    gate if the latter two are merged, or g in mode "pure".
+    gate if the latter two are merged, or g in mode "pure". The backbone's come last. Biases have the same order.
 
     Attributes:
         inputs: number of inputs of the layer.
         neurons: number of neurons of all groups.
-        sources: number of sources of all groups; what drives two groups counts twice.
+        sources: number of sources of all groups and the backbone; what drives two counts twice.
         heads_each: heads of a neuron.
         groups: (groups, 5): first neuron and number of neurons of each, first source and number of sources among
-            [inputs | neurons], where its weights begin.
+            [inputs | neurons] or the units of the backbone, where its weights begin.
         sections: numbers of weights, of biases, and of w_τ and A together.
         places: for each number its place among the layer's parameters laid end to end, or, where the wiring has no
             synapse, the zero behind them.
@@ -441,6 +552,10 @@ class Plan(NamedTuple):
     """DEFAULT, NO_GATE or PURE."""
     outputs: int
     """How many neurons of the last group are the outputs, O."""
+    units: int
+    """Units of the backbone, U, or 0."""
+    activation: int
+    """Of the backbone, one of ACTIVATIONS."""
 
 
 def build_plan(
@@ -450,11 +565,13 @@ def build_plan(
     masked: Sequence[bool],
     mode: int,
     outputs: int,
+    units: int = 0,
+    activation: int = LECUN_TANH,
 ) -> Plan:
     """The plan of a layer.
 
-    Its parameters are, group after group, weight and bias of each head in the order g, h, a, b; in mode "pure" those of
-    g and then w_τ and A.
+    Its parameters are weight and bias of the backbone, if there is one; then, group after group, weight and bias of
+    each head in the order g, h, a, b; in mode "pure" those of g and then w_τ and A.
 
     Args:
         inputs: number of inputs.
@@ -464,6 +581,8 @@ def build_plan(
         masked: for each head whether the masks hold for it.
         mode: DEFAULT, NO_GATE or PURE.
         outputs: how many neurons of the last group are the outputs.
+        units: of a backbone that drives the only group, or 0.
+        activation: of the backbone, one of ACTIVATIONS.
     """
     weights: list[list[np.ndarray]] = []  # of a group and head: the places of its matrix
     others: list[list[np.ndarray]] = []  # of a group: the places of its heads' biases, and of w_τ and A
@@ -476,11 +595,13 @@ def build_plan(
         shapes.append(torch.empty(shape, device="meta"))
         return np.arange(begin, count).reshape(shape)
 
-    for size, before, mask in zip(sizes, (inputs, *sizes), masks, strict=False):
+    fans = [units] if units else [before + size for before, size in zip((inputs, *sizes), sizes, strict=False)]
+    backbone = (take(units, inputs + sizes[0]), take(units)) if units else ()
+    for size, fan, mask in zip(sizes, fans, masks, strict=True):
         weights.append([])
         others.append([])
         for holds in masked:
-            matrix = take(size, before + size)
+            matrix = take(size, fan)
             weights[-1].append(np.where(mask == 0, -1, matrix) if mask is not None and holds else matrix)
             others[-1].append(take(size))
         if mode == PURE:
@@ -492,21 +613,28 @@ def build_plan(
         def chosen(places: Sequence[np.ndarray]) -> list[np.ndarray]:
             return [np.full_like(places[0], -1) if head is None else places[head] for head in heads]
 
+        timed = heads[0] is None
         parts = [matrix for group in weights for matrix in chosen(group)]
+        parts += [np.full_like(part, -1) if timed else part for part in backbone[:1]]
         parts += [bias for group in others for bias in chosen(group)]
+        parts += [np.full_like(part, -1) if timed else part for part in backbone[1:]]
         if mode == PURE:
             parts += [group[which] for which in (1, 2) for group in others]
         flat = np.concatenate([part.ravel() for part in parts])
         return torch.from_numpy(np.where(flat < 0, count, flat))
 
     firsts = [0, *itertools.accumulate(sizes)]
-    fans = [before + size for before, size in zip((inputs, *sizes), sizes, strict=False)]
     sources = [0, *(inputs + first for first in firsts)]
 
     def build(heads: Sequence[int | None], timed: Sequence[int | None] | None = None) -> Heads:
         begins = [0, *itertools.accumulate(len(heads) * size * fan for size, fan in zip(sizes, fans, strict=True))]
         groups = np.array(list(zip(firsts, sizes, sources, fans, begins, strict=False)))
-        sections = (begins[-1], len(heads) * firsts[-1], 2 * firsts[-1] if mode == PURE else 0)
+        hidden = inputs + firsts[-1] if units else 0
+        sections = (
+            begins[-1] + units * hidden,
+            len(heads) * firsts[-1] + units,
+            2 * firsts[-1] if mode == PURE else 0,
+        )
         all_places, timed_places = places(heads), None if timed is None else places(timed)
         origins = torch.full((count + 1,), len(all_places))
         origins[all_places] = torch.arange(len(all_places))
@@ -515,14 +643,23 @@ def build_plan(
             origins[timed_places] = torch.arange(len(all_places))
             multiplied = timed_places[timed_places < count]
         return Heads(
-            inputs, firsts[-1], sum(fans), len(heads), groups, sections, all_places, timed_places, origins[:-1],
-            multiplied, shapes,
-        )  # fmt: skip
+            inputs,
+            firsts[-1],
+            sum(fans) + hidden,
+            len(heads),
+            groups,
+            sections,
+            all_places,
+            timed_places,
+            origins[:-1],
+            multiplied,
+            shapes,
+        )
 
     if mode == PURE:
         heads = build([0])
-        return Plan(heads, heads, mode, outputs)
-    return Plan(build([0, 1, 3], [None, None, 2]), build([0, 1, 2, 3]), mode, outputs)
+        return Plan(heads, heads, mode, outputs, units, activation)
+    return Plan(build([0, 1, 3], [None, None, 2]), build([0, 1, 2, 3]), mode, outputs, units, activation)
 
 
 # For torch
@@ -606,11 +743,10 @@ def _integrate(
     blocks = block_count(batch)
     sources = Buffer(heads.sources * blocks * row_stride(steps) * LANES if keep else 0, rows.dtype)
     activations = Buffer(heads.sections[1] * blocks * steps * LANES if keep else 0, rows.dtype)
-    scratch = Buffer(blocks * (heads.inputs + heads.neurons + 1 + heads.sections[1]) * LANES, rows.dtype)
     over_blocks(
         _forward, blocks, _work(heads, batch * steps), rows, state.detach().contiguous().numpy()[:, None], times,
-        weight.numpy(), bias.numpy(), pure.numpy(), heads.groups, plan.mode, y.numpy(), final.numpy()[:, None],
-        sources.values, activations.values, scratch.values.reshape(blocks, -1),
+        weight.numpy(), bias.numpy(), pure.numpy(), heads.groups, plan.mode, plan.units, plan.activation, y.numpy(),
+        final.numpy()[:, None], sources.values, activations.values,
     )  # fmt: skip
     return y, final, _Kept(heads, constant, packed, times, sources, activations)
 
@@ -628,12 +764,11 @@ def _gradients(
     blocks = block_count(batch)
     of_packed = of_y.new_empty(blocks, len(kept.packed))
     of_heads = Buffer(heads.sections[1] * blocks * row_stride(steps) * LANES, dtype)
-    scratch = Buffer(blocks * (heads.inputs + heads.neurons + 1 + sum(heads.sections[1:])) * LANES, dtype)
     over_blocks(
-        _backward, blocks, _work(heads, batch * steps), kept.times, weight.numpy(), pure.numpy(), heads.groups,
-        plan.mode, kept.sources.values, kept.activations.values, of_y.contiguous().numpy(),
+        _backward, blocks, _work(heads, batch * steps), heads.inputs, kept.times, weight.numpy(), pure.numpy(),
+        heads.groups, plan.mode, plan.units, kept.sources.values, kept.activations.values, of_y.contiguous().numpy(),
         of_final.contiguous().numpy()[:, None], of_x.numpy(), of_state.numpy(), of_times.numpy(), of_heads.values,
-        of_packed.numpy(), scratch.values.reshape(blocks, -1),
+        of_packed.numpy(),
     )  # fmt: skip
     return of_x, of_state, of_times, of_packed.sum(0)
 

@@ -22,6 +22,7 @@ from liquid_control.kernels.fast_math import DOUBLE_LOG2_E, OPTIONS, SINGLE_LOG2
 from liquid_control.kernels.simd import LANES, load, store, total, where_positive
 
 if TYPE_CHECKING:  # nn is the room above: it calls in here
+    from liquid_control.nn.lan import LAN
     from liquid_control.nn.liquid_attention import Pairs
     from liquid_control.nn.liquid_logits import LiquidLogits
 
@@ -30,18 +31,43 @@ MODES = {"exact": 0, "euler": 1, "steady": 2}
 AFFINE, MLP, BILINEAR = GATES.values()
 EXACT, EULER, STEADY = MODES.values()
 ABSENT = -1  # in the place of a feature that the gate or the time does not have
-CACHED_PAIRS = 1 << 15  # pairs of a chunk, whose weights should stay in a core's own cache
+CACHED_PAIRS = 1 << 17  # pairs of a chunk, whose weights should stay in a core's own cache
 LOWEST = -1e30  # a logit that no key has
 SMALL = 0.01  # of ω t
 
 
-class Head(NamedTuple):
-    """The numbers of one head."""
+class Heads(NamedTuple):
+    """The numbers of H heads; a logit that starts nowhere starts at zero, a time without a scale has a scale of one."""
 
-    gain: float
-    initial_logit: float
-    time_scale: float
-    """The ODE's time by horizon; 1 where no scale is learned."""
+    gain: np.ndarray
+    initial_logit: np.ndarray
+    time_scale: np.ndarray
+    pair_weight: np.ndarray
+    """(H·2·hidden) of the mlp gate: of the target, then of the rate."""
+    pair_bias: np.ndarray
+    """(H·2)."""
+
+
+class Spread(NamedTuple):
+    """Numbers of pairs, and how many sixteens of keys lie from one sequence, head or query to the next."""
+
+    numbers: np.ndarray
+    by_sequence: int
+    by_head: int
+    by_query: int
+    """Each 0 where all share the same."""
+
+
+class Extent(NamedTuple):
+    """What a call of the kernel spans."""
+
+    queries: int
+    """Of each head of each sequence."""
+    heads: int
+    sixteens: int
+    """Of keys there are, for each head of each sequence."""
+    looked_at: int
+    """Sixteens of keys, the first ones."""
 
 
 class Solver(NamedTuple):
@@ -73,51 +99,46 @@ def attend(logits: LiquidLogits, u: Tensor, w: Tensor, values: Tensor, pairs: Pa
         values: (B, H, K, D).
         pairs: which query sees which key, and for how long.
     """
-    batch, count, _, queries = u.shape
-    keys = w.shape[3]
-    solver, heads, (pair_weight, pair_bias) = _solver(logits), _heads(logits), _pair_parameters(logits)
+    batch, heads, _, queries = u.shape
+    keys, padding = w.shape[3], -w.shape[3] % LANES
+    solver, numbers = _solver(logits), _numbers_of_heads(logits)
     work = 4 + (solver.vector if solver.gate == MLP else 0)  # elementary functions a pair
-    padding = -keys % LANES
-    w = F.pad(w, (0, padding))
-    vectors = w[:, :, : solver.vector] / math.sqrt(max(1, solver.vector))
-    w = w.unflatten(3, (-1, LANES)).transpose(2, 3)  # (B, H, K/16, F, 16)
-    u, values = u.mT.contiguous(), F.pad(values, (0, 0, 0, padding))
-    out = torch.empty(batch, count, queries, values.shape[3], dtype=u.dtype)
-    chunk = max(8, CACHED_PAIRS // (keys + padding))
-    buffer = torch.empty(min(chunk, queries) * (keys + padding), dtype=u.dtype)
-    inverse_sums = torch.empty(chunk, dtype=u.dtype)
+    # From here on the sequences of a batch and their heads are one dimension, N.
+    u = u.mT.flatten(0, 1).contiguous()  # (N, Q, F)
+    w, values = F.pad(w, (0, padding)).flatten(0, 1), F.pad(values, (0, 0, 0, padding)).flatten(0, 1).contiguous()
+    vectors = w[:, : solver.vector].contiguous() / math.sqrt(max(1, solver.vector))
+    sixteens = w.unflatten(2, (-1, LANES)).transpose(1, 2).flatten().numpy()  # (N, K/16, F, 16)
+    attended = torch.empty(len(u), queries, values.shape[2], dtype=u.dtype)
+    chunk = min(queries, max(8, CACHED_PAIRS // (len(u) * (keys + padding))))
+    buffer = torch.empty(len(u) * chunk * (keys + padding), dtype=u.dtype)
+    inverse_sums = torch.empty(len(u) * chunk, dtype=u.dtype)
     for start in range(0, queries, chunk):
         rows = slice(start, min(start + chunk, queries))
+        count = rows.stop - start
         # Later keys are seen by no query of the chunk.
         end = min(keys, rows.stop) if pairs.causal else keys
         width = end + -end % LANES
-        weights = buffer[: (rows.stop - start) * width].view(-1, width)
-        time = _of_pairs(logits.counted(pairs.horizons(rows)), end, u)
+        weights = buffer[: len(u) * count * width].view(-1, count, width)
+        if solver.gate == BILINEAR:
+            torch.bmm(u[:, rows, : solver.vector], vectors[:, :, :width], out=weights)
         seen = pairs.seen(rows, u)
-        sight = _of_pairs(1.0 if seen is None else seen, end, u)
-        for row in range(batch):
-            for index, head in enumerate(heads):
-                if solver.gate == BILINEAR:
-                    torch.mm(u[row, index, rows, : solver.vector], vectors[row, index, :, :width], out=weights)
-                over_blocks(
-                    weigh,
-                    len(weights),
-                    weights.numel() * work,
-                    u[row, index, rows].flatten().numpy(),
-                    w[row, index, : width // LANES].flatten().numpy(),
-                    pair_weight[index].numpy(),
-                    pair_bias[index].numpy(),
-                    time[min(row, len(time) - 1), 0].flatten().numpy(),
-                    sight[min(row, len(sight) - 1), min(index, sight.shape[1] - 1)].flatten().numpy(),
-                    head,
-                    solver,
-                    weights.flatten().numpy(),
-                    inverse_sums.numpy(),
-                )
-                attended = out[row, index, rows]
-                torch.mm(weights, values[row, index, :width], out=attended)
-                attended *= inverse_sums[: len(weights), None]
-    return out
+        over_blocks(
+            weigh,
+            len(u) * count,
+            weights.numel() * work,
+            u[:, rows].flatten().numpy(),
+            sixteens,
+            numbers,
+            _of_pairs(logits.counted(pairs.horizons(rows)), end, u),
+            _of_pairs(1.0 if seen is None else seen, end, u),
+            Extent(count, heads, (keys + padding) // LANES, width // LANES),
+            solver,
+            weights.flatten().numpy(),
+            inverse_sums.numpy(),
+        )
+        sums = inverse_sums[: len(u) * count].view(-1, count, 1)
+        attended[:, rows] = (weights @ values[:, :width]).mul_(sums)
+    return attended.unflatten(0, (batch, heads))
 
 
 def _solver(logits: LiquidLogits) -> Solver:
@@ -137,101 +158,102 @@ def _solver(logits: LiquidLogits) -> Solver:
     )
 
 
-def _heads(logits: LiquidLogits) -> list[Head]:
-    """The numbers of each head; a logit that starts nowhere starts at zero, a time without scale has a scale of one."""
-    count = logits.heads
+def _numbers_of_heads(logits: LiquidLogits) -> Heads:
+    count, vector, like = logits.heads, logits.vector, logits.gain
+    pair_weight, pair_bias = like.new_zeros(count, 2, vector), like.new_zeros(count, 2)
+    if logits.gate == "mlp":
+        given = logits.pair_bias.shape[1]  # one row where the rate is a constant
+        pair_weight[:, :given], pair_bias[:, :given] = logits.pair_weight, logits.pair_bias
     starts, scaled = logits.mode != "steady", logits.timed and logits.pseudo_time != "sigmoid"
-    initial = logits.initial_logit.tolist() if starts else [0.0] * count
-    scales = F.softplus(logits.time_scale).tolist() if scaled else [1.0] * count
-    return [Head(*numbers) for numbers in zip(logits.gain.tolist(), initial, scales, strict=True)]
+    initial = logits.initial_logit if starts else like.new_zeros(count)
+    scales = F.softplus(logits.time_scale) if scaled else like.new_ones(count)
+    return Heads(*(part.detach().flatten().numpy() for part in (like, initial, scales, pair_weight, pair_bias)))
 
 
-def _pair_parameters(logits: LiquidLogits) -> tuple[Tensor, Tensor]:
-    """Weights (H, 2·hidden) and biases (H, 2) of the mlp gate, for target and rate; zeros for what there is not."""
-    count, like = logits.heads, logits.gain
-    if logits.gate != "mlp":
-        return like.new_zeros(count, 2), like.new_zeros(count, 2)
-    missing = 2 - logits.pair_bias.shape[1]  # the row of the rate, where it is a constant
-    return F.pad(logits.pair_weight, (0, 0, 0, missing)).flatten(1), F.pad(logits.pair_bias, (0, missing))
-
-
-def _of_pairs(given: Tensor | float, keys: int, like: Tensor) -> Tensor:
-    """Numbers of pairs (B or 1, H or 1, rows or 1, width), zero at the keys that fill up sixteen."""
+def _of_pairs(given: Tensor | float, keys: int, like: Tensor) -> Spread:
+    """Numbers of pairs, a number for all or (B or 1, H or 1, rows or 1, keys), zero at keys that fill up sixteen."""
     if not isinstance(given, Tensor):
         given = torch.full((1, 1, 1, keys), given, dtype=like.dtype)
-    return F.pad(given[..., :keys].to(like.dtype), (0, -keys % LANES))
+    given = F.pad(given[..., :keys].to(like.dtype), (0, -keys % LANES)).contiguous()
+    strides = [
+        stride // LANES if size > 1 else 0 for size, stride in zip(given.shape[:3], given.stride()[:3], strict=True)
+    ]
+    return Spread(given.flatten().numpy(), *strides)
 
 
 @njit(nogil=True, cache=True, **OPTIONS)
-def weigh(first, last, u, w, pair_weight, pair_bias, horizon, seen, head, solver, weights, inverse_sums):
+def weigh(first, last, u, w, heads, horizons, sights, extent, solver, weights, inverse_sums):
     """The softmax weights of queries ``first`` to ``last - 1``, not yet divided by their sums.
 
-    Arrays are flat, so that compiled functions share them without counting references; K is a multiple of LANES.
+    Arrays are flat. There are N heads of sequences, Q queries each, and K keys, filled up to a multiple of sixteen.
 
     Args:
-        first: of the queries to be done.
+        first: of the N·Q queries that are to be done.
         last: the query after them.
-        u: (Q·F) features of the queries.
-        w: (K/16 · F · 16) features of the keys, by sixteens: what a pair needs lies together.
-        pair_weight: (2·hidden) of the mlp gate: of the target, then of the rate.
-        pair_bias: (2).
-        horizon: (Q·K), or (K) for all queries: time of the pairs.
-        seen: (Q·K), or (K) for all queries: 1 where the query sees the key, else 0.
-        head: numbers of the head.
+        u: (N·Q·F) features of the queries.
+        w: (N·K/16·F·16) features of the keys, by sixteens: what a pair needs lies together.
+        heads: the numbers of each head.
+        horizons: the time of each pair.
+        sights: for each pair 1 where the query sees the key, else 0.
+        extent: Q, and how many keys there are and how many are looked at.
         solver: what gates and solution are.
-        weights: (Q·K), to be written; the products of the bilinear gate stand there.
-        inverse_sums: (Q), to be written: zero where no key is seen.
+        weights: (N·Q·K), to be written; of the bilinear gate the products stand there.
+        inverse_sums: (N·Q), to be written: zero where no key is seen.
     """
-    blocks = len(w) // solver.features // LANES
-    horizon_rows, seen_rows = len(horizon) // (blocks * LANES), len(seen) // (blocks * LANES)
+    horizon, seen, pair_weight, pair_bias = horizons.numbers, sights.numbers, heads.pair_weight, heads.pair_bias
     lanes = np.empty(LANES, weights.dtype)
     zero = load(seen, 0) * 0.0
     for i in range(first, last):
-        query, row = i * solver.features, i * blocks
-        times, sight = i % horizon_rows * blocks, i % seen_rows * blocks
+        n, row = i // extent.queries, i % extent.queries
+        sequence, head = n // extent.heads, n % extent.heads
+        times = sequence * horizons.by_sequence + head * horizons.by_head + row * horizons.by_query
+        sight = sequence * sights.by_sequence + head * sights.by_head + row * sights.by_query
+        gain, initial, scale = heads.gain[head], heads.initial_logit[head], heads.time_scale[head]
+        query, own = i * solver.features, i * extent.looked_at
         peak = zero + LOWEST
-        for j in range(blocks):
-            keys = j * solver.features
-            target, rate = gates(u, query, w, keys, load(weights, row + j), pair_weight, pair_bias, solver)
-            time = head.time_scale * load(horizon, times + j)
+        for j in range(extent.looked_at):
+            keys = (n * extent.sixteens + j) * solver.features
+            products = load(weights, own + j)
+            target, rate = gates(u, query, w, keys, products, pair_weight, pair_bias, head, solver)
+            time = scale * load(horizon, times + j)
             if solver.slope != ABSENT:
-                time = sigmoid(
-                    (u[query + solver.slope] + load(w, keys + solver.slope)) * time
-                    + (u[query + solver.shift] + load(w, keys + solver.shift))
-                )
-            share = progress(rate, time, solver)
-            logit = head.gain * (head.initial_logit + share * (target / rate - head.initial_logit))
+                slope = u[query + solver.slope] + load(w, keys + solver.slope)
+                shift = u[query + solver.shift] + load(w, keys + solver.shift)
+                time = sigmoid(slope * time + shift)
+            logit = gain * (initial + progress(rate, time, solver) * (target / rate - initial))
             logit = where_positive(load(seen, sight + j), logit, zero + LOWEST)
-            store(weights, row + j, logit)
+            store(weights, own + j, logit)
             peak = where_positive(logit - peak, logit, peak)
         store(lanes, 0, peak)
         highest = lanes[0]
         for lane in range(1, LANES):
             highest = max(highest, lanes[lane])
         added = zero
-        for j in range(blocks):
-            weight = exp(load(weights, row + j) - highest) * load(seen, sight + j)
-            store(weights, row + j, weight)
+        for j in range(extent.looked_at):
+            weight = exp(load(weights, own + j) - highest) * load(seen, sight + j)
+            store(weights, own + j, weight)
             added = added + weight
         everything = total(added)
         inverse_sums[i] = 1 / everything if everything > 0 else 0
 
 
 @njit(inline="always", **OPTIONS)
-def gates(u, query, w, keys, products, pair_weight, pair_bias, solver):
+def gates(u, query, w, keys, products, pair_weight, pair_bias, head, solver):
     """Target φ and rate ω of a query and sixteen keys.
 
     The features of the query begin at u[query], those of the keys at w[16·keys]; ``products`` are the targets of the
     bilinear gate.
     """
     zero = load(w, keys) * 0.0
-    target, rate = products, zero + pair_bias[1]
+    target, rate = products, zero + pair_bias[2 * head + 1]
     if solver.gate == MLP:
-        target = zero + pair_bias[0]
+        target = zero + pair_bias[2 * head]
+        of_target = 2 * head * solver.vector
+        of_rate = of_target + solver.vector
         for f in range(solver.vector):
             hidden = tanh(u[query + f] + load(w, keys + f))
-            target = target + pair_weight[f] * hidden
-            rate = rate + pair_weight[solver.vector + f] * hidden
+            target = target + pair_weight[of_target + f] * hidden
+            rate = rate + pair_weight[of_rate + f] * hidden
     elif solver.gate == AFFINE:
         target = sigmoid(u[query + solver.target] + load(w, keys + solver.target))
     if solver.constant_rate > 0:
@@ -298,3 +320,169 @@ def _softplus(x):
         return positive + 2.0 * z * series
 
     return implementation
+
+
+# One tick of the layer
+
+
+class Cell(NamedTuple):
+    """A :class:`liquid_control.nn.LAN` for :func:`tick`: its weights, and scratch."""
+
+    input_map: np.ndarray
+    """(C·P): inputs to features of the query, features of the key, values, and currents of the neurons."""
+    input_bias: np.ndarray
+    """(P)."""
+    attended_map: np.ndarray
+    """(units·units): what is attended to, to currents."""
+    motor_map: np.ndarray
+    """(units·motor)."""
+    motor_bias: np.ndarray
+    """(motor)."""
+    time_driven: bool
+    fixed_time: float
+    """The time of every pair, or 0 where it is the age of the key."""
+    logarithmic: bool
+    """Whether it is log(1 + age)."""
+    projected: np.ndarray
+    """Scratch (P)."""
+    window: np.ndarray
+    """Scratch (W·slot): features of the key, value and age of each step of the window, oldest first."""
+    tile: np.ndarray
+    """Scratch (H·K/16·F·16): features of the keys as :func:`weigh` wants them, K the window filled up to sixteens."""
+    times: np.ndarray
+    """Scratch (K)."""
+    seen: np.ndarray
+    """Scratch (K)."""
+    weights: np.ndarray
+    """Scratch (H·K)."""
+    inverse_sums: np.ndarray
+    """Scratch (H)."""
+    attended: np.ndarray
+    """Scratch (units)."""
+
+
+@njit(cache=True, **OPTIONS)
+def tick(x, elapsed, state, y, cell, heads, solver):
+    """A :data:`liquid_control.kernels.step.Tick`; the rest are those of :func:`step_arrays`."""
+    units, motor = cell.attended.size, cell.motor_bias.size
+    if elapsed > 0 or not cell.time_driven:
+        _remember(x, elapsed if cell.time_driven else 1.0, state[units + motor :], cell, heads, solver)
+        _attend_to_window(cell, heads, solver)
+        for i in range(units):
+            state[i] = cell.projected[cell.projected.size - units + i]
+        _add_product(cell.attended, cell.attended_map, state[:units])
+        for i in range(units):
+            state[i] = tanh(state[i])
+        for o in range(motor):
+            state[units + o] = cell.motor_bias[o]
+        _add_product(state[:units], cell.motor_map, state[units : units + motor])
+        for o in range(motor):
+            state[units + o] = tanh(state[units + o])
+    for o in range(y.size):
+        y[o] = state[units + motor - y.size + o]
+
+
+@njit(**OPTIONS)
+def _add_product(x, matrix, y):
+    """Adds to y (O) the product of x (I) and a flat matrix (I·O)."""
+    for i in range(x.size):
+        for o in range(y.size):
+            y[o] += x[i] * matrix[i * y.size + o]
+
+
+@njit(**OPTIONS)
+def _remember(x, elapsed, remembered, cell, heads, solver):
+    """Puts the input at the end of the window, lets time pass, and writes all but the oldest step into the state."""
+    features = heads.gain.size * solver.features
+    cell.projected[:] = cell.input_bias
+    _add_product(x, cell.input_map, cell.projected)
+    slot = features + cell.attended.size + 1
+    window, past = cell.window, remembered.size
+    window[:past] = remembered
+    window[past : past + slot - 1] = cell.projected[features : features + slot - 1]
+    for s in range(window.size // slot):
+        end = (s + 1) * slot - 1  # the place of the age
+        if s * slot == past:
+            window[end] = elapsed
+        elif window[end] > 0:
+            window[end] += elapsed
+        age = window[end]
+        cell.seen[s] = age > 0
+        cell.times[s] = cell.fixed_time if cell.fixed_time > 0 else math.log1p(age) if cell.logarithmic else age
+    remembered[:] = window[slot:]
+
+
+@njit(**OPTIONS)
+def _attend_to_window(cell, heads, solver):
+    """What each head is given by the window, by the kernel of a chunk of one query."""
+    count, features, units = heads.gain.size, solver.features, cell.attended.size
+    sixteens, slot = cell.times.size // LANES, count * features + units + 1
+    steps = cell.window.size // slot
+    for s in range(steps):
+        for head in range(count):
+            place = (head * sixteens + s // LANES) * features * LANES + s % LANES
+            product = cell.window[0] * 0
+            for f in range(features):
+                key = cell.window[s * slot + head * features + f]
+                cell.tile[place + f * LANES] = key
+                if f < solver.vector:
+                    product += cell.projected[head * features + f] * key
+            if solver.gate == BILINEAR:
+                cell.weights[head * cell.times.size + s] = product / math.sqrt(solver.vector)
+    weigh(
+        0,
+        count,
+        cell.projected,
+        cell.tile,
+        heads,
+        Spread(cell.times, 0, 0, 0),
+        Spread(cell.seen, 0, 0, 0),
+        Extent(1, count, sixteens, sixteens),
+        solver,
+        cell.weights,
+        cell.inverse_sums,
+    )
+    width = units // count
+    cell.attended[:] = 0
+    for s in range(steps):
+        for i in range(units):
+            share = cell.weights[i // width * cell.times.size + s] * cell.inverse_sums[i // width]
+            cell.attended[i] += share * cell.window[s * slot + count * features + i]
+
+
+def step_arrays(layer: LAN) -> tuple[Cell, Heads, Solver]:
+    """What :func:`tick` takes beside input, time, state and output: copies of the weights."""
+    logits, units, gain = layer.logits, layer.units, layer.logits.gain
+    features = layer.heads * logits.features
+    slots = layer.window + -layer.window % LANES
+    size = 2 * features + 2 * units
+    maps = [logits.query.weight, logits.key.weight, layer.value.weight, layer.present.weight]
+    input_bias = torch.cat([logits.query.bias, gain.new_zeros(features + units), layer.present.bias])
+    motor_map, motor_bias = (layer.motor.weight.T, layer.motor.bias) if layer.motor else (gain[:0], gain[:0])
+
+    def flat(weight: Tensor) -> np.ndarray:
+        return weight.detach().flatten().clone().numpy()
+
+    def scratch(*shape: int) -> np.ndarray:
+        return gain.new_zeros(shape).flatten().numpy()
+
+    cell = Cell(
+        input_map=flat(torch.cat(maps).T),
+        input_bias=flat(input_bias),
+        attended_map=flat(layer.attended.weight.T),
+        motor_map=flat(motor_map),
+        motor_bias=flat(motor_bias),
+        time_driven=layer.time_driven,
+        fixed_time=logits.fixed_time or 0.0,
+        logarithmic=logits.pseudo_time == "log",
+        projected=scratch(size),
+        window=scratch(layer.window, features + units + 1),
+        tile=scratch(features, slots),
+        times=scratch(slots),
+        seen=scratch(slots),
+        weights=scratch(layer.heads, slots),
+        inverse_sums=scratch(layer.heads),
+        attended=scratch(units),
+    )
+    heads = Heads(*(part.copy() for part in _numbers_of_heads(logits)))
+    return cell, heads, _solver(logits)

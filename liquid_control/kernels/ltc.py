@@ -30,7 +30,7 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from liquid_control.kernels.batch import LANES, Buffer, block_count, new_tile, over_blocks, read_step, write_step
 from liquid_control.kernels.fast_math import DOUBLE_LOG2_E, OPTIONS, exp2
-from liquid_control.kernels.simd import fill, load, store, total, where_positive
+from liquid_control.kernels.simd import fill, keep_apart, load, store, total, where_positive
 
 
 class Synapses(NamedTuple):
@@ -194,6 +194,40 @@ def _read_rate(rates, first, step, tile):
     return load(tile, 0)
 
 
+@njit(**OPTIONS)
+def _drive(tile, pace, neurons, lists, synapses, drive):
+    """n⁰ and d⁰ + cm r of each neuron into ``drive`` (2 N,), from the inputs of a step."""
+    keep_apart()
+    for i in range(neurons.shape[1]):
+        numerator = fill(neurons[LEAK_CURRENT, i])
+        denominator = neurons[LEAK, i] + neurons[CAPACITANCE, i] * pace
+        for e in range(synapses.start[i], synapses.start[i + 1]):
+            opening = _opening(load(tile, synapses.source[e]), lists, e)
+            numerator += lists[e, DRIVE] * opening
+            denominator += lists[e, CONDUCTANCE] * opening
+        store(drive, 2 * i, numerator)
+        store(drive, 2 * i + 1, denominator)
+
+
+@njit(**OPTIONS)
+def _solve(drive, pace, neurons, lists, synapses, unfolds, path, reciprocals):
+    """All unfolds of a step: from the first N of ``path`` on, each writes the next N, and 1/d."""
+    keep_apart()
+    count = neurons.shape[1]
+    for unfold in range(unfolds):
+        before = unfold * count
+        for i in range(count):
+            numerator = load(drive, 2 * i) + neurons[CAPACITANCE, i] * pace * load(path, before + i)
+            denominator = load(drive, 2 * i + 1)
+            for e in range(synapses.start[i], synapses.start[i + 1]):
+                opening = _opening(load(path, before + synapses.source[e]), lists, e)
+                numerator += lists[e, DRIVE] * opening
+                denominator += lists[e, CONDUCTANCE] * opening
+            reciprocal = 1 / denominator
+            store(reciprocals, before + i, reciprocal)
+            store(path, before + count + i, numerator * reciprocal)
+
+
 @njit(cache=True, nogil=True, **OPTIONS)
 def _forward(first, last, x, state, rates, weights, inner, sensory, unfolds, y, final, path, reciprocals, keep):
     """Blocks ``first`` to ``last`` of x (B, T, C) and state (B, 1, N) → y (B, T, O), final (B, 1, N).
@@ -203,51 +237,30 @@ def _forward(first, last, x, state, rates, weights, inner, sensory, unfolds, y, 
     """
     steps, inputs, count, outputs = x.shape[1], x.shape[2], state.shape[2], y.shape[2]
     kept = steps if keep else 1
+    step_size, solved_size = (unfolds + 1) * count * LANES, unfolds * count * LANES
+    block_size = kept * step_size + count * LANES
     tile, drive = new_tile(inputs, x), new_tile(2 * count, x)
     rate_tile, output_tile = new_tile(1, x), new_tile(outputs, x)
-    neurons = weights.neurons
     for block in range(first, last):
-        before = block * (kept * (unfolds + 1) + 1) * count
-        solved = block * kept * unfolds * count
-        read_step(state, block * LANES, 0, path[before * LANES : (before + count) * LANES])
+        row, now = block * LANES, path[block * block_size :]
+        solved = reciprocals[block * kept * solved_size :]
+        read_step(state, row, 0, now)
         for step in range(steps):
-            rate = _read_rate(rates, block * LANES, step, rate_tile)
+            rate = _read_rate(rates, row, step, rate_tile)
             pace = where_positive(rate, rate, 1)
-            read_step(x, block * LANES, step, tile)
+            read_step(x, row, step, tile)
+            _drive(tile, pace, weights.neurons, weights.sensory, sensory, drive)
+            _solve(drive, pace, weights.neurons, weights.inner, inner, unfolds, now, solved)
+            later = now[step_size:] if keep else now
             for i in range(count):
-                numerator = fill(neurons[LEAK_CURRENT, i])
-                denominator = neurons[LEAK, i] + neurons[CAPACITANCE, i] * pace
-                for e in range(sensory.start[i], sensory.start[i + 1]):
-                    opening = _opening(load(tile, sensory.source[e]), weights.sensory, e)
-                    numerator += weights.sensory[e, DRIVE] * opening
-                    denominator += weights.sensory[e, CONDUCTANCE] * opening
-                store(drive, 2 * i, numerator)
-                store(drive, 2 * i + 1, denominator)
-            begin = before
-            for _ in range(unfolds):
-                for i in range(count):
-                    numerator = load(drive, 2 * i) + neurons[CAPACITANCE, i] * pace * load(path, before + i)
-                    denominator = load(drive, 2 * i + 1)
-                    for e in range(inner.start[i], inner.start[i + 1]):
-                        opening = _opening(load(path, before + inner.source[e]), weights.inner, e)
-                        numerator += weights.inner[e, DRIVE] * opening
-                        denominator += weights.inner[e, CONDUCTANCE] * opening
-                    reciprocal = 1 / denominator
-                    store(reciprocals, solved + i, reciprocal)
-                    store(path, before + count + i, numerator * reciprocal)
-                before += count
-                solved += count
-            after = before + count
-            if not keep:
-                after, solved = begin, solved - unfolds * count
-            for i in range(count):
-                potential = where_positive(rate, load(path, before + i), load(path, begin + i))
-                store(path, after + i, potential)
+                potential = where_positive(rate, load(now, unfolds * count + i), load(now, i))
+                store(later, i, potential)
                 if i < outputs:
                     store(output_tile, i, weights.output[0, i] * potential + weights.output[1, i])
-            before = after
-            write_step(output_tile, y, block * LANES, step)
-        write_step(path[before * LANES : (before + count) * LANES], final, block * LANES, 0)
+            write_step(output_tile, y, row, step)
+            if keep:
+                now, solved = later, solved[solved_size:]
+        write_step(now, final, row, 0)
 
 
 @njit(**OPTIONS)
@@ -256,16 +269,54 @@ def _add(sums, index, lanes):
 
 
 @njit(**OPTIONS)
-def _synapse_back(potential, of_numerator, of_denominator, lists, e, sums, at):
+def _synapse_back(potential, of_numerator, of_denominator, lists, e, sums):
     """Adds to the sums of synapse e and returns the gradient of its presynaptic potential."""
     opening = _opening(potential, lists, e)
     pull = of_numerator * lists[e, DRIVE] + of_denominator * lists[e, CONDUCTANCE]
     pull = pull * (opening * (1 - opening))
-    _add(sums, at, pull * potential)
-    _add(sums, at + 1, pull)
-    _add(sums, at + 2, of_denominator * opening)
-    _add(sums, at + 3, of_numerator * opening)
+    _add(sums, SYNAPSE_SUMS * e, pull * potential)
+    _add(sums, SYNAPSE_SUMS * e + 1, pull)
+    _add(sums, SYNAPSE_SUMS * e + 2, of_denominator * opening)
+    _add(sums, SYNAPSE_SUMS * e + 3, of_numerator * opening)
     return lists[e, SLOPE] * pull
+
+
+@njit(**OPTIONS)
+def _solve_back(pace, neurons, lists, synapses, unfolds, path, reciprocals, of_path, step_sums, sums):
+    """The reverse of :func:`_solve`: from the last N of ``of_path`` to the first N.
+
+    The neurons' sums over the unfolds go to ``step_sums``, those of the synapses to ``sums``.
+    """
+    keep_apart()
+    count = neurons.shape[1]
+    of_path[: unfolds * count * LANES] = 0
+    step_sums[:] = 0
+    for unfold in range(unfolds - 1, -1, -1):
+        before = unfold * count
+        for i in range(count):
+            of_numerator = load(of_path, before + count + i) * load(reciprocals, before + i)
+            of_denominator = -of_numerator * load(path, before + count + i)
+            _add(step_sums, NEURON_SUMS * i, of_numerator)
+            _add(step_sums, NEURON_SUMS * i + 1, of_denominator)
+            _add(step_sums, NEURON_SUMS * i + 2, of_numerator * load(path, before + i) + of_denominator)
+            _add(of_path, before + i, of_numerator * (neurons[CAPACITANCE, i] * pace))
+            for e in range(synapses.start[i], synapses.start[i + 1]):
+                source = before + synapses.source[e]
+                of_source = _synapse_back(load(path, source), of_numerator, of_denominator, lists, e, sums)
+                _add(of_path, source, of_source)
+
+
+@njit(**OPTIONS)
+def _drive_back(tile, lists, synapses, step_sums, of_tile, sums):
+    """The reverse of :func:`_drive`, as far as its synapses go: gradients of the inputs into ``of_tile``."""
+    keep_apart()
+    of_tile[:] = 0
+    for i in range(synapses.start.size - 1):
+        of_numerator, of_denominator = load(step_sums, NEURON_SUMS * i), load(step_sums, NEURON_SUMS * i + 1)
+        for e in range(synapses.start[i], synapses.start[i + 1]):
+            source = synapses.source[e]
+            of_source = _synapse_back(load(tile, source), of_numerator, of_denominator, lists, e, sums)
+            _add(of_tile, source, of_source)
 
 
 @njit(cache=True, nogil=True, **OPTIONS)
@@ -275,79 +326,50 @@ def _backward(
 ):  # fmt: skip
     """The reverse of :func:`_forward`, ``of_…`` being gradients; of_x and of_rates are left out if they are empty."""
     steps, inputs, count, outputs = x.shape[1], x.shape[2], of_state.shape[2], of_y.shape[2]
-    tile, input_tile = new_tile(inputs, x), new_tile(inputs, x)
-    rate_tile, output_tile = new_tile(1, x), new_tile(outputs, x)
-    now, earlier, staying = new_tile(count, x), new_tile(count, x), new_tile(count, x)
+    step_size, solved_size = (unfolds + 1) * count * LANES, unfolds * count * LANES
+    block_size = steps * step_size + count * LANES
+    tile, of_tile = new_tile(inputs, x), new_tile(inputs, x)
+    rate_tile, of_rate, of_output = new_tile(1, x), new_tile(1, x), new_tile(outputs, x)
+    of_path, staying = new_tile((unfolds + 1) * count, x), new_tile(count, x)
     step_sums, sums = new_tile(NEURON_SUMS * count, x), new_tile(block_sums.shape[1], x)
-    inner_at = NEURON_SUMS * count
-    sensory_at = inner_at + SYNAPSE_SUMS * inner.source.size
-    output_at = sensory_at + SYNAPSE_SUMS * sensory.source.size
-    neurons = weights.neurons
+    of_inner = sums[NEURON_SUMS * count * LANES :]
+    of_sensory = of_inner[SYNAPSE_SUMS * inner.source.size * LANES :]
+    of_outputs = of_sensory[SYNAPSE_SUMS * sensory.source.size * LANES :]
+    end = unfolds * count
     for block in range(first, last):
-        sums[:] = 0
-        after = (block + 1) * (steps * (unfolds + 1) + 1) * count - count
-        solved = (block + 1) * steps * unfolds * count
-        read_step(of_final, block * LANES, 0, now)
+        row, sums[:] = block * LANES, 0
+        read_step(of_final, row, 0, of_path)
         for step in range(steps - 1, -1, -1):
-            rate = _read_rate(rates, block * LANES, step, rate_tile)
+            now = path[block * block_size + step * step_size :]
+            solved = reciprocals[(block * steps + step) * solved_size :]
+            rate = _read_rate(rates, row, step, rate_tile)
             pace = where_positive(rate, rate, 1)
-            read_step(of_y, block * LANES, step, output_tile)
+            read_step(of_y, row, step, of_output)
             for i in range(outputs):
-                gradient = load(output_tile, i)
-                _add(sums, output_at + OUTPUT_SUMS * i, gradient * load(path, after + i))
-                _add(sums, output_at + OUTPUT_SUMS * i + 1, gradient)
-                _add(now, i, weights.output[0, i] * gradient)
+                gradient = load(of_output, i)
+                _add(of_outputs, OUTPUT_SUMS * i, gradient * load(now, end + count + i))
+                _add(of_outputs, OUTPUT_SUMS * i + 1, gradient)
+                _add(of_path, i, weights.output[0, i] * gradient)
             for i in range(count):
-                gradient = load(now, i)
-                store(now, i, where_positive(rate, gradient, 0))
+                gradient = load(of_path, i)
+                store(of_path, end + i, where_positive(rate, gradient, 0))
                 store(staying, i, where_positive(rate, 0, gradient))
-            step_sums[:] = 0
-            after -= count
-            for _ in range(unfolds):
-                before = after - count
-                solved -= count
-                earlier[:] = 0
-                for i in range(count):
-                    of_numerator = load(now, i) * load(reciprocals, solved + i)
-                    of_denominator = -of_numerator * load(path, after + i)
-                    _add(step_sums, NEURON_SUMS * i, of_numerator)
-                    _add(step_sums, NEURON_SUMS * i + 1, of_denominator)
-                    _add(step_sums, NEURON_SUMS * i + 2, of_numerator * load(path, before + i) + of_denominator)
-                    _add(earlier, i, of_numerator * (neurons[CAPACITANCE, i] * pace))
-                    for e in range(inner.start[i], inner.start[i + 1]):
-                        source, at = inner.source[e], inner_at + SYNAPSE_SUMS * e
-                        potential = load(path, before + source)
-                        _add(
-                            earlier,
-                            source,
-                            _synapse_back(potential, of_numerator, of_denominator, weights.inner, e, sums, at),
-                        )
-                now, earlier = earlier, now
-                after = before
-            read_step(x, block * LANES, step, tile)
-            input_tile[:] = 0
-            rate_tile[:] = 0
+            _solve_back(pace, weights.neurons, weights.inner, inner, unfolds, now, solved, of_path, step_sums, of_inner)
+            of_rate[:] = 0
             for i in range(count):
-                _add(now, i, load(staying, i))
-                of_numerator, of_denominator = load(step_sums, NEURON_SUMS * i), load(step_sums, NEURON_SUMS * i + 1)
+                _add(of_path, i, load(staying, i))
                 of_capacity = load(step_sums, NEURON_SUMS * i + 2)
-                _add(sums, NEURON_SUMS * i, of_numerator)
-                _add(sums, NEURON_SUMS * i + 1, of_denominator)
+                _add(of_rate, 0, of_capacity * weights.neurons[CAPACITANCE, i])
+                _add(sums, NEURON_SUMS * i, load(step_sums, NEURON_SUMS * i))
+                _add(sums, NEURON_SUMS * i + 1, load(step_sums, NEURON_SUMS * i + 1))
                 _add(sums, NEURON_SUMS * i + 2, of_capacity * pace)
-                _add(rate_tile, 0, of_capacity * neurons[CAPACITANCE, i])
-                for e in range(sensory.start[i], sensory.start[i + 1]):
-                    source, at = sensory.source[e], sensory_at + SYNAPSE_SUMS * e
-                    potential = load(tile, source)
-                    _add(
-                        input_tile,
-                        source,
-                        _synapse_back(potential, of_numerator, of_denominator, weights.sensory, e, sums, at),
-                    )
+            read_step(x, row, step, tile)
+            _drive_back(tile, weights.sensory, sensory, step_sums, of_tile, of_sensory)
             if of_x.size:
-                write_step(input_tile, of_x, block * LANES, step)
+                write_step(of_tile, of_x, row, step)
             if of_rates.size:
-                write_step(rate_tile, of_rates, block * LANES, step)
-        write_step(now, of_state, block * LANES, 0)
+                write_step(of_rate, of_rates, row, step)
+        write_step(of_path, of_state, row, 0)
         for k in range(block_sums.shape[1]):
             block_sums[block, k] = total(load(sums, k))
 

@@ -46,6 +46,20 @@ class _LanesModel(models.PrimitiveModel):
         super().__init__(manager, kind, ir.VectorType(manager[kind.dtype].get_value_type(), LANES))
 
 
+@intrinsic
+def keep_apart(typing_context):
+    """Makes the function that calls it a function of its own in machine code, not part of its caller.
+
+    LLVM keeps a loop's constants in registers only if the function around it is small.
+    """
+
+    def generate(context, builder, sig, args):
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
 # Arithmetic
 
 

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from liquid_control.kernels import kernel_device
-
-if TYPE_CHECKING:  # nn is the room above: it calls in here
-    from liquid_control.nn.layer import LiquidLayer
 
 Tick = Callable[..., Any]
 """``tick(x, elapsed, state, y, *arrays)``: from x (C,) and elapsed ≥ 0 it changes state (S,) and writes y (O,).
 
 A tick of a layer that time drives leaves the state as it is where elapsed is zero.
 """
+
+
+class Layer(Protocol):
+    """What a step needs of a `liquid_control.nn.LiquidLayer`."""
+
+    input_size: int
+    output_size: int
+
+    def initial_state(self, batch: int) -> Tensor:
+        """The state (batch, S) before the first step."""
+
+    def step(self, x: Tensor, state: Tensor, elapsed: float) -> tuple[Tensor, Tensor]:
+        """One step in torch."""
+
+    def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]] | None:
+        """The layer's tick and its arrays, if it has a kernel."""
 
 
 class CompiledStep:
@@ -82,13 +95,12 @@ class CompiledStep:
         return x
 
 
-def compile_step(layer: LiquidLayer) -> CompiledStep:
-    """The layer as a :class:`CompiledStep`, by its kernel if it has one, else by :meth:`LiquidLayer.step`.
+def compile_step(layer: Layer) -> CompiledStep:
+    """A layer of the caller's own, on the CPU and without gradients, by its kernel if it has one, else by torch.
 
     Raises:
         TypeError: if the parameters are neither float32 nor float64.
     """
-    layer = copy.deepcopy(layer).cpu().requires_grad_(False).eval()
     initial_state = layer.initial_state(1)[0].clone()
     if initial_state.dtype not in (torch.float32, torch.float64):
         raise TypeError(
@@ -99,7 +111,7 @@ def compile_step(layer: LiquidLayer) -> CompiledStep:
     return CompiledStep(tick, arrays, initial_state.numpy(), (layer.input_size, layer.output_size))
 
 
-def _torch_tick(layer: LiquidLayer) -> Tick:
+def _torch_tick(layer: Layer) -> Tick:
     def tick(x: np.ndarray, elapsed: float, state: np.ndarray, y: np.ndarray) -> None:
         with torch.no_grad():
             outputs, after = layer.step(torch.from_numpy(x)[None], torch.from_numpy(state)[None], elapsed)

@@ -242,7 +242,11 @@ class CfC(LiquidLayer):
         if x.dtype not in (torch.float32, torch.float64):
             use_reference(f"the CfC kernels compute in float32 or float64, not in {x.dtype}")
             return None
-        if self.backbone_layers:
+        if self.backbone_layers > 1:
+            use_reference(f"the CfC kernels take one backbone layer, not {self.backbone_layers}")
+            return None
+        if self.backbone_layers and self.backbone_dropout and self.training:
+            use_reference("the CfC kernels have no backbone dropout")
             return None
         from liquid_control.kernels import cfc  # Numba is optional
 
@@ -270,11 +274,13 @@ class CfC(LiquidLayer):
             [self._masked(head) for head in range(1 if self.mode == "pure" else 4)],
             MODES.index(self.mode),
             self.motor.stop - self.motor.start,
+            self.backbone_units if self.backbone_layers else 0,
+            list(ACTIVATIONS).index(self.activation),
         )
 
     def _head_parameters(self) -> list[Tensor]:
-        """In the kernels' order: group after group weight and bias of each head; in mode "pure" also w_τ and A."""
-        parameters = []
+        """In the kernels' order: the backbone; of each group weight and bias of each head; in mode "pure" w_τ and A."""
+        parameters = [values for hidden in self._backbone() for values in (hidden.weight, hidden.bias)]
         for cell, heads in self._heads:
             for linear in heads:
                 parameters += [linear.weight, linear.bias]
@@ -346,7 +352,8 @@ class CfC(LiquidLayer):
         return (self.group <= tick) & (self.group > tick - steps)
 
     def _backbone(self) -> list[nn.Linear]:
-        return cast(list[nn.Linear], list(cast(nn.ModuleDict, self.cells[0].backbone).children()))
+        backbone = self.cells[0].backbone
+        return [] if backbone is None else cast(list[nn.Linear], list(backbone.children()))
 
     def _hidden(self, z: Tensor) -> Tensor:
         z = ACTIVATIONS[self.activation](z)

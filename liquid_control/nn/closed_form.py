@@ -12,8 +12,9 @@ since both are A + (x₀ - A) e^{-w_τ t} times something between 0 and 1. f(-I)
 :func:`theorem_1` is this form and :func:`theorem_1_bound` its bound. Algorithm 1 adds the form up over a neuron's
 synapses.
 
-**The form used here.** A neuron of a circuit has many synapses with reversal potentials E_ji that disagree, and a leak
-of its own; a sum over the paper's form has no longer the neuron's equilibrium. But the membrane equation
+**The form used here.** A neuron of a circuit has many synapses whose reversal potentials E_ji disagree, and a leak of
+its own. The paper's sum tends to Σ_j E_ji there, whatever the openings, and not to the neuron's equilibrium. But the
+membrane equation
 
     cm_i dv_i/dt = d_i - γ_i v_i,      d_i = g_i v_leak,i + Σ_j w_ji s_ji E_ji,      γ_i = g_i + Σ_j w_ji s_ji
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from liquid_control.kernels import kernel_device
+from liquid_control.kernels.step import Tick
 from liquid_control.nn.layer import Elapsed, LiquidLayer
 from liquid_control.nn.liquid_logits import LiquidLogits
 
@@ -88,6 +89,12 @@ class LAN(LiquidLayer):
         self.present = nn.Linear(input_size, units)
         self.motor = nn.Linear(units, motor) if motor else None
 
+    def step_kernel(self) -> tuple[Tick, tuple[Any, ...]]:
+        """See :class:`LiquidLayer`."""
+        from liquid_control.kernels import lan
+
+        return lan.tick, lan.step_arrays(self)
+
     def unpack(self, state: Tensor) -> dict[str, Tensor]:
         """Neurons and window.
 
@@ -109,8 +116,12 @@ class LAN(LiquidLayer):
         if isinstance(elapsed, float):
             elapsed = x.new_full((time, batch), elapsed)
         if advance is not None:
-            # Steps that count move to the front, so that windows don't reach over the others.
-            order = torch.argsort((~advance).to(torch.uint8), dim=0, stable=True)
+            # Steps that count move to the front, so that windows don't reach over the others. By scattering, since
+            # ONNX has no stable sort.
+            count = advance.cumsum(0)
+            place = torch.where(advance, count, count[-1] + (~advance).cumsum(0)) - 1
+            step = torch.arange(time, device=x.device)[:, None].expand_as(place)
+            order = torch.empty_like(place).scatter(0, place, step)
             x = x.gather(0, order[..., None].expand_as(x))
             elapsed = torch.where(advance, elapsed, 0).gather(0, order)
 
@@ -129,7 +140,6 @@ class LAN(LiquidLayer):
             keys, values, since, known = (part[-past:] for part in (keys, values, since, known))
         else:
             # A step that does not count shows the neurons as the last one that did left them.
-            count = advance.cumsum(0)
             neurons = torch.cat([state[None, :, : self.units + self.motor_count], neurons])
             neurons = neurons.gather(0, count[..., None].expand(-1, -1, neurons.shape[2]))
             recent = count[-1] + torch.arange(past, device=x.device)[:, None]

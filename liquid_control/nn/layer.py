@@ -5,6 +5,7 @@ Every layer of this package keeps it, so that a driver, a policy or an experimen
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -145,7 +146,7 @@ class LiquidLayer(nn.Module, ABC):
         Raises:
             TypeError: if the parameters are neither float32 nor float64.
         """
-        return compile_step(self)
+        return compile_step(copy.deepcopy(self).cpu().requires_grad_(False).eval())
 
     def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]] | None:
         """The kernel of :meth:`compile_step` and its arrays, copies of the weights; None where there is none."""

@@ -71,7 +71,7 @@ class LiquidLogits(nn.Module):
         mode: "exact", "euler" or "steady".
         hidden: width a head of the mlp gate, or d of the bilinear one; the affine gate has none.
         euler_steps: number of steps, n, of Euler.
-        delta_t: the Euler step Δt; None spreads the steps over the time t. If given, time does not matter.
+        delta_t: the Euler step Δt; None spreads the steps over the time t. If given, Euler's time is n Δt for all pairs.
         pseudo_time: "linear", "log" or "sigmoid".
         rate: a constant decay rate ω for all pairs; None lets tokens set it.
 
@@ -137,6 +137,11 @@ class LiquidLogits(nn.Module):
         """Whether the horizon of a pair matters to its logit."""
         return self.mode == "exact" or (self.mode == "euler" and self.delta_t is None)
 
+    @property
+    def fixed_time(self) -> float | None:
+        """The time of every pair where Euler's steps are given, else None."""
+        return None if self.mode != "euler" or self.delta_t is None else self.euler_steps * self.delta_t
+
     def query_features(self, tokens: Tensor) -> Tensor:
         """Tokens (..., C) -> features (..., H, F)."""
         return self.query(tokens).unflatten(-1, (self.heads, self.features))
@@ -195,8 +200,8 @@ class LiquidLogits(nn.Module):
 
     def counted(self, horizon: Tensor | float) -> Tensor | float:
         """What counts of a horizon, before scales and gates: its logarithm, or the fixed steps in its place."""
-        if self.delta_t is not None:
-            return self.euler_steps * self.delta_t
+        if self.fixed_time is not None:
+            return self.fixed_time
         if self.pseudo_time == "log":
             return torch.log1p(horizon) if isinstance(horizon, Tensor) else math.log1p(horizon)
         return horizon

@@ -17,11 +17,12 @@ from typing import Any, TypeAlias
 
 import ncps.wirings
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import liquid_control.nn.cfc as cfc
 import liquid_control.nn.ltc as ltc
 from liquid_control.nn.layer import LiquidLayer
+from liquid_control.nn.mixed_memory import MemoryCell, MixedMemory
 from liquid_control.nn.wiring import Circuit, Wiring
 
 __all__ = ["LTC", "CfC", "CfCCell", "LTCCell", "WiredCfCCell"]
@@ -30,35 +31,20 @@ Units: TypeAlias = int | Wiring | Circuit | ncps.wirings.Wiring
 State: TypeAlias = Tensor | tuple[Tensor, Tensor]
 
 
-class LSTMCell(nn.Module):
-    """The memory of ``mixed_memory=True``, with a forget bias of 1, by ncps's names."""
-
-    def __init__(self, input_size: int, hidden_size: int):
-        super().__init__()
-        self.input_map = nn.Linear(input_size, 4 * hidden_size)
-        self.recurrent_map = nn.Linear(hidden_size, 4 * hidden_size, bias=False)
-        nn.init.xavier_uniform_(self.input_map.weight)
-        nn.init.uniform_(self.input_map.bias, -0.1, 0.1)
-        nn.init.orthogonal_(self.recurrent_map.weight)
-
-    def forward(self, x: Tensor, states: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Input x (B, C) and (h, c), each (B, H) -> (h, c)."""
-        h, c = states
-        candidate, write, keep, read = (self.input_map(x) + self.recurrent_map(h)).chunk(4, 1)
-        c = c * torch.sigmoid(keep + 1) + torch.tanh(candidate) * torch.sigmoid(write)
-        return torch.tanh(c) * torch.sigmoid(read), c
-
-
 class _Sequences(LiquidLayer):
     """ncps's way of calling a layer: order of axes, sequences without a batch, timespans, hx, mixed memory."""
 
     return_sequences: bool
     batch_first: bool
-    lstm: LSTMCell | None
+    _memory: Any
+    lstm: MemoryCell | None
 
     def _call_as(self, return_sequences: bool, batch_first: bool, mixed_memory: bool) -> None:
         self.return_sequences, self.batch_first = return_sequences, batch_first
-        self.lstm = LSTMCell(self.input_size, self.state_size) if mixed_memory else None
+        memory = MixedMemory(self) if mixed_memory else None
+        self.lstm = None if memory is None else memory.lstm
+        # Not registered as a module: it holds this layer, and among ncps's names there is only its lstm.
+        object.__setattr__(self, "_memory", memory)
 
     def forward(  # type: ignore[override]
         self, input: Tensor, hx: State | None = None, timespans: Tensor | None = None
@@ -87,7 +73,8 @@ class _Sequences(LiquidLayer):
         if c is None:
             y, h = super().forward(x, h, elapsed)
         else:
-            y, h, c = self._with_memory(x, h, c, elapsed)
+            y, state = self._memory(x, torch.cat([h, c], 1), elapsed)
+            h, c = state.chunk(2, 1)
         y = y.movedim(0, across) if self.return_sequences else y[:, -1]
         if not batched:
             y, h, c = y.squeeze(across if self.return_sequences else 0), h[0], None if c is None else c[0]
@@ -114,16 +101,6 @@ class _Sequences(LiquidLayer):
             raise ValueError(
                 f"timespans have shape {tuple(timespans.shape)}, expected {tuple(input.shape[:2])}."
             ) from None
-
-    def _with_memory(self, x: Tensor, h: Tensor, c: Tensor, elapsed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The LSTM writes h and c, then the cell moves h through the elapsed time (Lechner & Hasani 2020)."""
-        assert self.lstm is not None
-        outputs = [x.new_zeros(len(x), 0, self.output_size)]
-        for step in range(x.shape[1]):
-            h, c = self.lstm(x[:, step], (h, c))
-            y, h = self.step(x[:, step], h, None if elapsed is None else elapsed[:, step])
-            outputs.append(y[:, None])
-        return torch.cat(outputs, 1), h, c
 
 
 class CfC(_Sequences, cfc.CfC):

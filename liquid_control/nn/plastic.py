@@ -276,7 +276,7 @@ class PlasticCfC(LiquidLayer):
 
     def _matrices(self, values: Tensor, shape: torch.Size) -> Tensor:
         """From a value for each synapse (B, synapses) to (B, N, sources), zero where there is no synapse."""
-        return values.new_zeros(len(values), shape.numel()).index_copy(1, self.place, values).unflatten(1, shape)
+        return values.new_zeros(values.shape[0], shape.numel()).index_copy(1, self.place, values).unflatten(1, shape)
 
     @property
     def _sizes(self) -> list[int]:

@@ -12,7 +12,7 @@ import torch
 
 from agents.rollout import FAST, VALIDATION_SEEDS
 from liquid_control.export import export_onnx, main
-from policies.driver import load_driver
+from policies.driver import Driver, DriverConfig, load_driver
 from policies.view import build_view
 
 CHECKPOINTS = Path(__file__).parents[2] / "checkpoints/CarRacing-v3"
@@ -93,18 +93,22 @@ def test_the_metadata_tell_what_the_driver_sees_and_steers(shipped):
     assert found["weights"] == config["sha256"]
 
 
-@pytest.mark.parametrize("policy", ["lstm"])
+@pytest.mark.parametrize("policy", ["lan", "plastic", "lstm"])
 @torch.no_grad()
-def test_a_core_that_no_time_drives_is_exported_too(policy):
-    driver = load_driver(CHECKPOINTS / policy)
-    exported = OnnxDriver(session_of(export_onnx(driver)))
-    env = gymnasium.make(FAST)
-    observation, _ = env.reset(seed=VALIDATION_SEEDS)
-    for _ in range(10):
-        action = driver.act(observation)
-        np.testing.assert_allclose(exported.act(observation), action, rtol=0, atol=1e-5)
-        observation, *_ = env.step(action)
-    env.close()
+def test_other_cores_carry_their_states_through_the_model(policy):
+    torch.manual_seed(0)
+    driver = Driver(DriverConfig(policy=policy)).eval()
+    session = session_of(export_onnx(driver))
+    state = driver.core.initial_state(3)
+    carried = state.numpy()
+    for elapsed in ([1.0, 1.0, 1.0], [0.0, 0.5, 4.0], [1.0, 0.0, 1.0]):
+        image = torch.randint(0, 256, (3, *driver.view.image_shape), dtype=torch.uint8)
+        gauges, elapsed = torch.randn(3, len(driver.view.gauges)), torch.tensor(elapsed)
+        controls, state = driver.tick(image, gauges, state, elapsed)
+        given = {"image": image.numpy(), "gauges": gauges.numpy(), "state": carried, "elapsed": elapsed.numpy()}
+        found, carried = session.run(None, given)
+        np.testing.assert_allclose(found, controls.numpy(), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(carried, state.numpy(), rtol=0, atol=1e-5)
 
 
 def test_the_command_writes_the_model_and_says_its_names(checkpoint, command, tmp_path):

@@ -5,7 +5,6 @@ import multiprocessing
 
 import numpy as np
 import pytest
-import torch
 from numba import njit
 
 from liquid_control.kernels.batch import ALIGNMENT, SERIAL_WORK, Buffer, block_count, over_blocks, read_step, write_step
@@ -22,13 +21,6 @@ def marks_of(blocks):
     marks = np.zeros(blocks, np.int64)
     over_blocks(mark, blocks, SERIAL_WORK + 1, marks)
     return marks.tolist()
-
-
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("batch", [1, 16, 21])

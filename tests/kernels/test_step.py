@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from liquid_control.nn import GRU, LSTM, LTC, MLP, CfC, Wiring
+from liquid_control.nn import GRU, LAN, LSTM, LTC, MLP, CfC, Wiring
 
 INPUTS = 5
 NCP = Wiring.ncp(4, 3, 2, sensory_fanout=2, inter_fanout=2, recurrent_command_synapses=3, motor_fanin=2)
@@ -18,6 +18,10 @@ CASES = {
     "ltc-no-mapping": lambda: LTC(INPUTS, NCP, input_mapping=None, output_mapping="linear"),
     "cfc-ncp": lambda: CfC(INPUTS, NCP),
     "cfc-dense": lambda: CfC(INPUTS, 4, backbone_units=6),
+    "lan-mlp": lambda: LAN(INPUTS, 4, 2, window=18, hidden=3),
+    "lan-affine-sigmoid": lambda: LAN(INPUTS, 6, heads=3, window=4, gate="affine", pseudo_time="sigmoid"),
+    "lan-bilinear-log": lambda: LAN(INPUTS, 4, 2, heads=1, window=3, gate="bilinear", pseudo_time="log"),
+    "lan-euler": lambda: LAN(INPUTS, 4, 2, window=3, mode="euler", delta_t=0.2),
     "lstm": lambda: LSTM(INPUTS, 4),
     "gru": lambda: GRU(INPUTS, 4, output_size=2),
     "mlp": lambda: MLP(INPUTS, 6, frames=3, output_size=2),

@@ -51,12 +51,13 @@ CASES = {
     "ltc-closed-form-full": lambda: ClosedFormLTC(INPUTS, 4, input_mapping=None, implicit_param_constraints=False),
     "leaky-full": lambda: Leaky(INPUTS, 4, integration="explicit", adaptive=False, learn_initial_state=True),
     "leaky-ncp": lambda: Leaky(INPUTS, NCP, ode_unfolds=2),
-    "plastic-hebb": lambda: PlasticCfC(INPUTS, NCP, learn_initial_state=True),
-    "plastic-oja-unmodulated": lambda: PlasticCfC(INPUTS, NCP, rule="oja", modulated=False),
-    "plastic-delta-inputs": lambda: PlasticCfC(INPUTS, NCP, rule="delta", plastic_inputs=True, ncps_compat=False),
+    "plastic-delta": lambda: PlasticCfC(INPUTS, NCP, rule="delta", learn_initial_state=True),
+    "plastic-oja-inputs": lambda: PlasticCfC(
+        INPUTS, NCP, rule="oja", modulated=False, plastic_inputs=True, ncps_compat=False
+    ),
     "plastic-retroactive": lambda: PlasticCfC(INPUTS, NCP, retroactive=True),
-    "mixed-memory-cfc": lambda: MixedMemory(CfC(INPUTS, NCP, 3, learn_initial_state=True)),
-    "mixed-memory-ltc": lambda: MixedMemory(LTC(INPUTS, 3, ode_unfolds=2)),
+    "mixed-memory-cfc": lambda: MixedMemory(CfC(INPUTS, 4, 3, backbone_units=6, learn_initial_state=True)),
+    "mixed-memory-ltc": lambda: MixedMemory(LTC(INPUTS, NCP, ode_unfolds=1)),
     "stack": lambda: Stack([Leaky(INPUTS, 4), CfC(4, 3, backbone_units=5, learn_initial_state=True)]),
     "lan-mlp": lambda: LAN(INPUTS, 4, 2, window=3, hidden=3),
     "lan-affine-sigmoid": lambda: LAN(INPUTS, 4, window=4, gate="affine", pseudo_time="sigmoid"),

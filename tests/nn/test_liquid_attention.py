@@ -85,12 +85,15 @@ def test_the_error_falls_exponentially_with_the_rate(gate):
     close(error, (start - steady) * torch.exp(-rate * 1.7 * scale))
 
 
-def test_euler_converges_to_the_exact_solution_at_first_order():
-    rate = torch.linspace(0.05, 3, 40, dtype=DOUBLE)
-    steps = [8, 16, 32, 64, 128, 256]
-    exact = progress(rate, 2.0, "exact", 0)
-    errors = [(progress(rate, 2.0, "euler", n) - exact).abs().mean().item() for n in steps]
-    slope = np.polyfit(np.log([2.0 / n for n in steps]), np.log(errors), 1)[0]
+@pytest.mark.parametrize("gate", GATES)
+def test_euler_converges_to_the_exact_solution_at_first_order(gate):
+    x, counts = tokens(), [8, 16, 32, 64, 128, 256]
+    exact = attention(gate=gate).pair_logits(x, horizon=2.0)
+    errors = [
+        (attention(gate=gate, mode="euler", euler_steps=n).pair_logits(x, horizon=2.0) - exact).abs().mean().item()
+        for n in counts
+    ]
+    slope = np.polyfit(np.log([2.0 / n for n in counts]), np.log(errors), 1)[0]
     assert slope == pytest.approx(1, abs=0.05)
 
 
@@ -190,6 +193,11 @@ def test_time_does_not_matter_to_steady_logits_and_to_fixed_euler_steps():
     for options in ({"mode": "steady"}, {"mode": "euler", "delta_t": 0.3}):
         module, x = attention(**options), tokens()
         close(module(x, horizon=0.1), module(x, horizon=9.0))
+
+
+def test_the_euler_step_does_not_matter_to_exact_logits():
+    x = tokens()
+    close(attention(delta_t=0.5)(x, horizon=0.7), attention()(x, horizon=0.7))
 
 
 # Masks
@@ -377,3 +385,21 @@ def test_what_does_not_fit_is_refused(given, message):
 def test_a_mask_of_numbers_is_refused():
     with pytest.raises(TypeError, match=r"mask has dtype torch.float64, expected torch.bool"):
         attention()(tokens(), mask=torch.zeros(TOKENS, TOKENS, dtype=DOUBLE))
+
+
+# Tools
+
+
+def test_torch_compile_and_export_give_the_same_numbers():
+    module, x, given = attention(chunk=4), tokens(), {"times": times(), "causal": True}
+    expected = module(x, **given)
+    torch._dynamo.reset()
+    close(torch.compile(module, backend="aot_eager")(x, **given), expected)
+    module.requires_grad_(False)
+    close(torch.export.export(module, (x,), given).module()(x, **given), expected)
+
+
+def test_the_transforms_of_torch_func_work():
+    module, x = attention(), tokens().requires_grad_()
+    (expected,) = torch.autograd.grad(module(x, causal=True).square().sum(), x)
+    close(torch.func.grad(lambda x: module(x, causal=True).square().sum())(x.detach()), expected)

@@ -7,6 +7,7 @@ import ncps.torch
 import ncps.wirings
 import pytest
 import torch
+from torch.func import functional_call
 
 import liquid_control.nn.ncps_api as ours
 
@@ -137,3 +138,17 @@ def test_what_does_not_fit_is_refused():
 def test_the_memory_counts_among_the_parameters():
     without, mixed = ours.LTC(8, 4), ours.LTC(8, 4, mixed_memory=True)
     assert mixed.parameter_count() - without.parameter_count() == 4 * 4 * (8 + 4 + 1)
+
+
+def test_a_copy_of_a_layer_with_memory_is_its_own_and_takes_weights_from_outside():
+    torch.manual_seed(0)
+    layer = ours.LTC(INPUTS, NCP, mixed_memory=True)
+    x = torch.randn(2, 3, INPUTS)
+    before = layer(x)[0]
+    doubled = {name: 2 * parameter for name, parameter in layer.named_parameters()}
+    twin = copy.deepcopy(layer)
+    twin.load_state_dict(doubled, strict=False)
+    assert torch.equal(layer(x)[0], before)
+    expected = twin(x)[0]
+    assert not torch.allclose(expected, before)
+    torch.testing.assert_close(functional_call(layer, doubled, (x,))[0], expected)

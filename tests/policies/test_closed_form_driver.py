@@ -17,12 +17,12 @@ SEED = VALIDATION_SEEDS + 700
 
 @pytest.fixture(scope="module")
 def senses():
-    """What the core of the LTC driver is given on the first 150 steps of a lap, (1, 150, C)."""
+    """What the core of the LTC driver is given on the first 100 steps of a lap, (1, 100, C)."""
     driver = load_driver(CHECKPOINT)
     env = gymnasium.make(FAST)
     observation, _ = env.reset(seed=SEED)
     views = []
-    for _ in range(150):
+    for _ in range(100):
         views.append(driver.view(observation))
         observation, *_ = env.step(driver.act(observation))
     env.close()

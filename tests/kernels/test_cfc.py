@@ -1,0 +1,244 @@
+"""The CfC kernels beside the reference form: values, every gradient, states; and what is left to the reference form."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch.func import functional_call
+
+from liquid_control import kernels
+from liquid_control.nn import CfC, Wiring
+
+INPUTS, STEPS = 5, 4
+NCP = Wiring.ncp(4, 3, 2, sensory_fanout=2, inter_fanout=2, recurrent_command_synapses=3, motor_fanin=2)
+CASES = {
+    "ncp": lambda: CfC(INPUTS, NCP),
+    "ncp-no_gate": lambda: CfC(INPUTS, NCP, mode="no_gate"),
+    "ncp-pure": lambda: CfC(INPUTS, NCP, 3, mode="pure"),
+    "ncp-all-masked": lambda: CfC(INPUTS, NCP, 3, ncps_compat=False),
+    "dense": lambda: CfC(INPUTS, 7, backbone_layers=0),
+    "dense-pure": lambda: CfC(INPUTS, 7, mode="pure", backbone_layers=0),
+    "backbone": lambda: CfC(INPUTS, 7, 3, backbone_units=9),
+    "backbone-no_gate": lambda: CfC(INPUTS, 7, mode="no_gate", backbone_units=9, activation="silu"),
+    "backbone-pure": lambda: CfC(INPUTS, 7, mode="pure", backbone_units=9, activation="gelu"),
+    "backbone-relu": lambda: CfC(INPUTS, 7, backbone_units=9, activation="relu"),
+    "backbone-tanh": lambda: CfC(INPUTS, 7, backbone_units=9, activation="tanh"),
+}
+TIMES = {
+    "one-unit": lambda batch: {},
+    "constant": lambda batch: {"elapsed": 0.7},
+    "constant-masked": lambda batch: {"elapsed": 1.3, "mask": torch.rand(batch, STEPS) > 0.3},
+    "varying": lambda batch: {"elapsed": some_zeros(batch)},
+    "varying-masked": lambda batch: {"elapsed": some_zeros(batch), "mask": torch.rand(batch, STEPS) > 0.3},
+}
+
+
+def some_zeros(batch):
+    return 2 * torch.rand(batch, STEPS, dtype=torch.float64) * (torch.rand(batch, STEPS) > 0.2)
+
+
+def build(case, dtype=torch.float64):
+    torch.manual_seed(1)
+    return CASES[case]().to(dtype)
+
+
+def given(layer, batch=3, steps=STEPS):
+    torch.manual_seed(2)
+    dtype = next(layer.parameters()).dtype
+    return {
+        "x": torch.randn(batch, steps, INPUTS, dtype=dtype),
+        "state": torch.randn(batch, layer.state_size, dtype=dtype),
+    }
+
+
+def outcome(layer, arguments):
+    """Outputs, final state, and the gradients of all parameters and of all arguments that have one."""
+    leaves = {
+        name: value.clone().requires_grad_()
+        for name, value in arguments.items()
+        if isinstance(value, torch.Tensor) and value.is_floating_point()
+    }
+    parameters = dict(layer.named_parameters())
+    y, state = layer(**arguments | leaves)
+    gradients = torch.autograd.grad(y.square().sum() + state.sin().sum(), [*leaves.values(), *parameters.values()])
+    return {"y": y, "final": state} | dict(zip([*leaves, *parameters], gradients, strict=True))
+
+
+def compare(found, expected, **tolerance):
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], **tolerance, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.fixture(autouse=True)
+def no_fallback(monkeypatch):
+    """A layer that silently took the reference form would equal it."""
+
+    def refuse(self, *arguments):
+        assert kernels.kernel_device(arguments[0]) is None, "the reference form runs"
+        return integrate(self, *arguments)
+
+    integrate = CfC.integrate
+    monkeypatch.setattr(CfC, "integrate", refuse)
+    return integrate
+
+
+# Equal to the reference form
+
+
+@pytest.mark.parametrize("times", TIMES)
+@pytest.mark.parametrize("case", CASES)
+def test_kernels_equal_the_reference_form(reference, case, times):
+    layer = build(case)
+    arguments = given(layer) | TIMES[times](3)
+    compare(outcome(layer, arguments), reference(outcome, layer, arguments), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("batch", [1, 16, 37])
+@pytest.mark.parametrize("steps", [1, STEPS])
+def test_kernels_equal_the_reference_form_for_any_size(reference, batch, steps):
+    layer = build("ncp")
+    arguments = given(layer, batch, steps)
+    compare(outcome(layer, arguments), reference(outcome, layer, arguments), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", ["ncp", "ncp-pure", "backbone"])
+def test_single_precision_is_as_close_as_its_rounding(reference, case):
+    layer = build(case, torch.float32)
+    arguments = given(layer) | {"elapsed": some_zeros(3).float()}
+    compare(outcome(layer, arguments), reference(outcome, layer, arguments), rtol=2e-5, atol=2e-5)
+
+
+def test_weights_have_the_same_gradients_if_inputs_have_none():
+    for case in ("ncp", "backbone"):
+        layer = build(case)
+        arguments = given(layer)
+        expected = outcome(layer, arguments)
+        layer(**arguments)[0].square().sum().backward()
+        y, _ = layer(arguments["x"].requires_grad_(), arguments["state"])
+        wanted = torch.autograd.grad(y.square().sum(), list(layer.parameters()))
+        assert expected["x"].abs().sum() > 0
+        for parameter, gradient in zip(layer.parameters(), wanted, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_outputs_are_the_same_to_the_bit_without_gradients():
+    layer = build("ncp")
+    arguments = given(layer) | {"elapsed": some_zeros(3)}
+    y, final = layer(**arguments)
+    with torch.no_grad():
+        plain, plain_final = layer(**arguments)
+    assert torch.equal(y, plain) and torch.equal(final, plain_final)
+    assert y.requires_grad and not plain.requires_grad
+
+
+# Memory, threads and copies
+
+
+def test_a_retained_graph_gives_its_gradients_twice():
+    layer = build("ncp")
+    y, _ = layer(**given(layer))
+    first, second = (torch.autograd.grad(y.sum(), list(layer.parameters()), retain_graph=True) for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_layers_in_flight_do_not_disturb_each_other():
+    layers = [build("ncp"), build("backbone"), build("ncp")]
+    alone = [outcome(layer, given(layer)) for layer in layers]
+    passes = [layer(**given(layer)) for layer in layers]
+    for layer, (y, state), expected in zip(layers, passes, alone, strict=True):
+        gradients = torch.autograd.grad(y.square().sum() + state.sin().sum(), list(layer.parameters()))
+        for (name, _), gradient in zip(layer.named_parameters(), gradients, strict=True):
+            assert torch.equal(gradient, expected[name]), name
+
+
+def test_threads_do_not_change_a_bit(threads):
+    torch.manual_seed(3)
+    layer = CfC(INPUTS, Wiring.auto(19, 3))
+    arguments = {"x": torch.randn(70, 64, INPUTS), "elapsed": torch.rand(70, 64)}
+    threads(1)
+    alone = outcome(layer, arguments)
+    threads(2)
+    together = outcome(layer, arguments)
+    for name, value in alone.items():
+        assert torch.equal(value, together[name]), name
+
+
+def test_a_copy_made_after_a_pass_has_its_own_weights():
+    layer = build("ncp")
+    arguments = given(layer)
+    before = layer(**arguments)[0]
+    twin = copy.deepcopy(layer)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.mul_(1.5)
+    assert torch.equal(layer(**arguments)[0], before)
+    y = functional_call(layer, dict(twin.named_parameters()), (), arguments)[0]
+    assert torch.equal(twin(**arguments)[0], y) and not torch.equal(y, before)
+
+
+def test_elapsed_times_changed_before_the_backward_pass_are_noticed():
+    layer = build("ncp")
+    elapsed = torch.ones(3, STEPS, dtype=torch.float64)
+    y, _ = layer(**given(layer), elapsed=elapsed)
+    elapsed.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_second_derivatives_are_refused_with_the_way_out():
+    layer = build("ncp")
+    y, _ = layer(**given(layer))
+    with pytest.raises(RuntimeError, match="LIQUID_CONTROL_KERNELS=reference"):
+        torch.autograd.grad(y.sum(), list(layer.parameters()), create_graph=True)
+
+
+# What is left to the reference form
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype", "reason"),
+    [
+        ({"backbone_layers": 2}, torch.float32, "one backbone layer, not 2"),
+        ({"backbone_dropout": 0.1}, torch.float32, "no backbone dropout"),
+        ({}, torch.float16, "float32 or float64, not in torch.float16"),
+    ],
+)
+def test_the_reference_form_says_why_it_runs(monkeypatch, no_fallback, options, dtype, reason):
+    monkeypatch.setattr(kernels, "_said", set())
+    monkeypatch.setattr(CfC, "integrate", no_fallback)
+    layer = CfC(INPUTS, 4, **options).to(dtype)
+    with pytest.warns(kernels.ReferenceFormWarning, match=reason):
+        layer(torch.randn(2, STEPS, INPUTS, dtype=dtype))
+
+
+def test_dropout_does_not_keep_the_kernels_from_evaluation():
+    layer = CfC(INPUTS, 4, backbone_dropout=0.1).eval()
+    assert layer(torch.randn(2, STEPS, INPUTS))[0].isfinite().all()
+
+
+# Single steps
+
+
+@pytest.mark.parametrize(
+    "case", ["ncp", "ncp-no_gate", "ncp-pure", "ncp-all-masked", "dense", "dense-pure", "backbone"]
+)
+def test_compiled_steps_equal_the_whole_sequence(case):
+    layer = build(case)
+    x, elapsed = given(layer, 1, 6)["x"], torch.tensor([1.0, 0.3, 0.0, 2.0, 0.0, 0.7], dtype=torch.float64)
+    y, final = layer(x, elapsed=elapsed)
+    step = layer.compile_step()
+    found = np.stack([step(x[0, k].numpy(), elapsed[k].item()) for k in range(6)])
+    np.testing.assert_allclose(found, y[0].detach(), rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(step.state, final[0].detach(), rtol=1e-11, atol=1e-12)
+
+
+def test_a_compiled_step_takes_layers_wider_than_sixteen_neurons():
+    torch.manual_seed(4)
+    layer = CfC(INPUTS, 40, 2, backbone_layers=0)
+    x = torch.randn(1, 3, INPUTS)
+    step = layer.compile_step()
+    found = np.stack([step(x[0, k].numpy()) for k in range(3)])
+    np.testing.assert_allclose(found, layer(x)[0][0].detach(), rtol=1e-5, atol=1e-6)
