@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from liquid_control.kernels import use_reference
 from liquid_control.kernels.cuda.activations import tanh
+from liquid_control.kernels.cuda.autograd import refuse_second_derivatives
 
 BLOCK = 32
 """Queries and keys of a tile of pairs."""
@@ -230,8 +231,8 @@ class _Attention(torch.autograd.Function):
         return attended
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivatives("liquid attention")
         u, w, values, head, pair, query_times, key_times, real, attended, total = ctx.saved_tensors
         batch, heads, queries, _ = u.shape
         keys, lanes = w.shape[2], ctx.options.LANES
