@@ -31,8 +31,8 @@ from liquid_control.kernels.cuda.autograd import refuse_second_derivatives
 
 BLOCK = 32
 """Queries and keys of a tile of pairs."""
-LARGEST_VALUE = 128
-"""Width of a head's values, and of its features, up to which a program keeps them in registers."""
+WIDEST = 128
+"""Lanes of a head's values and of its features: as many as fit the 99 KiB of shared memory of small GPUs."""
 MIN_RATE = tl.constexpr(1e-3)  # `liquid_control.nn.liquid_logits.MIN_RATE`
 # Three products of tensor-float32 parts: single precision at the speed of the matrix units.
 PRECISION = tl.constexpr("tf32x3")
@@ -99,8 +99,8 @@ def attend_window(
 def _unsupported(u: Tensor, values: Tensor) -> str | None:
     if u.dtype != torch.float32 or values.dtype != torch.float32:
         return f"is for float32, not {u.dtype}"
-    if max(u.shape[2], values.shape[3]) > LARGEST_VALUE:
-        return f"is for values and features of {LARGEST_VALUE} a head or fewer"
+    if u.shape[2] >= WIDEST or values.shape[3] > WIDEST:
+        return f"is for {WIDEST} values and {WIDEST - 1} features a head or fewer"
     return None
 
 

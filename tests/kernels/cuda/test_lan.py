@@ -171,15 +171,16 @@ def test_a_rate_near_its_minimum_keeps_its_digits(device):
     ("change", "reason"),
     [
         ({"dtype": torch.float64}, "float32, not torch.float64"),
+        ({"hidden": 128}, "127 features a head or fewer"),
         ({"mask": torch.ones(1, 1, TOKENS, TOKENS, dtype=torch.bool)}, "not a mask of pairs"),
         ({"horizon": torch.ones(1, TOKENS, TOKENS)}, "not a horizon of each pair"),
     ],
-    ids=["float64", "mask of pairs", "horizon of pairs"],
+    ids=["float64", "many features", "mask of pairs", "horizon of pairs"],
 )
 def test_what_no_kernel_covers_is_left_to_the_reference(device, change, reason):
     change = dict(change)
     dtype = change.pop("dtype", torch.float32)
-    attention = build().to(device, dtype)
+    attention = build(hidden=change.pop("hidden", 4)).to(device, dtype)
     u = torch.randn(BATCH, HEADS, attention.logits.features, TOKENS, dtype=dtype, device=device)
     values = torch.randn(BATCH, HEADS, TOKENS, SIZE // HEADS, dtype=dtype, device=device)
     with warnings.catch_warnings(record=True) as said:
