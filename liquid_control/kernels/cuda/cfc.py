@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from liquid_control.kernels import use_reference
 from liquid_control.kernels.cuda.activations import activation, tanh
+from liquid_control.kernels.cuda.autograd import is_recorded, refuse_second_derivatives
 
 ROWS = 16
 """Batch rows of a program: the least that a matrix unit takes."""
@@ -66,17 +67,19 @@ def integrate(
         bias = torch.cat([bias[:2], elapsed * bias[2:3] + bias[3:]])
     times = elapsed if isinstance(elapsed, Tensor) else x.new_full(x.shape[:2], elapsed) if pure else None
     w_tau, amplitude = layer._pure_parameters()
-    dynamics = (state, times, w_tau, amplitude, advance, layer.mode)
+    saving = is_recorded(x, state, times, *layer.parameters())
+    dynamics = (state, times, w_tau, amplitude, advance, layer.mode, saving)
     if layer.backbone_layers:
         (hidden,) = layer._backbone()
         drive = F.linear(x, hidden.weight[:, : layer.input_size], hidden.bias)
         recurrent = hidden.weight[:, layer.input_size :]
-        states = _Dense.apply(drive, recurrent, weight, bias, *dynamics, layer.activation)
+        with torch.cuda.device_of(x):
+            states = _Dense.apply(drive, recurrent, weight, bias, *dynamics, layer.activation)
     else:
         drive = F.linear(x, weight[..., : layer.input_size].flatten(0, 1), bias.flatten())
-        states = _Wired.apply(
-            drive, weight[..., layer.input_size :], *dynamics, layer.group, len(layer.group_sizes) - 1
-        )
+        recurrent, lag = weight[..., layer.input_size :], len(layer.group_sizes) - 1
+        with torch.cuda.device_of(x):
+            states = _Wired.apply(drive, recurrent, *dynamics, layer.group, lag)
     return layer.fc(states[..., layer.motor]), states[-1]
 
 
@@ -106,6 +109,7 @@ class _Wired(torch.autograd.Function):
         amplitude: Tensor | None,
         advance: Tensor | None,
         mode: str,
+        saving: bool,
         group: Tensor,
         lag: int,
     ) -> Tensor:
@@ -115,7 +119,6 @@ class _Wired(torch.autograd.Function):
         neurons = state.shape[1]
         group = group.int()
         states = drive.new_empty(steps, batch, neurons)
-        saving = any(ctx.needs_input_grad)
         heads = drive.new_empty((steps, batch, len(weight), neurons) if saving else 0)
         _wired_forward[(triton.cdiv(batch, ROWS),)](
             drive,
@@ -145,8 +148,8 @@ class _Wired(torch.autograd.Function):
         return states
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_states: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivatives("the CfC")
         weight, state, elapsed, w_tau, amplitude, advance, group, states, heads = ctx.saved_tensors
         steps, batch, neurons = states.shape
         grad_heads, grad_state = torch.empty_like(heads), torch.empty_like(state)
@@ -184,7 +187,7 @@ class _Wired(torch.autograd.Function):
             own.view_as(weight),
             grad_state,
             *_grad_dynamics(ctx.mode, heads, grad_heads, grad_new, elapsed, w_tau, amplitude),
-            *[None] * 4,
+            *[None] * 5,
         )
 
 
@@ -204,6 +207,7 @@ class _Dense(torch.autograd.Function):
         amplitude: Tensor | None,
         advance: Tensor | None,
         mode: str,
+        saving: bool,
         activation: str,
     ) -> Tensor:
         drive, recurrent, weight = drive.contiguous(), recurrent.contiguous(), weight.contiguous()
@@ -216,7 +220,6 @@ class _Dense(torch.autograd.Function):
         steps, batch, hidden = drive.shape
         neurons = state.shape[1]
         states = drive.new_empty(steps, batch, neurons)
-        saving = any(ctx.needs_input_grad)
         heads = drive.new_empty((steps, batch, len(weight), neurons) if saving else 0)
         before = torch.empty_like(drive if saving else heads)  # the backbone's units before their activation
         _dense_forward[(triton.cdiv(batch, ROWS),)](
@@ -251,8 +254,8 @@ class _Dense(torch.autograd.Function):
         return states
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_states: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivatives("the CfC")
         recurrent, weight, state, elapsed, w_tau, amplitude, advance, states, heads, before = ctx.saved_tensors
         steps, batch, neurons = states.shape
         grad_heads, grad_state = torch.empty_like(heads), torch.empty_like(state)
@@ -293,7 +296,7 @@ class _Dense(torch.autograd.Function):
             grad_heads.sum((0, 1)),
             grad_state,
             *_grad_dynamics(ctx.mode, heads, grad_heads, grad_new, elapsed, w_tau, amplitude),
-            *[None] * 3,
+            *[None] * 4,
         )
 
 

@@ -27,11 +27,12 @@ from torch.nn import functional as F
 
 from liquid_control.kernels import use_reference
 from liquid_control.kernels.cuda.activations import tanh
+from liquid_control.kernels.cuda.autograd import refuse_second_derivatives
 
 BLOCK = 32
 """Queries and keys of a tile of pairs."""
-LARGEST_VALUE = 128
-"""Width of a head's values, and of its features, up to which a program keeps them in registers."""
+WIDEST = 128
+"""Lanes of a head's values and of its features: as many as fit the 99 KiB of shared memory of small GPUs."""
 MIN_RATE = tl.constexpr(1e-3)  # `liquid_control.nn.liquid_logits.MIN_RATE`
 # Three products of tensor-float32 parts: single precision at the speed of the matrix units.
 PRECISION = tl.constexpr("tf32x3")
@@ -53,8 +54,8 @@ def attend(logits: Any, u: Tensor, w: Tensor, values: Tensor, pairs: Any) -> Ten
     reason = _unsupported(u, values)
     if pairs.mask is not None:
         reason = "has causal masks and padding, not a mask of pairs"
-    elif isinstance(pairs.horizon, Tensor) or _learns(pairs.query_times) or _learns(pairs.key_times):
-        reason = "takes the times of tokens, and no gradient of them, not a horizon of each pair"
+    elif isinstance(pairs.horizon, Tensor):
+        reason = "takes the times of tokens, not a horizon of each pair"
     if reason:
         use_reference(f"the CUDA kernel of liquid attention {reason}")
         return None
@@ -88,8 +89,6 @@ def attend_window(
     w = keys.unflatten(2, (logits.heads, -1)).permute(1, 2, 0, 3)
     v = values.unflatten(2, (logits.heads, -1)).permute(1, 2, 0, 3)
     reason = _unsupported(u.mT, v)
-    if _learns(now) or _learns(since):
-        reason = "gives no gradient of times"
     if reason:
         use_reference(f"the CUDA kernel of liquid attention {reason}")
         return None
@@ -100,13 +99,9 @@ def attend_window(
 def _unsupported(u: Tensor, values: Tensor) -> str | None:
     if u.dtype != torch.float32 or values.dtype != torch.float32:
         return f"is for float32, not {u.dtype}"
-    if max(u.shape[2], values.shape[3]) > LARGEST_VALUE:
-        return f"is for values and features of {LARGEST_VALUE} a head or fewer"
+    if u.shape[2] >= WIDEST or values.shape[3] > WIDEST:
+        return f"is for {WIDEST} values and {WIDEST - 1} features a head or fewer"
     return None
-
-
-def _learns(times: Tensor | None) -> bool:
-    return times is not None and times.requires_grad and torch.is_grad_enabled()
 
 
 @dataclass(frozen=True)
@@ -173,9 +168,19 @@ def _attend(
     if logits.gate == "mlp":
         pair = torch.cat([logits.pair_weight, logits.pair_bias[..., None]], 2)
     query_times, key_times = times or (None, None)
-    return _Attention.apply(
-        u, w, values, torch.stack([logits.gain, start, scale], 1), pair, query_times, key_times, real, horizon, options
-    )
+    with torch.cuda.device_of(u):
+        return _Attention.apply(
+            u,
+            w,
+            values,
+            torch.stack([logits.gain, start, scale], 1),
+            pair,
+            query_times,
+            key_times,
+            real,
+            horizon,
+            options,
+        )
 
 
 class _Attention(torch.autograd.Function):
@@ -226,8 +231,8 @@ class _Attention(torch.autograd.Function):
         return attended
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivatives("liquid attention")
         u, w, values, head, pair, query_times, key_times, real, attended, total = ctx.saved_tensors
         batch, heads, queries, _ = u.shape
         keys, lanes = w.shape[2], ctx.options.LANES
@@ -237,12 +242,16 @@ class _Attention(torch.autograd.Function):
         grad_u, grad_w, grad_values = torch.empty_like(u), torch.empty_like(w), torch.empty_like(values)
         grad_head = u.new_empty(batch, heads, blocks, 3)
         grad_pair = u.new_empty(batch, heads, blocks, 2, lanes) if pair is not None else None
+        timed = query_times is not None
+        grad_query_times = u.new_empty(batch, heads, queries) if timed else None
+        grad_key_times = u.new_empty(batch, heads, keys) if timed else None
         given = (u, w, values, head, pair, query_times, key_times, real, ctx.horizon, grad, total, common)
         _backward_queries[(blocks, batch * heads)](
             *given,
             grad_u,
             grad_head,
             grad_pair,
+            grad_query_times,
             heads,
             queries,
             keys,
@@ -254,6 +263,7 @@ class _Attention(torch.autograd.Function):
             *given,
             grad_w,
             grad_values,
+            grad_key_times,
             heads,
             queries,
             keys,
@@ -263,7 +273,16 @@ class _Attention(torch.autograd.Function):
         )
         if pair is not None and grad_pair is not None:
             grad_pair = grad_pair.sum((0, 2))[:, : pair.shape[1], : pair.shape[2]]
-        return grad_u, grad_w, grad_values, grad_head.sum((0, 2)), grad_pair, *[None] * 5
+        return (
+            grad_u,
+            grad_w,
+            grad_values,
+            grad_head.sum((0, 2)),
+            grad_pair,
+            None if grad_query_times is None else grad_query_times.sum(1),
+            None if grad_key_times is None else grad_key_times.sum(1),
+            *[None] * 3,
+        )
 
 
 @triton.jit
@@ -317,8 +336,8 @@ def _forward(
         target, rate, _slope = _gates(
             u, w, pair, which, query, key, queries, keys, GATE, RATE, VECTOR, RATE_AT, FEATURES, LANES
         )
-        span = _horizon(query_times, key_times, horizon, batch, query, key, queries, keys)
-        time, _clock = _time(u, w, span, scale, query, key, queries, keys, TIME, SLOPE_AT, FEATURES)
+        span, _sign = _horizon(query_times, key_times, horizon, batch, query, key, queries, keys)
+        time, _clock, _pace = _time(u, w, span, scale, query, key, queries, keys, TIME, SLOPE_AT, FEATURES)
         share, _remains = _progress(rate, time, MODE, EULER_STEPS)
         logit = tl.where(seen, gain * (start + share * (target / rate - start)), float("-inf"))
         above = tl.maximum(most, tl.max(logit, 1))
@@ -359,6 +378,7 @@ def _backward_queries(
     grad_u,
     grad_head,
     grad_pair,
+    grad_times,
     heads,
     queries,
     keys,
@@ -395,6 +415,7 @@ def _backward_queries(
     grad_gain = tl.zeros((BLOCK,), tl.float32)
     grad_start = tl.zeros((BLOCK,), tl.float32)
     grad_scale = tl.zeros((BLOCK,), tl.float32)
+    grad_query_time = tl.zeros((BLOCK,), tl.float32)
     first, last = _keys_seen(tl.program_id(0) * BLOCK, queries, keys, CAUSAL, WINDOW, BLOCK)
     for begin in range(first, last, BLOCK):
         key = begin + tl.arange(0, BLOCK)
@@ -402,8 +423,8 @@ def _backward_queries(
         target, rate, slope = _gates(
             u, w, pair, which, query, key, queries, keys, GATE, RATE, VECTOR, RATE_AT, FEATURES, LANES
         )
-        span = _horizon(query_times, key_times, horizon, batch, query, key, queries, keys)
-        time, clock = _time(u, w, span, scale, query, key, queries, keys, TIME, SLOPE_AT, FEATURES)
+        span, sign = _horizon(query_times, key_times, horizon, batch, query, key, queries, keys)
+        time, clock, pace = _time(u, w, span, scale, query, key, queries, keys, TIME, SLOPE_AT, FEATURES)
         share, remains = _progress(rate, time, MODE, EULER_STEPS)
         logit = start + share * (target / rate - start)
         weight = tl.exp(tl.where(seen, gain * logit - sums[:, None], float("-inf")))
@@ -418,6 +439,7 @@ def _backward_queries(
             grad, target, rate, slope, time, share, remains, start, GATE, MODE
         )
         grad_scale += tl.sum(grad_time * clock, 1)
+        grad_query_time += tl.sum(grad_time * pace * sign, 1)
         grad_tile, grad_first, grad_second = _grad_features(
             grad_tile, grad_first, grad_second, grad_target, grad_rate, grad_time, time, span,
             u, w, pair, which, query, key, queries, keys,
@@ -428,6 +450,8 @@ def _backward_queries(
         grad_tile,
         (query < queries)[:, None] & (lane < FEATURES)[None, :],
     )
+    if grad_times is not None:
+        tl.store(grad_times + here * queries + query, grad_query_time, query < queries)
     program = here * tl.num_programs(0) + tl.program_id(0)
     tl.store(grad_head + program * 3, tl.sum(grad_gain))
     tl.store(grad_head + program * 3 + 1, tl.sum(grad_start))
@@ -453,6 +477,7 @@ def _backward_keys(
     common,
     grad_w,
     grad_values,
+    grad_times,
     heads,
     queries,
     keys,
@@ -488,6 +513,7 @@ def _backward_keys(
     grad_tile = tl.zeros((BLOCK, LANES), tl.float32)
     grad_first = tl.zeros((LANES,), tl.float32)
     grad_second = tl.zeros((LANES,), tl.float32)
+    grad_key_time = tl.zeros((BLOCK,), tl.float32)
     first, last = _queries_seeing(tl.program_id(0) * BLOCK, queries, keys, CAUSAL, WINDOW, BLOCK)
     for begin in range(first, last, BLOCK):
         query = begin + tl.arange(0, BLOCK)
@@ -496,8 +522,8 @@ def _backward_keys(
         target, rate, slope = _gates(
             u, w, pair, which, query, key, queries, keys, GATE, RATE, VECTOR, RATE_AT, FEATURES, LANES
         )
-        span = _horizon(query_times, key_times, horizon, batch, query, key, queries, keys)
-        time, _clock = _time(u, w, span, scale, query, key, queries, keys, TIME, SLOPE_AT, FEATURES)
+        span, sign = _horizon(query_times, key_times, horizon, batch, query, key, queries, keys)
+        time, _clock, pace = _time(u, w, span, scale, query, key, queries, keys, TIME, SLOPE_AT, FEATURES)
         share, remains = _progress(rate, time, MODE, EULER_STEPS)
         logit = gain * (start + share * (target / rate - start))
         weight = tl.exp(tl.where(seen, logit - sums[:, None], float("-inf")))
@@ -506,6 +532,7 @@ def _backward_keys(
         grad_target, grad_rate, grad_time = _grad_pairs(
             grad, target, rate, slope, time, share, remains, start, GATE, MODE
         )
+        grad_key_time -= tl.sum(grad_time * pace * sign, 0)
         grad_tile, grad_first, grad_second = _grad_features(
             grad_tile, grad_first, grad_second, grad_target, grad_rate, grad_time, time, span,
             u, w, pair, which, query, key, queries, keys,
@@ -517,6 +544,8 @@ def _backward_keys(
         (key < keys)[:, None] & (lane < FEATURES)[None, :],
     )
     tl.store(grad_values + at, grad_value, inside)
+    if grad_times is not None:
+        tl.store(grad_times + here * keys + key, grad_key_time, key < keys)
 
 
 @triton.jit
@@ -641,34 +670,40 @@ def _softplus(x):
 
 @triton.jit
 def _horizon(query_times, key_times, horizon, batch, query, key, queries, keys):
-    """(queries, keys): the time between the two, or one number for all."""
+    """(queries, keys): the time between the two, or one number for all, and its derivative by the query's time."""
     span = tl.zeros((query.shape[0], key.shape[0]), tl.float32) + horizon
+    sign = span
     if query_times is not None:
         asked = tl.load(query_times + batch * queries + query, query < queries, 0.0)
         given = tl.load(key_times + batch * keys + key, key < keys, 0.0)
-        span = tl.abs(asked[:, None] - given[None, :])
-    return span
+        lag = asked[:, None] - given[None, :]
+        span = tl.abs(lag)
+        sign = tl.where(lag > 0, 1.0, tl.where(lag < 0, -1.0, 0.0))
+    return span, sign
 
 
 @triton.jit
 def _time(
     u, w, span, scale, query, key, queries, keys, TIME: tl.constexpr, SLOPE_AT: tl.constexpr, FEATURES: tl.constexpr
 ):  # fmt: skip
-    """Time t of the pairs, and its derivative by s where there is an s."""
+    """Time t of the pairs, its derivative by s where there is an s, and by the horizon."""
+    clock = tl.zeros_like(span)
+    pace = clock
     if TIME == "linear":
-        clock = span
         time = scale * span
+        clock = span
+        pace += scale
     elif TIME == "log":
         clock = tl.log(1 + span)
         time = scale * clock
+        pace = scale / (1 + span)
     elif TIME == "sigmoid":
         slope = _sum(u, w, query, key, queries, keys, SLOPE_AT, FEATURES)
         time = tl.sigmoid(slope * span + _sum(u, w, query, key, queries, keys, SLOPE_AT + 1, FEATURES))
-        clock = tl.zeros_like(span)
+        pace = slope * time * (1 - time)
     else:
         time = span
-        clock = tl.zeros_like(span)
-    return time, clock
+    return time, clock, pace
 
 
 @triton.jit

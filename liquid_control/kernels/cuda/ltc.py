@@ -32,6 +32,7 @@ import triton.language as tl
 from torch import Tensor
 
 from liquid_control.kernels import use_reference
+from liquid_control.kernels.cuda.autograd import is_recorded, refuse_second_derivatives
 
 LARGEST_CIRCUIT = 256
 """Neurons whose potentials a program still holds in registers."""
@@ -67,18 +68,16 @@ def integrate(
         elapsed = elapsed[..., None]
     sensory = _slots(layer.circuit.sensory_synapses, layer.input_size, layer.state_size, x.device)
     inner = _slots(layer.circuit.synapses, layer.state_size, layer.state_size, x.device)
-    states = _SemiImplicit.apply(
+    given = (
         layer._map(x, "input"),
         state,
         capacitance * layer.ode_unfolds / elapsed,
         torch.stack([leak * cell.vleak, leak + layer.epsilon]),
         sensory.gather(cell.sensory_sigma, cell.sensory_mu, positive(cell.sensory_w), cell.sensory_erev),
         inner.gather(cell.sigma, cell.mu, positive(cell.w), cell.erev),
-        sensory,
-        inner,
-        advance,
-        layer.ode_unfolds,
     )
+    with torch.cuda.device_of(x):
+        states = _SemiImplicit.apply(*given, sensory, inner, advance, layer.ode_unfolds, is_recorded(*given))
     return layer._map(states[..., : layer.output_size], "output"), states[-1]
 
 
@@ -151,6 +150,7 @@ class _SemiImplicit(torch.autograd.Function):
         inner: _Slots,
         advance: Tensor | None,
         unfolds: int,
+        saving: bool,
     ) -> Tensor:
         steps, batch, inputs = x.shape
         neurons = state.shape[1]
@@ -172,8 +172,6 @@ class _SemiImplicit(torch.autograd.Function):
             num_warps=4,
         )
         states = torch.empty_like(constant[0])
-        # Without a gradient to come nothing is written but the states.
-        saving = any(ctx.needs_input_grad)
         before = x.new_empty((steps, unfolds, batch, neurons) if saving else 0)
         denominator = torch.empty_like(before)
         rows, lanes, warps = _shape(neurons)
@@ -205,8 +203,8 @@ class _SemiImplicit(torch.autograd.Function):
         return states
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_states: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivatives("the LTC")
         x, capacitance, sensory_parameters, inner_parameters, advance, states, before, denominator = ctx.saved_tensors
         sensory, inner = ctx.sensory, ctx.inner
         steps, batch, neurons = states.shape
@@ -262,7 +260,7 @@ class _SemiImplicit(torch.autograd.Function):
             grad_constant.sum((1, 2)),
             _synapse_gradients(x, grad_constant, sensory, sensory_parameters),
             _synapse_gradients(before, grad_unfold, inner, inner_parameters),
-            *[None] * 4,
+            *[None] * 5,
         )
 
 

@@ -32,6 +32,7 @@ import triton.language as tl
 from torch import Tensor
 
 from liquid_control.kernels import use_reference
+from liquid_control.kernels.cuda.autograd import is_recorded, refuse_second_derivatives
 
 LARGEST_KEY = 128
 """Width of a key up to which a program keeps its rows of the trace in registers."""
@@ -80,7 +81,9 @@ def plastic_trace(
         return None
     if state is None:
         state = v.new_zeros(batch, heads, v.shape[3], width, dtype=torch.float32)
-    y, final = _Trace.apply(*(part.float() for part in (q, k, v, decay, rate, state)), rule, chunk)
+    given = tuple(part.float() for part in (q, k, v, decay, rate, state))
+    with torch.cuda.device_of(v):
+        y, final = _Trace.apply(*given, rule, chunk, is_recorded(*given))
     return y.to(v.dtype), final
 
 
@@ -98,11 +101,11 @@ class _Trace(torch.autograd.Function):
         state: Tensor,
         rule: str,
         chunk: int,
+        saving: bool,
     ) -> tuple[Tensor, Tensor]:
         q, k, v, decay, rate, state = (part.contiguous() for part in (q, k, v, decay, rate, state))
         _, time, heads, width = k.shape
         y, final = torch.empty_like(v), torch.empty_like(state)
-        saving = any(ctx.needs_input_grad)
         begins = state.new_empty((triton.cdiv(time, chunk), *state.shape) if saving else 0)  # the trace of each chunk
         _forward[_grid(v)](
             q,
@@ -131,8 +134,8 @@ class _Trace(torch.autograd.Function):
         return y, final
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_y: Tensor, grad_final: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivatives("the trace")
         q, k, v, decay, rate, begins = ctx.saved_tensors
         _, time, heads, width = k.shape
         _, shares = _grid(v)
@@ -165,7 +168,15 @@ class _Trace(torch.autograd.Function):
             num_warps=4,
             num_stages=1,
         )
-        return grad_q.sum(0), grad_k.sum(0), grad_v, grad_decay.sum(0), grad_rate.sum(0), grad_state, None, None
+        return (
+            grad_q.sum(0),
+            grad_k.sum(0),
+            grad_v,
+            grad_decay.sum(0),
+            grad_rate.sum(0),
+            grad_state,
+            *[None] * 3,
+        )
 
 
 def _grid(v: Tensor) -> tuple[int, int]:

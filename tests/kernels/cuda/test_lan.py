@@ -1,5 +1,6 @@
 """The Triton liquid attention against the reference form: attended values and every gradient."""
 
+import dataclasses
 import warnings
 
 import pytest
@@ -48,7 +49,7 @@ def outcome(attend, logits, given):
     attended = attend(*leaves.values())
     torch.manual_seed(3)
     (attended * torch.randn(attended.shape).to(attended)).sum().backward()
-    gradients = {f"gradient of {name}": leaf.grad for name, leaf in leaves.items()}
+    gradients = {f"gradient of {name}": leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
     for name, parameter in logits.named_parameters():
         if parameter.grad is not None:
             gradients[f"gradient of {name}"] = parameter.grad.clone()
@@ -72,8 +73,18 @@ def assert_attends_as_the_reference(attention, pairs, device):
         "w": torch.randn(BATCH, HEADS, features, pairs.keys, device=device),
         "values": torch.randn(BATCH, HEADS, pairs.keys, SIZE // HEADS, device=device),
     }
-    found = outcome(lambda u, w, v: lan.attend(attention.logits, u, w, v, pairs), attention.logits, given)
-    expected = outcome(lambda u, w, v: attention._attend(u, w, v, pairs, None, False)[0], attention.logits, given)
+    if pairs.query_times is not None:
+        given |= {"query_times": pairs.query_times, "key_times": pairs.key_times}
+
+    def timed(times):
+        return dataclasses.replace(pairs, **dict(zip(("query_times", "key_times"), times, strict=False)))
+
+    found = outcome(
+        lambda u, w, v, *times: lan.attend(attention.logits, u, w, v, timed(times)), attention.logits, given
+    )
+    expected = outcome(
+        lambda u, w, v, *times: attention._attend(u, w, v, timed(times), None, False)[0], attention.logits, given
+    )
     assert_close(found, expected)
 
 
@@ -122,7 +133,7 @@ def test_every_option_agrees_with_the_reference(device, options, given):
 @pytest.mark.parametrize("gate", ["affine", "bilinear"])
 def test_a_sliding_window_agrees_with_the_reference(device, gate, window):
     torch.manual_seed(0)
-    steps, batch = 45, 2
+    steps, batch = 45, 1
     layer = LAN(5, 4, heads=HEADS, window=window, gate=gate).to(device)
     features = layer.logits.features
     now = torch.rand(window - 1 + steps, batch).cumsum(0).to(device)
@@ -133,13 +144,13 @@ def test_a_sliding_window_agrees_with_the_reference(device, gate, window):
         "keys": torch.randn(window - 1 + steps, batch, HEADS * features, device=device),
         "values": torch.randn(window - 1 + steps, batch, 4, device=device),
     }
-    times = now[window - 1 :], now - 0.1, known
+    given |= {"now": now[window - 1 :], "since": now - 0.1}
 
-    def reference(query, keys, values):
+    def reference(query, keys, values, now, since):
         layer.logits.query_features = lambda x: query
-        return layer._attend(query, times[0], keys, values, *times[1:])
+        return layer._attend(query, now, keys, values, since, known)
 
-    found = outcome(lambda q, w, v: lan.attend_window(layer.logits, q, w, v, *times, window), layer.logits, given)
+    found = outcome(lambda *leaves: lan.attend_window(layer.logits, *leaves, known, window), layer.logits, given)
     assert_close(found, outcome(reference, layer.logits, given))
 
 
@@ -160,15 +171,16 @@ def test_a_rate_near_its_minimum_keeps_its_digits(device):
     ("change", "reason"),
     [
         ({"dtype": torch.float64}, "float32, not torch.float64"),
+        ({"hidden": 128}, "127 features a head or fewer"),
         ({"mask": torch.ones(1, 1, TOKENS, TOKENS, dtype=torch.bool)}, "not a mask of pairs"),
         ({"horizon": torch.ones(1, TOKENS, TOKENS)}, "not a horizon of each pair"),
     ],
-    ids=["float64", "mask of pairs", "horizon of pairs"],
+    ids=["float64", "many features", "mask of pairs", "horizon of pairs"],
 )
 def test_what_no_kernel_covers_is_left_to_the_reference(device, change, reason):
     change = dict(change)
     dtype = change.pop("dtype", torch.float32)
-    attention = build().to(device, dtype)
+    attention = build(hidden=change.pop("hidden", 4)).to(device, dtype)
     u = torch.randn(BATCH, HEADS, attention.logits.features, TOKENS, dtype=dtype, device=device)
     values = torch.randn(BATCH, HEADS, TOKENS, SIZE // HEADS, dtype=dtype, device=device)
     with warnings.catch_warnings(record=True) as said:

@@ -10,7 +10,7 @@ from liquid_control.nn.trace import plastic_trace
 NAMES = ("q", "k", "v", "decay", "rate", "state")
 
 
-def sequence(time=21, batch=2, heads=3, width=5, values=4, decay=0.9):
+def sequence(time=21, batch=2, heads=2, width=5, values=4, decay=0.9):
     """q, k, v, decay, rate and state, keys of length one."""
     torch.manual_seed(0)
     tokens = batch, time, heads
@@ -41,7 +41,14 @@ def assert_equal_outcomes(form, given, device, **options):
 @pytest.mark.parametrize("rule", ["hebb", "delta"])
 @pytest.mark.parametrize(
     "shape",
-    [{}, {"time": 1}, {"time": 32}, {"batch": 1, "heads": 1}, {"width": 20, "values": 40}, {"decay": 0.0}],
+    [
+        {},
+        {"time": 1},
+        {"time": 32},
+        {"batch": 1, "heads": 1},
+        {"width": 20, "values": 40, "batch": 1, "heads": 1},
+        {"decay": 0.0},
+    ],
     ids=["odd length", "one step", "whole chunks", "one head", "two blocks of values", "strong decay"],
 )
 def test_it_agrees_with_the_trace_step_by_step(device, rule, shape):
