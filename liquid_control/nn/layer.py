@@ -79,7 +79,8 @@ class LiquidLayer(nn.Module, ABC):
                 raise ValueError(f"mask has shape {tuple(mask.shape)}, expected (batch, time) = ({batch}, {time}).")
             # The fast path of a whole batch without padding is worth one look at the mask.
             mask = None if not torch.compiler.is_compiling() and bool(mask.all()) else mask.T
-        return self._run(x.transpose(0, 1), state, self._per_step(elapsed, x, mask), mask)
+        elapsed, passes = self._per_step(elapsed, x, mask)
+        return self._run(x.transpose(0, 1), state, elapsed, mask, passes)
 
     def step(
         self, x: Tensor, state: Tensor | None = None, elapsed: float | Tensor | None = None
@@ -106,7 +107,8 @@ class LiquidLayer(nn.Module, ABC):
                     f"elapsed has shape {tuple(elapsed.shape)}, expected a number or (batch,) = ({len(x)},)."
                 )
             elapsed = elapsed[:, None]
-        y, state = self._run(x[None], state, self._per_step(elapsed, x[:, None], None), None)
+        elapsed, passes = self._per_step(elapsed, x[:, None], None)
+        y, state = self._run(x[None], state, elapsed, None, passes)
         return y[:, 0], state
 
     def initial_state(self, batch: int) -> Tensor:
@@ -173,8 +175,18 @@ class LiquidLayer(nn.Module, ABC):
             f"{self.parameter_count():,} parameters in use"
         )
 
-    def _run(self, x: Tensor, state: Tensor | None, elapsed: Elapsed, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """From checked time-first arguments, x (T, B, C), elapsed and mask (T, B), to y (B, T, O) and state (B, S)."""
+    def _run(
+        self, x: Tensor, state: Tensor | None, elapsed: Elapsed, mask: Tensor | None, passes: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """From checked time-first arguments to y (B, T, O) and state (B, S).
+
+        Args:
+            x: (T, B, C).
+            state: (B, S) or None.
+            elapsed: a number or (T, B).
+            mask: (T, B) or None.
+            passes: whether it is known already that time passes in every step.
+        """
         time, batch, _ = x.shape
         if state is None:
             state = self.initial_state(batch)
@@ -185,13 +197,13 @@ class LiquidLayer(nn.Module, ABC):
         if torch.is_autocast_enabled(x.device.type):
             # A state accumulates rounding errors, so the recurrence keeps the parameters' precision under autocast.
             with torch.autocast(x.device.type, enabled=False):
-                return self._run(x.to(state.dtype), state, elapsed, mask)
+                return self._run(x.to(state.dtype), state, elapsed, mask, passes)
         if x.dtype != state.dtype:
             raise TypeError(f"x is {x.dtype}, the state {state.dtype}: convert one, or the layer with layer.to(dtype).")
         if time == 0:
             return x.new_zeros(batch, 0, self.output_size), state
 
-        elapsed, advance = self._advance(elapsed, mask, (time, batch))
+        elapsed, advance = (elapsed, mask) if passes else self._advance(elapsed, mask, (time, batch))
         if mask is not None and (torch.compiler.is_compiling() or not bool(x.detach().sum().isfinite())):
             # Padding may hold anything, NaN too, whose gradient would survive a later where(). The sum is a quick look.
             x = torch.where(mask[..., None], x, 0)
@@ -201,22 +213,25 @@ class LiquidLayer(nn.Module, ABC):
             y = torch.where(mask[..., None], y, 0)
         return y.transpose(0, 1), state
 
-    def _per_step(self, elapsed: float | Tensor | None, x: Tensor, mask: Tensor | None) -> Elapsed:
-        """Elapsed as a number or (T, B), for x (B, T, C) and mask (T, B), its values checked."""
+    def _per_step(self, elapsed: float | Tensor | None, x: Tensor, mask: Tensor | None) -> tuple[Elapsed, bool]:
+        """Elapsed as a number or (T, B), checked, and whether all are > 0; for x (B, T, C) and mask (T, B)."""
         batch, time, _ = x.shape
         if elapsed is None:
-            return 1.0
+            return 1.0, True
         if not isinstance(elapsed, Tensor):
             if not (math.isfinite(elapsed) and elapsed >= 0):
                 raise ValueError(f"elapsed is {elapsed}, expected a finite time ≥ 0.")
-            return float(elapsed)
+            return float(elapsed), elapsed > 0
         if elapsed.shape not in ((), (time,), (batch, time)):
             raise ValueError(
                 f"elapsed has shape {tuple(elapsed.shape)}, expected a number, (time,) = ({time},) or (batch, time) = "
                 f"({batch}, {time})."
             )
         elapsed = elapsed.to(x).expand(batch, time).T
-        if not torch.compiler.is_compiling() and not _all_valid(elapsed):  # a traced graph cannot raise on values
+        if torch.compiler.is_compiling():  # a traced graph cannot raise on values
+            return elapsed, False
+        low, high = (value.item() for value in elapsed.detach().aminmax()) if elapsed.numel() else (1.0, 1.0)
+        if not (low >= 0 and high < math.inf):
             wrong = ~(torch.isfinite(elapsed) & (elapsed >= 0))
             if mask is not None:
                 wrong &= mask
@@ -226,7 +241,7 @@ class LiquidLayer(nn.Module, ABC):
                     f"elapsed is {elapsed[step, row].item()} at batch row {row}, step {step}, "
                     "expected a finite time ≥ 0."
                 )
-        return elapsed
+        return elapsed, low > 0 and high < math.inf
 
     def _advance(self, elapsed: Elapsed, mask: Tensor | None, shape: tuple[int, int]) -> tuple[Elapsed, Tensor | None]:
         """A positive elapsed and where the state advances: at real steps, and if time drives it, where time passes."""
@@ -236,20 +251,9 @@ class LiquidLayer(nn.Module, ABC):
             if elapsed > 0:
                 return elapsed, mask
             return 1.0, torch.zeros(shape, dtype=torch.bool, device=next(self.parameters()).device)
-        passes = elapsed > 0
-        advance = passes if mask is None else passes & mask
-        if not torch.compiler.is_compiling() and bool(advance.all()):
-            return elapsed, None
+        advance = elapsed > 0 if mask is None else (elapsed > 0) & mask
         # Any positive number will do where the result is not used; zero would divide by zero there.
         return torch.where(advance, elapsed, 1), advance
-
-
-def _all_valid(elapsed: Tensor) -> bool:
-    """Whether all are finite and ≥ 0, by one pass over them."""
-    if not elapsed.numel():
-        return True
-    low, high = elapsed.detach().aminmax()
-    return low.item() >= 0 and high.item() < math.inf
 
 
 def per_tick(advance: Tensor | None, ticks: int) -> list[Tensor | None]:
