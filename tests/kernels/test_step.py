@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from liquid_control.nn import GRU, LSTM, LTC, MLP, CfC, Wiring
+from liquid_control.nn import GRU, LSTM, LTC, MLP, CfC, PlasticCfC, Wiring
 
 INPUTS = 5
+
+
+def frozen(name):
+    layer = PlasticCfC(INPUTS, 4, retroactive=True, learn_initial_state=True)
+    layer.freeze(name)
+    return layer
+
+
 NCP = Wiring.ncp(4, 3, 2, sensory_fanout=2, inter_fanout=2, recurrent_command_synapses=3, motor_fanin=2)
 CASES = {
     "ltc-ncp": lambda: LTC(INPUTS, NCP, learn_initial_state=True),
@@ -18,6 +26,12 @@ CASES = {
     "ltc-no-mapping": lambda: LTC(INPUTS, NCP, input_mapping=None, output_mapping="linear"),
     "cfc-ncp": lambda: CfC(INPUTS, NCP),
     "cfc-dense": lambda: CfC(INPUTS, 4, backbone_units=6),
+    "plastic-hebb": lambda: PlasticCfC(INPUTS, NCP, learn_initial_state=True),
+    "plastic-oja-inputs": lambda: PlasticCfC(INPUTS, NCP, rule="oja", plastic_inputs=True, ncps_compat=False),
+    "plastic-delta-dense": lambda: PlasticCfC(INPUTS, 18, rule="delta", modulated=False),
+    "plastic-retroactive": lambda: PlasticCfC(INPUTS, NCP, retroactive=True, plastic_inputs=True),
+    "plastic-frozen-trace": lambda: frozen("trace"),
+    "plastic-frozen-eligibility": lambda: frozen("eligibility"),
     "lstm": lambda: LSTM(INPUTS, 4),
     "gru": lambda: GRU(INPUTS, 4, output_size=2),
     "mlp": lambda: MLP(INPUTS, 6, frames=3, output_size=2),
