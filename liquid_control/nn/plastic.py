@@ -37,9 +37,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ncps.wirings
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -47,6 +48,9 @@ from torch.nn import functional as F
 from liquid_control.nn.cfc import CfC
 from liquid_control.nn.layer import Elapsed, LiquidLayer
 from liquid_control.nn.wiring import Circuit, Wiring, build_circuit
+
+if TYPE_CHECKING:
+    from liquid_control.kernels.step import Tick
 
 RULES = ("hebb", "oja", "delta")
 
@@ -251,6 +255,27 @@ class PlasticCfC(LiquidLayer):
         lag = len(cfc.group_sizes) - 1
         final = [potential, *(part.flatten(1).index_select(1, self.place) for part in (trace, *eligibility))]
         return torch.stack(states[lag:])[..., cfc.motor], torch.cat(final, 1)
+
+    def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]] | None:
+        """See :class:`LiquidLayer`."""
+        from liquid_control.kernels import plastic  # Numba is optional
+
+        weight, bias = self.cfc.heads_for(torch.ones(()))  # a tensor: times vary, so that a and b stay apart
+        modulator = torch.zeros_like(weight[0]) if self.modulator is None else self.modulator * self.connected
+        fading = self.half_lives if self.eligibility is None else self.eligibility
+        return plastic.tick, plastic.step_arrays(
+            torch.cat([weight, modulator[None]]),
+            torch.cat([bias, self.rate[None]]),
+            self.alpha,
+            torch.stack([self.half_lives(), fading()]),
+            # By name an input c is -1 - c; to the kernel sources lie one after another, [inputs | neurons].
+            [(j + self.input_size if j >= 0 else -1 - j, i) for j, i in self.synapses],
+            self.cfc.group_sizes,
+            self.cfc.motor,
+            plastic.RETROACTIVE if self.retroactive else RULES.index(self.rule),
+            ("trace" in self.frozen, "eligibility" in self.frozen),
+            KEY_FLOOR,
+        )
 
     def _heads_for(self, elapsed: Elapsed) -> tuple[Tensor, Tensor]:
         """The heads of the fixed network and the modulator's: weight (heads · N, inputs + N + N), bias (heads · N,).

@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from liquid_control.nn import GRU, LAN, LSTM, LTC, MLP, CfC, Wiring
+from liquid_control.nn import GRU, LAN, LSTM, LTC, MLP, CfC, PlasticCfC, Wiring
 
 INPUTS = 5
+
+
+def frozen(name):
+    layer = PlasticCfC(INPUTS, 4, retroactive=True, learn_initial_state=True)
+    layer.freeze(name)
+    return layer
+
+
 NCP = Wiring.ncp(4, 3, 2, sensory_fanout=2, inter_fanout=2, recurrent_command_synapses=3, motor_fanin=2)
 CASES = {
     "ltc-ncp": lambda: LTC(INPUTS, NCP, learn_initial_state=True),
@@ -22,6 +30,12 @@ CASES = {
     "lan-affine-sigmoid": lambda: LAN(INPUTS, 6, heads=3, window=4, gate="affine", pseudo_time="sigmoid"),
     "lan-bilinear-log": lambda: LAN(INPUTS, 4, 2, heads=1, window=3, gate="bilinear", pseudo_time="log"),
     "lan-euler": lambda: LAN(INPUTS, 4, 2, window=3, mode="euler", delta_t=0.2),
+    "plastic-hebb": lambda: PlasticCfC(INPUTS, NCP, learn_initial_state=True),
+    "plastic-oja-inputs": lambda: PlasticCfC(INPUTS, NCP, rule="oja", plastic_inputs=True, ncps_compat=False),
+    "plastic-delta-dense": lambda: PlasticCfC(INPUTS, 18, rule="delta", modulated=False),
+    "plastic-retroactive": lambda: PlasticCfC(INPUTS, NCP, retroactive=True, plastic_inputs=True),
+    "plastic-frozen-trace": lambda: frozen("trace"),
+    "plastic-frozen-eligibility": lambda: frozen("eligibility"),
     "lstm": lambda: LSTM(INPUTS, 4),
     "gru": lambda: GRU(INPUTS, 4, output_size=2),
     "mlp": lambda: MLP(INPUTS, 6, frames=3, output_size=2),
