@@ -15,7 +15,7 @@ from liquid_control.evaluate import main as evaluate
 from policies.driver import load_driver
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints" / OFFICIAL
-ORDER = ("cfc", "ltc", "lstm", "gru", "mlp")
+ORDER = ("cfc", "ltc", "lan", "leaky", "plastic", "lstm", "gru", "mlp")
 
 
 def main() -> None:
@@ -25,15 +25,14 @@ def main() -> None:
     again = parser.parse_args().again
     print("| driver | neurons | parameters: eyes, core, all | score | minimum | IQM, 95 % interval | laps | trained |")
     print("|---|---|---|---|---|---|---|---|")
-    for name in ORDER:
-        folder = CHECKPOINTS / name
+    for folder in (CHECKPOINTS / name for name in ORDER if (CHECKPOINTS / name).exists()):
         if again:
             evaluate([str(folder)])
         evaluation = Evaluation.from_json((folder / EVALUATION_NAME).read_text())
         driver, record = load_driver(folder), json.loads((folder / "config.json").read_text())["record"]
         counts, summary, rows = driver.parameter_counts(), evaluation.summary(), dict(evaluation.rows())
         cells = (
-            name,
+            folder.name,
             str(driver.core.neuron_count),
             f"{counts['eyes']:,}, {counts['core']:,}, {counts['total']:,}",
             rows["score, mean ± std"],

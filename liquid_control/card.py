@@ -189,6 +189,7 @@ def _training(record: Mapping[str, Any]) -> str:
         ("chosen after round", "round", "{}"),
         ("validation score", "validation_score", "{:.1f}"),
         ("seconds until then", "seconds", "{:,.0f}"),
+        ("on", "machine", "{}"),
     )
     rows = [(text, form.format(record[name])) for text, name, form in facts if name in record]
     rows += [("processes", str(job["workers"]))] if "workers" in job else []
