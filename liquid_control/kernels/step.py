@@ -44,9 +44,11 @@ class CompiledStep:
         state: (S,) the state after the last step. Writing into it changes the next step.
 
     Example:
-        >>> step = layer.compile_step()                      # doctest: +SKIP
-        >>> y = step(x)                                      # x (C,) -> y (O,), one unit of time
-        >>> y = step(x, elapsed=0.5)
+        >>> from liquid_control.nn import CfC, Wiring
+        >>> step = CfC(8, Wiring.auto(units=19, outputs=3)).compile_step()
+        >>> step(np.zeros(8)).shape                          # x (C,) -> y (O,), one unit of time
+        (3,)
+        >>> y = step(np.ones(8), elapsed=0.5)
         >>> step.reset()                                     # before another episode
     """
 
