@@ -27,4 +27,5 @@ $(ENVIRONMENT): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "liquid-control needs Python 3.11 or newer; this is %s. Name another: make PYTHON=python3.12" % sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable '.[test,lint]'
+	$(RUN) liquid_control.compile
 	@touch $@

@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("drivers", nargs="*", help="names of shipped drivers; all of them if none is given")
     names = parser.parse_args().drivers or sorted(folder.name for folder in CHECKPOINTS.iterdir())
-    print("| driver | steps | score | lap | largest difference of a control | of the state |\n|---|---|---|---|---|---|")
+    print("| driver | steps | score | lap | control, largest difference | state |\n|---|---|---|---|---|---|")
     for name in names:
         print(f"| {name} | {' | '.join(drive(CHECKPOINTS / name))} |", flush=True)
 

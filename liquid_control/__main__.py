@@ -17,6 +17,7 @@ COMMANDS = {
     "record": "record demonstrations of the expert or of a checkpoint",
     "export": "write a checkpoint as an ONNX model, its state as input and output",
     "diagram": "draw a checkpoint's wiring: neurons, and synapses by sign and weight",
+    "compile": "compile the kernels of all drivers now, rather than in the first run",
     "card": "write a checkpoint's card: scores, picture of the wiring, a lap as a GIF",
 }
 

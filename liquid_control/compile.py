@@ -1,0 +1,43 @@
+"""``python -m liquid_control.compile``: compiles the kernels of all drivers now, rather than in the first run.
+
+Compiled code is cached beside the kernels' source, so this is worth doing once an installation; ``make`` does it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from liquid_control.command import parse, run
+from policies.driver import Driver, DriverConfig
+from policies.registry import CORES
+
+PROGRAM = "python -m liquid_control.compile"
+
+
+@dataclass(frozen=True)
+class CompileConfig:
+    """Compiles the kernels of all drivers, so that no later run has to wait for it."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Trains, drives and compiles one tick of every kind of driver; see ``--help``."""
+    parse(CompileConfig, arguments, PROGRAM)
+    begin = time.monotonic()
+    for policy in CORES:
+        driver = Driver(DriverConfig(policy=policy))
+        images, gauges = torch.zeros(1, 2, *driver.view.image_shape, dtype=torch.uint8), torch.zeros(1, 2, 7)
+        for mask in (None, torch.tensor([[True, False]])):  # with padding, a kernel may be another one
+            command, _ = driver(images, gauges, mask=mask)
+            command.sum().backward()
+        driver.compile_step().act(np.zeros(driver.view.observation_shape, np.uint8))
+    Console().print(f"kernels of {', '.join(CORES)}: compiled or found in {time.monotonic() - begin:.0f} s")
+
+
+if __name__ == "__main__":
+    run(main)
