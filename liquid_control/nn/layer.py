@@ -204,13 +204,13 @@ class LiquidLayer(nn.Module, ABC):
             return x.new_zeros(batch, 0, self.output_size), state
 
         elapsed, advance = (elapsed, mask) if passes else self._advance(elapsed, mask, (time, batch))
-        if mask is not None and (torch.compiler.is_compiling() or not bool(x.detach().sum().isfinite())):
+        if mask is not None and (torch.compiler.is_compiling() or not math.isfinite(x.detach().sum().item())):
             # Padding may hold anything, NaN too, whose gradient would survive a later where(). The sum is a quick look.
             x = torch.where(mask[..., None], x, 0)
         outcome = self.fused(x, state, elapsed, advance) if kernel_device(x) else None
         y, state = outcome or self.integrate(x, state, elapsed, advance)
         if mask is not None:
-            y = torch.where(mask[..., None], y, 0)
+            y = torch.where(mask[..., None], y, y.new_zeros(()))  # a zero of another type would cost a conversion
         return y.transpose(0, 1), state
 
     def _per_step(self, elapsed: float | Tensor | None, x: Tensor, mask: Tensor | None) -> tuple[Elapsed, bool]:
