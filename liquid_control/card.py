@@ -59,6 +59,7 @@ TEMPLATE = """\
 
 ```python
 import liquid_control
+
 driver = liquid_control.load_driver("{folder}")
 action = driver.act(observation)  # after driver.reset(), on each raw observation of {env}
 ```
