@@ -15,6 +15,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from liquid_control.errors import UserError
+
 CHOICES = ("auto", "reference")
 BACKENDS = {"cpu": "numba", "cuda": "triton"}
 
@@ -30,11 +32,11 @@ def kernel_device(x: Tensor) -> str | None:
     form is what can be traced.
 
     Raises:
-        ValueError: if ``LIQUID_CONTROL_KERNELS`` is set to something unknown.
+        UserError: if ``LIQUID_CONTROL_KERNELS`` is set to something unknown.
     """
     choice = os.environ.get("LIQUID_CONTROL_KERNELS", "auto")
     if choice not in CHOICES:
-        raise ValueError(f"LIQUID_CONTROL_KERNELS is {choice!r}, expected one of {CHOICES}.")
+        raise UserError(f"LIQUID_CONTROL_KERNELS is {choice!r}, expected one of {CHOICES}.")
     if (
         choice == "reference"
         or torch.compiler.is_compiling()
