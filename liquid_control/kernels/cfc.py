@@ -26,6 +26,7 @@ from numba import njit
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
+from liquid_control.kernels.autograd import is_recorded, refuse_second_derivatives
 from liquid_control.kernels.batch import Buffer, block_count, new_tile, over_blocks, read_step, write_step
 from liquid_control.kernels.fast_math import OPTIONS, exp2, sigmoid, tanh
 from liquid_control.kernels.products import (
@@ -642,7 +643,7 @@ def integrate(
         parameters: in the order of :func:`build_plan`.
     """
     given = (x, state, elapsed, *parameters)
-    if torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in given):
+    if is_recorded(*given):
         y, final = _CfC.apply(plan, advance, *given)
     else:
         with torch.no_grad():
@@ -663,11 +664,7 @@ class _CfC(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, of_y, of_final):
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "the CfC kernel has no second derivatives, and create_graph=True asks for them: set the environment "
-                "variable LIQUID_CONTROL_KERNELS=reference."
-            )
+        refuse_second_derivatives("the CfC")
         _ = ctx.saved_tensors
         wants_x, wants_elapsed = ctx.needs_input_grad[2], ctx.needs_input_grad[4]
         of_x, of_state, of_times, of_packed = _gradients(ctx.plan, ctx.kept, of_y, of_final, wants_x, wants_elapsed)

@@ -28,6 +28,7 @@ from numba import njit
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
+from liquid_control.kernels.autograd import is_recorded, refuse_second_derivatives
 from liquid_control.kernels.batch import LANES, Buffer, block_count, new_tile, over_blocks, read_step, write_step
 from liquid_control.kernels.fast_math import DOUBLE_LOG2_E, OPTIONS, exp2
 from liquid_control.kernels.simd import fill, keep_apart, load, store, total, where_positive
@@ -456,7 +457,7 @@ def integrate(
             input and of the output: ones and zeros where there is no mapping.
     """
     given = (x, state, elapsed, *parameters)
-    if torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in given):
+    if is_recorded(*given):
         y, final = _LTC.apply(plan, advance, *given)
     else:
         with torch.no_grad():
@@ -477,11 +478,7 @@ class _LTC(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, of_y, of_final):
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "the LTC kernel has no second derivatives, and create_graph=True asks for them: set the environment "
-                "variable LIQUID_CONTROL_KERNELS=reference."
-            )
+        refuse_second_derivatives("the LTC")
         _, elapsed = ctx.saved_tensors
         wants_x, wants_elapsed = ctx.needs_input_grad[2], ctx.needs_input_grad[4]
         of_x, of_state, of_rates, of_packed = _gradients(ctx.plan, ctx.kept, of_y, of_final, wants_x, wants_elapsed)

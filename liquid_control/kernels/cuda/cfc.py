@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from liquid_control.kernels import use_reference
+from liquid_control.kernels.autograd import is_recorded, refuse_second_derivatives
 from liquid_control.kernels.cuda.activations import activation, tanh
-from liquid_control.kernels.cuda.autograd import is_recorded, refuse_second_derivatives
 
 ROWS = 16
 """Batch rows of a program: the least that a matrix unit takes."""

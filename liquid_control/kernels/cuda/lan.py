@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from liquid_control.kernels import use_reference
+from liquid_control.kernels.autograd import refuse_second_derivatives
 from liquid_control.kernels.cuda.activations import tanh
-from liquid_control.kernels.cuda.autograd import refuse_second_derivatives
 
 BLOCK = 32
 """Queries and keys of a tile of pairs."""

@@ -32,7 +32,7 @@ import triton.language as tl
 from torch import Tensor
 
 from liquid_control.kernels import use_reference
-from liquid_control.kernels.cuda.autograd import is_recorded, refuse_second_derivatives
+from liquid_control.kernels.autograd import is_recorded, refuse_second_derivatives
 
 LARGEST_CIRCUIT = 256
 """Neurons whose potentials a program still holds in registers."""

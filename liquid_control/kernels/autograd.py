@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 
-def is_recorded(*given: Tensor | None) -> bool:
+def is_recorded(*given: Tensor | float | None) -> bool:
     """Whether a backward pass may follow a call with these, for which it must keep what the pass needs.
 
     To be asked before ``apply``: within a function nothing is recorded, and ``needs_input_grad`` does not know of
     `torch.no_grad`.
     """
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
+    return torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in given)
 
 
 def refuse_second_derivatives(kernel: str) -> None:
@@ -23,6 +23,6 @@ def refuse_second_derivatives(kernel: str) -> None:
     """
     if torch.is_grad_enabled():
         raise RuntimeError(
-            f"the CUDA kernel of {kernel} has no second derivatives, and create_graph=True asks for them: set the "
+            f"the kernel of {kernel} has no second derivatives, and create_graph=True asks for them: set the "
             "environment variable LIQUID_CONTROL_KERNELS=reference to run the reference form."
         )
