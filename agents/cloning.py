@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.optimizer_state import optimizer_tensors, part_of, restore_optimizer, to_save
 from agents.rollout import Episode
 from policies.driver import Driver
 
@@ -155,23 +156,11 @@ class Cloner:
         """Everything that is needed to go on as if never stopped; see :meth:`restore`."""
         tensors = {f"driver.{name}": value for name, value in self.driver.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
-        for name, parameter in self.driver.named_parameters():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"adam.{name}.{key}"] = value
-        return {
-            name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()
-        }
+        return to_save(tensors | optimizer_tensors(self.driver, self.optimizer))
 
     def restore(self, tensors: dict[str, Tensor], step: int) -> None:
         """Takes back what :meth:`tensors` gave after ``step`` gradient steps."""
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-        self.driver.load_state_dict(part("driver."))
-        self.average.load_state_dict(part("average."))
-        for name, parameter in self.driver.named_parameters():
-            moments = {key: value.clone() for key, value in part(f"adam.{name}.").items()}
-            if moments:
-                self.optimizer.state[parameter] = moments
+        self.driver.load_state_dict(part_of(tensors, "driver."))
+        self.average.load_state_dict(part_of(tensors, "average."))
+        restore_optimizer(self.driver, self.optimizer, tensors)
         self.step = step

@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agents.cloning import Cloner, Streams
 from agents.demonstrations import read_folder, read_shard, write_shard
+from agents.device import resolve_device
 from agents.rollout import (
     TRAINING_SEEDS,
     VALIDATION_SEEDS,
@@ -29,8 +30,7 @@ from agents.rollout import (
     RolloutPool,
     drive_episode,
 )
-from agents.run_folder import RunFolder, machine, versions
-from liquid_control.errors import UserError
+from agents.run_folder import RunFolder, checkpoint_record
 from policies.driver import Driver, DriverConfig
 from policies.registry import parse_options
 
@@ -287,38 +287,17 @@ class Dagger:
 
     def _record(self, score: float) -> dict[str, object]:
         """What a checkpoint tells of how it was trained."""
-        config, progress = self.config, self.progress
-        job = {name: str(value) if isinstance(value, Path) else value for name, value in vars(config).items()}
-        del job["run"], job["resume"]  # where it lay tells nothing of how it was trained
-        return {
-            "job": job,
+        progress = self.progress
+        return checkpoint_record(self.config) | {
             "round": progress.round,
             "gradient_steps": self.cloner.step,
             "frames": progress.frames,
             "seconds": round(progress.seconds, 1),
             "seconds_by_part": {part: round(seconds, 1) for part, seconds in progress.parts.items()},
             "validation_score": round(score, 2),
-            "versions": versions(),
-            "machine": machine(),
         }
 
 
 def record_shard(driver: Driver, plans: list[Plan], drive: Drive, path: Path) -> None:
     """Drives the planned episodes and writes them as one shard; runs in a worker process."""
     write_shard(path, driver.config.env, [drive_episode(driver, plan, drive) for plan in plans])
-
-
-def resolve_device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one, the CPU elsewhere.
-
-    Raises:
-        UserError: if the device is not known or not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}. Try --device auto.") from None
-    return device

@@ -21,8 +21,10 @@ import cv2
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.envs.box2d.car_racing import CarRacing
 
 from envs.car_racing.expert import Expert
+from envs.partial import IrregularTime
 from liquid_control.errors import UserError
 from policies.driver import Driver
 
@@ -54,11 +56,11 @@ class Episode:
     """The undiscounted return."""
     steps: int
     lap: bool
-    """Whether every tile was visited."""
+    """Whether every tile was visited; elsewhere than in CarRacing False."""
     tiles: float
-    """Share of the track's tiles that were visited."""
+    """Share of the track's tiles that were visited; elsewhere 0."""
     off_road: float
-    """Share of the steps with all four wheels off the road."""
+    """Share of the steps with all four wheels off the road; elsewhere 0."""
     terminated: bool = False
     """Whether the environment ended it: the lap is complete, or the car left the field."""
     images: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0, 3), np.uint8), repr=False)
@@ -84,6 +86,10 @@ class Drive:
     """End an episode when the car is this far from the centre line (track units); None lets it drive on."""
     teacher: tuple[tuple[str, float], ...] = ()
     """Constants of the expert that differ from its own, as (name, value)."""
+    drop_frames: float = 0.0
+    """Probability that an observation is lost; see `envs.partial.IrregularTime`."""
+    jitter: int = 0
+    """Steps by which an observation may be late; see `envs.partial.IrregularTime`."""
 
 
 class _Lane:
@@ -91,16 +97,20 @@ class _Lane:
 
     STRETCH = 25  # steps between decisions on who drives: half a second
 
-    def __init__(self, env: str):
+    def __init__(self, env: str, drop_frames: float, jitter: int):
         self.env = gymnasium.make(env, disable_env_checker=True)
-        self.car_racing: Any = self.env.unwrapped
+        self.car_racing: Any = self.env.unwrapped if isinstance(self.env.unwrapped, CarRacing) else None
+        self.irregular = drop_frames > 0 or jitter > 0
+        if self.irregular:
+            self.env = IrregularTime(self.env, drop_frames, jitter)
+        self.elapsed = 1.0
         self.busy = False
 
     def start(self, plan: Plan, drive: Drive) -> None:
         self.plan, self.drive = plan, drive
         self.expert = Expert(**dict(drive.teacher))
         self.rng = np.random.default_rng([plan.seed, 7])
-        self.observation, _ = self.env.reset(seed=plan.seed)
+        self._see(self.env.reset(seed=plan.seed)[0])
         self.needs_expert = self.drive.record or plan.expert_share > 0
         if self.needs_expert or self.drive.leash is not None:
             self.expert.reset(self.env)
@@ -109,21 +119,33 @@ class _Lane:
         self.noise, self.noise_left = np.zeros(3, np.float32), 0
         self.busy = True
 
-    def advance(self, image: np.ndarray, gauges: np.ndarray, action: np.ndarray) -> None:
-        """One step; ``action`` is the driver's, and the lane decides whether the expert's is taken instead."""
+    def _see(self, observation: Any) -> None:
+        if self.irregular:
+            observation, self.elapsed = observation["obs"], float(observation["elapsed"][0])
+        self.observation = observation
+
+    def advance(self, action: np.ndarray, seen: tuple[np.ndarray, np.ndarray] | None) -> None:
+        """One step.
+
+        Args:
+            action: the driver's; the lane decides whether the expert's is taken instead.
+            seen: image and gauges, where the episode is recorded.
+        """
         label = self.expert.act(self.env) if self.needs_expert else action
         if self.episode.steps % self.STRETCH == 0:
             self.expert_drives = self.rng.random() < self.plan.expert_share
         taken = label if self.expert_drives else action
         if self.plan.disturbed:
             taken = self._disturb(taken)
-        self.observation, reward, terminated, truncated, info = self.env.step(taken)
-        if self.drive.record:
-            self.frames.append((image, gauges, label, taken, np.float32(reward)))
-        episode, car = self.episode, self.car_racing.car
+        observation, reward, terminated, truncated, info = self.env.step(taken)
+        self._see(observation)
+        if seen is not None:
+            self.frames.append((*seen, label, taken, np.float32(reward)))
+        episode = self.episode
         episode.score += float(reward)
         episode.steps += 1
-        episode.off_road += not any(wheel.tiles for wheel in car.wheels)
+        if self.car_racing is not None:
+            episode.off_road += not any(wheel.tiles for wheel in self.car_racing.car.wheels)
         leash = self.drive.leash
         strayed = leash is not None and self.expert.off_road_distance(self.env) > leash
         if terminated or truncated or strayed:
@@ -142,9 +164,10 @@ class _Lane:
 
     def _finish(self, lap: bool) -> None:
         episode = self.episode
-        episode.lap = lap
-        episode.tiles = self.car_racing.tile_visited_count / len(self.car_racing.track)
-        episode.off_road /= episode.steps
+        if self.car_racing is not None:
+            episode.lap = lap
+            episode.tiles = self.car_racing.tile_visited_count / len(self.car_racing.track)
+            episode.off_road /= episode.steps
         if self.frames:
             columns = [np.stack(column) for column in zip(*self.frames, strict=True)]
             episode.images, episode.gauges, episode.labels, episode.actions, episode.rewards = columns
@@ -152,18 +175,22 @@ class _Lane:
         self.busy = False
 
 
-_lanes: dict[str, _Lane] = {}
+_lanes: dict[tuple[str, float, int], _Lane] = {}
 
 
 def drive_episode(driver: Driver, plan: Plan, drive: Drive) -> Episode:
     """Drives the planned episode in this process, which keeps the environment for the next call."""
-    if drive.env not in _lanes:
-        _lanes[drive.env] = _Lane(drive.env)
-    lane, compiled = _lanes[drive.env], driver.compile_step()
+    key = drive.env, drive.drop_frames, drive.jitter
+    if key not in _lanes:
+        _lanes[key] = _Lane(*key)
+    lane, compiled = _lanes[key], driver.compile_step()
     lane.start(plan, drive)
     while lane.busy:
-        image, gauges = compiled.view(lane.observation)
-        lane.advance(image, gauges, compiled.tick(image, gauges))
+        if drive.record:
+            seen = compiled.view(lane.observation)
+            lane.advance(compiled.act_on(seen, lane.elapsed), seen)
+        else:
+            lane.advance(compiled.act(lane.observation, lane.elapsed), None)
     return lane.episode
 
 
@@ -174,7 +201,8 @@ def _leave_with_parent() -> None:
     os._exit(1)
 
 
-def _begin_worker() -> None:
+def begin_worker() -> None:
+    """Prepares a process that works for another: one thread, and it ends with its parent."""
     # Ctrl-C goes to the parent alone, which closes the pool in order; a parent that was killed cannot, so watch it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
@@ -200,7 +228,7 @@ class RolloutPool:
         self.workers = workers
         # Spawned, not forked: torch's threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
-        self._executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+        self._executor = ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker)
 
     def __enter__(self) -> RolloutPool:
         return self

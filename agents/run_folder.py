@@ -71,6 +71,13 @@ class RunFolder:
             raise UserError(f"{self.state} is damaged ({error}): the run cannot be resumed from it.") from None
 
 
+def checkpoint_record(config: Any) -> dict[str, Any]:
+    """What a checkpoint tells of the job, its versions and its machine, from the job's config dataclass."""
+    job = {name: str(value) if isinstance(value, Path) else value for name, value in vars(config).items()}
+    del job["run"], job["resume"]  # where it lay tells nothing of how it was trained
+    return {"job": job, "versions": versions(), "machine": machine()}
+
+
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
     packages = {}

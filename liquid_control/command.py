@@ -33,7 +33,7 @@ def parse(config_class: type[Config], arguments: Sequence[str], program: str) ->
         config_class,
         prog=program,
         description=inspect.cleandoc(config_class.__doc__ or ""),
-        args=_with_config_file(config_class, list(arguments)),
+        args=_with_values(config_class, _with_config_file(config_class, list(arguments))),
         config=(tyro.conf.FlagConversionOff, tyro.conf.PositionalRequiredArgs),
     )
 
@@ -51,6 +51,15 @@ def _with_config_file(config_class: type, arguments: list[str]) -> list[str]:
             raise UserError("--config needs a YAML file, for example --config configs/car_racing_cfc.yaml.")
         from_files += _yaml_arguments(config_class, Path(path))
     return from_files + by_hand
+
+
+def _with_values(config_class: type, arguments: list[str]) -> list[str]:
+    """A bare ``--flag`` of a bool field becomes ``--flag True``, which is what a YAML file says."""
+    flags = {"--" + field.name.replace("_", "-") for field in dataclasses.fields(config_class) if field.type == "bool"}
+    words: list[str] = []
+    for word, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        words += [word, "True"] if word in flags and following.startswith("--") else [word]
+    return words
 
 
 def _yaml_arguments(config_class: type, path: Path) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import gymnasium
 import tyro
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -46,8 +46,9 @@ class EvaluateConfig:
     """Episodes; number i is driven on the test seed 2000000 + i."""
     workers: int = 2
     """Processes that drive; they change the time it takes and nothing else."""
-    env: str = OFFICIAL
-    """The environment. CarRacing-v3 is the scoreboard; liquid_control/FastCarRacing-v3 gives about the same."""
+    env: str = ""
+    """The environment, by default the driver's own: for a car CarRacing-v3, the scoreboard; FastCarRacing, as
+    liquid_control/FastCarRacing-v3, gives about the same."""
     output: Path | None = None
     """The JSON file to write; by default evaluation.json beside the checkpoint."""
 
@@ -83,7 +84,7 @@ class Evaluation:
         """The summary in words and rounded numbers, as the table and the card show it."""
         numbers = self.summary()
         low, high = numbers["iqm_interval"]
-        return [
+        rows = [
             ("score, mean ± std", f"{numbers['mean']:.1f} ± {numbers['std']:.1f}"),
             ("median", f"{numbers['median']:.1f}"),
             ("minimum", f"{numbers['minimum']:.1f}"),
@@ -93,6 +94,7 @@ class Evaluation:
             ("time off the road", f"{numbers['off_road']:.2%}"),
             ("steps an episode", f"{numbers['steps']:.0f}"),
         ]
+        return rows if self.env in (OFFICIAL, FAST) else [*rows[:4], rows[-1]]
 
     def table(self) -> Table:
         """The summary as a table to print."""
@@ -185,22 +187,26 @@ def _check_environment(driver: Driver, env: str) -> None:
         gymnasium.spec(env)
         made = gymnasium.make(env, disable_env_checker=True)
     except (gymnasium.error.Error, ImportError) as error:
-        hint = nearest(env, (OFFICIAL, FAST))
+        hint = nearest(env, {OFFICIAL, FAST, driver.config.env})
         raise UserError(f"the environment {env!r} cannot be made ({' '.join(str(error).split())}): {hint}") from None
     seen, controlled = made.observation_space, made.action_space
     made.close()
-    expected, controls = driver.view.observation_shape, (len(driver.view.controls),)
-    if seen.shape != expected or not isinstance(controlled, Box) or controlled.shape != controls:
+    expected, count = driver.view.observation_shape, len(driver.view.controls)
+    if driver.view.choices:
+        gives, fits = f"chooses among {count} actions", isinstance(controlled, Discrete) and controlled.n == count
+    else:
+        gives, fits = f"gives {count} continuous controls", isinstance(controlled, Box) and controlled.shape == (count,)
+    if seen.shape != expected or not fits:
+        choices = f"{driver.config.env} or {FAST}" if driver.config.env == OFFICIAL else driver.config.env
         raise UserError(
-            f"this driver sees observations of shape {expected} and gives {controls[0]} continuous controls; "
-            f"{env!r} has shape {seen.shape} and {type(controlled).__name__} actions. "
-            f"Choose {driver.config.env} or {FAST}."
+            f"this driver sees observations of shape {expected} and {gives}; {env!r} has shape {seen.shape} and "
+            f"{type(controlled).__name__} actions. Choose {choices}."
         )
 
 
-def _default_output(checkpoint: Path, env: str) -> Path:
+def _default_output(checkpoint: Path, env: str, driver: Driver) -> Path:
     # A score from elsewhere never takes the place of the official one.
-    name = EVALUATION_NAME if env == OFFICIAL else f"evaluation-{env.rpartition('/')[2]}.json"
+    name = EVALUATION_NAME if env == driver.config.env else f"evaluation-{env.rpartition('/')[2]}.json"
     return checkpoint / name
 
 
@@ -210,7 +216,8 @@ def main(arguments: Sequence[str]) -> None:
     if config.episodes < 1:
         raise UserError(f"--episodes must be at least 1, not {config.episodes}.")
     driver = load_driver(config.checkpoint)
-    output = config.output or _default_output(config.checkpoint, config.env)
+    env = config.env or driver.config.env
+    output = config.output or _default_output(config.checkpoint, env, driver)
     check_writable(output, ".json")
     console = Console()
     console.print(driver.describe(), highlight=False)
@@ -225,7 +232,7 @@ def main(arguments: Sequence[str]) -> None:
             bar.update(task, advance=1, mean=sum(scores) / len(scores))
 
         seeds = range(TEST_SEEDS, TEST_SEEDS + config.episodes)
-        evaluation = evaluate(driver, seeds, config.workers, config.env, show)
+        evaluation = evaluate(driver, seeds, config.workers, env, show)
     console.print(evaluation.table())
     write_atomically(output, evaluation.to_json() + "\n")
     console.print(f"written: {output}", highlight=False)

@@ -32,6 +32,7 @@ from liquid_control.command import parse, run
 from liquid_control.errors import UserError
 from liquid_control.output import check_writable
 from policies.driver import Driver, load_driver
+from policies.view import CarRacingView
 
 PROGRAM = "python -m liquid_control.export"
 INPUTS = ("image", "gauges", "state", "elapsed")
@@ -73,6 +74,8 @@ def export_onnx(driver: Driver) -> bytes:
     except ImportError as error:
         raise UserError(f"the export needs {error.name}: pip install 'liquid-control[onnx]'.") from None
     view, batch = driver.view, 2  # any batch above 1 is traced as a free one
+    if not isinstance(view, CarRacingView):
+        raise UserError(f"the export is for drivers with eyes; this one drives {driver.config.env}.")
     examples = (
         torch.zeros(batch, *view.image_shape, dtype=torch.uint8),
         torch.zeros(batch, len(view.gauges)),

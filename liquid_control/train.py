@@ -6,15 +6,20 @@ import dataclasses
 import datetime
 import math
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from agents.dagger import Dagger, Progress, TrainConfig
-from agents.rollout import TEST_SEEDS, RolloutPool, processor_count
+from agents import dagger, ppo
+from agents.dagger import Dagger, TrainConfig
+from agents.ppo import PPO, PPOConfig
+from agents.rollout import OFFICIAL, TEST_SEEDS, RolloutPool, processor_count
 from agents.run_folder import RunFolder
 from liquid_control.checkpoint import write_atomically
 from liquid_control.command import parse, run, write_yaml
@@ -27,80 +32,148 @@ from policies.registry import CORES
 from policies.view import VIEWS
 
 PROGRAM = "python -m liquid_control.train"
+Config = TrainConfig | PPOConfig
+AGENTS: dict[str, type[TrainConfig] | type[PPOConfig]] = {"dagger": TrainConfig, "clone": TrainConfig, "ppo": PPOConfig}
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Trains as the arguments say; see ``--help``."""
+    """Trains as the arguments say; see ``--help``, and ``--agent ppo --help``."""
     config, folder = _begin(arguments)
     console = Console()
     torch.set_num_threads(config.workers)
     keep_freed_memory()
     with RolloutPool(config.workers) as pool:
-        dagger = Dagger(config, folder, pool)
-        console.print(f"{dagger.driver.describe()}\nrun folder: {folder.path}", highlight=False, soft_wrap=True)
         try:
-            with _bar(console) as bar:
-                task = bar.add_task("driving", total=config.rounds, completed=dagger.progress.round, news="")
-
-                def show(progress: Progress, loss: float) -> None:
-                    validated = not math.isnan(progress.score)
-                    scores = f"score {progress.score:.0f} best {progress.best_score:.0f} " if validated else ""
-                    news = f"{scores}loss {loss:.4f} frames {progress.frames:,}"
-                    bar.update(task, completed=progress.round, news=news)
-                    if not console.is_terminal:  # a log file shows no bar
-                        console.print(f"round {progress.round}/{config.rounds}, {progress.seconds:.0f} s: {news}")
-
-                dagger.train(show)
-            console.print(_where_time_went(dagger.progress), highlight=False)
+            train = _train_ppo if isinstance(config, PPOConfig) else _train_dagger
+            train(config, folder, pool, console)  # type: ignore[arg-type]
         except KeyboardInterrupt:
-            stopped = f"stopped after round {dagger.progress.round}. Continue: {PROGRAM} --resume {folder.path}"
-            console.print(stopped, highlight=False, soft_wrap=True)
+            console.print(f"stopped. Continue: {PROGRAM} --resume {folder.path}", highlight=False, soft_wrap=True)
             raise
         except UserError as error:
             raise UserError(f"{error}\nThen continue: {PROGRAM} --resume {folder.path}") from error
     _close(config, folder, console)
 
 
-def _bar(console: Console) -> Bar:
-    columns = (BarColumn(), TextColumn("round {task.completed}/{task.total}"), TextColumn("{task.fields[news]}"))
+def _train_dagger(config: TrainConfig, folder: RunFolder, pool: RolloutPool, console: Console) -> None:
+    job = Dagger(config, folder, pool)
+    _introduce(job.driver.describe(), folder, console)
+    with _bar(console, "round") as bar:
+        task = bar.add_task("driving", total=config.rounds, completed=job.progress.round, news="")
+
+        def show(progress: dagger.Progress, loss: float) -> None:
+            news = f"{_scores(progress)}loss {loss:.4f} frames {progress.frames:,}"
+            bar.update(task, completed=progress.round, news=news)
+            if not console.is_terminal:  # a log file shows no bar
+                console.print(f"round {progress.round}/{config.rounds}, {progress.seconds:.0f} s: {news}")
+
+        job.train(show)
+    console.print(_where_time_went(job.progress), highlight=False)
+
+
+def _train_ppo(config: PPOConfig, folder: RunFolder, pool: RolloutPool, console: Console) -> None:
+    with closing(PPO(config, folder, pool)) as job:
+        _introduce(job.driver.describe(), folder, console)
+        with _bar(console, "step") as bar:
+            task = bar.add_task("driving", total=config.steps, completed=job.progress.steps, news="")
+            told = job.progress.round
+
+            def show(progress: ppo.Progress) -> None:
+                nonlocal told
+                news = f"{_scores(progress)}training return {progress.training_score:.0f}"
+                bar.update(task, completed=progress.steps, news=news)
+                if not console.is_terminal and progress.round > told:
+                    told = progress.round
+                    steps = f"step {progress.steps:,}/{config.steps:,}"
+                    console.print(f"{steps}, {progress.seconds:.0f} s: {news}", highlight=False)
+
+            job.train(show)
+        console.print(_where_time_went(job.progress), highlight=False)
+
+
+def _introduce(driver: str, folder: RunFolder, console: Console) -> None:
+    console.print(f"{driver}\nrun folder: {folder.path}", highlight=False, soft_wrap=True)
+
+
+def _scores(progress: dagger.Progress | ppo.Progress) -> str:
+    validated = not math.isnan(progress.score)
+    return f"score {progress.score:.0f} best {progress.best_score:.0f} " if validated else ""
+
+
+def _bar(console: Console, unit: str) -> Bar:
+    columns = (
+        BarColumn(),
+        TextColumn(f"{unit} {{task.completed:,}}/{{task.total:,}}"),
+        TextColumn("{task.fields[news]}"),
+    )
     return Bar(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console)
 
 
-def _where_time_went(progress: Progress) -> str:
+def _where_time_went(progress: dagger.Progress | ppo.Progress) -> str:
     parts = progress.parts | {"other": progress.seconds - sum(progress.parts.values())}
     shares = (f"{part} {seconds:.0f} s ({seconds / progress.seconds:.0%})" for part, seconds in parts.items())
     return f"trained in {progress.seconds:.0f} s: {', '.join(shares)}"
 
 
-def _begin(arguments: Sequence[str]) -> tuple[TrainConfig, RunFolder]:
+def _begin(arguments: Sequence[str]) -> tuple[Config, RunFolder]:
     """The job and its run folder, new or resumed."""
-    config = parse(TrainConfig, arguments, PROGRAM)
+    config = parse(_config_class(arguments), arguments, PROGRAM)
     if config.resume is not None:
         return _resume(config.resume, arguments)
-    for name, known in (("env", VIEWS), ("policy", CORES)):
-        if getattr(config, name) not in known:
-            raise UserError(f"unknown {name} {getattr(config, name)!r}: {nearest(getattr(config, name), known)}")
-    for name in ("rounds", "expert_episodes", "learner_episodes", "steps", "batch", "time", "validation_episodes"):
-        if getattr(config, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(config, name)}.")
+    if config.policy not in CORES:
+        raise UserError(f"unknown policy {config.policy!r}: {nearest(config.policy, CORES)}")
     date = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = config.run or Path("runs") / f"{config.env}-{config.policy}-{date}"
-    config = dataclasses.replace(config, run=path, workers=config.workers or processor_count())
+    env = config.env.replace("/", "-")
+    if isinstance(config, PPOConfig):
+        path = config.run or Path("runs") / f"{env}-{config.policy}-ppo-{date}"
+        config = ppo.begin_ppo(config, path, processor_count())
+    else:
+        if config.env not in VIEWS:
+            raise UserError(
+                f"unknown env {config.env!r}: {nearest(config.env, VIEWS)} Without a teacher, --agent ppo learns any."
+            )
+        for name in ("rounds", "expert_episodes", "learner_episodes", "steps", "batch", "time", "validation_episodes"):
+            if getattr(config, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(config, name)}.")
+        path = config.run or Path("runs") / f"{env}-{config.policy}-{date}"
+        config = dataclasses.replace(config, run=path, workers=config.workers or processor_count())
     folder = RunFolder(path)
     folder.begin(write_yaml(config))
     return config, folder
 
 
-def _resume(path: Path, arguments: Sequence[str]) -> tuple[TrainConfig, RunFolder]:
+def _config_class(arguments: Sequence[str]) -> type[TrainConfig] | type[PPOConfig]:
+    """The dataclass of the job that ``--agent`` names, by hand, in a ``--config`` file, or in the run to resume."""
+    given: dict[str, str] = {}
+    words = list(arguments)
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name in ("--agent", "--config", "--resume"):
+            given[name] = value if equals else following
+    if "--agent" in given:
+        return AGENTS.get(given["--agent"], TrainConfig)
+    for name, inside in (("--resume", "config.yaml"), ("--config", "")):
+        if name in given:
+            path = Path(given[name]) / inside
+            try:
+                content: Any = yaml.safe_load(path.read_text())
+            except (OSError, yaml.YAMLError, UnicodeDecodeError):
+                continue  # whoever parses it will say what is wrong
+            if isinstance(content, dict):
+                return AGENTS.get(str(content.get("agent", "dagger")), TrainConfig)
+    return TrainConfig
+
+
+def _resume(path: Path, arguments: Sequence[str]) -> tuple[Config, RunFolder]:
     folder = RunFolder(path)
     if not folder.config.exists():
         raise UserError(f"{path} is no run folder: it holds no {folder.config.name}.")
-    saved = parse(TrainConfig, ["--config", str(folder.config)], PROGRAM)
-    asked = parse(TrainConfig, ["--config", str(folder.config), *arguments], PROGRAM)
+    config_class = _config_class(["--resume", str(path)])
+    saved = parse(config_class, ["--config", str(folder.config)], PROGRAM)
+    asked = parse(config_class, ["--config", str(folder.config), *arguments], PROGRAM)
     saved, asked = (dataclasses.replace(config, resume=None, run=path) for config in (saved, asked))
     changed = [
         f"{field.name} is {getattr(saved, field.name)}, not {getattr(asked, field.name)}"
-        for field in dataclasses.fields(TrainConfig)
+        for field in dataclasses.fields(config_class)
         if getattr(saved, field.name) != getattr(asked, field.name)
     ]
     if changed:
@@ -108,7 +181,7 @@ def _resume(path: Path, arguments: Sequence[str]) -> tuple[TrainConfig, RunFolde
     return saved, folder
 
 
-def _close(config: TrainConfig, folder: RunFolder, console: Console) -> None:
+def _close(config: Config, folder: RunFolder, console: Console) -> None:
     """The closing evaluation on the official environment: a table and a lap video of the best checkpoint."""
     driver = load_driver(folder.best)
     if config.test_episodes:
@@ -116,7 +189,7 @@ def _close(config: TrainConfig, folder: RunFolder, console: Console) -> None:
         evaluation = evaluate(driver, seeds, workers=config.workers, env=config.env)
         write_atomically(folder.best / EVALUATION_NAME, evaluation.to_json())
         console.print(evaluation.table())
-    if config.video:
+    if config.video and config.env == OFFICIAL:
         record_lap(driver, folder.path / "lap.mp4", seed=TEST_SEEDS)
         console.print(f"a lap: {folder.path / 'lap.mp4'}", highlight=False, soft_wrap=True)
     console.print(

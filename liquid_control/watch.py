@@ -132,11 +132,11 @@ class Lap:
     @torch.inference_mode()
     def _moment(self, env: gymnasium.Env[Any, Any], observation: np.ndarray, action: np.ndarray) -> Moment:
         image, gauges = self.driver.view(observation)
-        features = self.driver.eyes(torch.from_numpy(image)[None])[0].numpy()
+        seen = self.driver.perceive(torch.from_numpy(image)[None], torch.from_numpy(gauges)[None])
         track: Any = env.unwrapped
         return Moment(
             road=np.asarray(env.render()),
-            sensory=np.concatenate([features, gauges]),
+            sensory=seen[0].numpy(),
             activity=activity(self.driver),
             action=action,
             step=self.result.steps,

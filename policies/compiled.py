@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from liquid_control.kernels import kernel_device
+from policies.repeat import ActionRepeat
 
 if TYPE_CHECKING:
     from policies.driver import Driver
-    from policies.eyes import ConvEyes
+    from policies.eyes import ConvEyes, GaugeScale
 
 See = Callable[[np.ndarray], np.ndarray]
 """(height, width, 3) uint8 -> (features,); the array is overwritten by the next call."""
@@ -29,14 +30,13 @@ class CompiledDriver:
 
     def __init__(self, driver: Driver):
         self.view = driver.view
-        self.see = compile_eyes(driver.eyes)
+        self.see = compile_eyes(driver.eyes) if driver.eyes else None
+        self.scale = _compile_scale(driver.scale) if driver.scale else None
         self.core = driver.core.compile_step()
-        self._gain, self._offset, self._low, self._high = (
-            tensor.detach().cpu().numpy().copy()
-            for tensor in (driver.hands.gain, driver.hands.offset, driver.hands.low, driver.hands.high)
-        )
-        features = driver.eyes.features
-        self._inputs = np.empty(features + len(self.view.gauges), np.float32)
+        self.command = driver.hands.grip()
+        self._repeat = ActionRepeat(driver.config.action_repeat)
+        features = driver.eyes.features if driver.eyes else 0
+        self._inputs = np.empty(driver.inputs, np.float32)
         self._seen, self._gauges = self._inputs[:features], self._inputs[features:]
 
     @property
@@ -47,9 +47,10 @@ class CompiledDriver:
     def reset(self) -> None:
         """Starts a new drive: back to the core's initial state."""
         self.core.reset()
+        self._repeat.reset()
 
     def act(self, observation: np.ndarray, elapsed: float = 1.0) -> np.ndarray:
-        """One raw observation of the environment -> one action (controls,) float32 within the action space.
+        """One raw observation of the environment -> one action within the action space; see `Driver.act`.
 
         Args:
             observation: as the official environment gives it; for CarRacing-v3 (96, 96, 3) uint8.
@@ -58,17 +59,30 @@ class CompiledDriver:
         Raises:
             ValueError: if the observation has another shape or dtype, or elapsed is negative or not finite.
         """
+        return self._repeat(self._decide, observation, elapsed)
+
+    def act_on(self, seen: tuple[np.ndarray, np.ndarray], elapsed: float = 1.0) -> np.ndarray:
+        """:meth:`act` on what the view made of an observation: image (height, width, 3) uint8 and gauges (G,)."""
+        return self._repeat(self._decide_on, seen, elapsed)
+
+    def _decide(self, observation: np.ndarray, elapsed: float) -> np.ndarray:
         return self.tick(*self.view(observation), elapsed)
 
+    def _decide_on(self, seen: tuple[np.ndarray, np.ndarray], elapsed: float) -> np.ndarray:
+        return self.tick(*seen, elapsed)
+
     def tick(self, image: np.ndarray, gauges: np.ndarray, elapsed: float = 1.0) -> np.ndarray:
-        """:meth:`act` on what the view made of an observation: image (height, width, 3) uint8 and gauges (G,)."""
-        self._seen[:] = self.see(image)
-        self._gauges[:] = gauges
+        """A new action from what the view made of an observation: image (height, width, 3) uint8 and gauges (G,)."""
+        if self.see is not None:
+            self._seen[:] = self.see(image)
+        self._gauges[:] = gauges if self.scale is None else self.scale(gauges)
         return self.command(self.core(self._inputs, elapsed))
 
-    def command(self, motor: np.ndarray) -> np.ndarray:
-        """Motor neurons (controls,) -> controls within their range."""
-        return np.minimum(np.maximum(motor * self._gain + self._offset, self._low), self._high)
+
+def _compile_scale(scale: GaugeScale) -> See:
+    mean = scale.mean.cpu().numpy().copy()
+    deviation = np.sqrt(scale.variance.cpu().numpy() + 1e-6)
+    return lambda gauges: np.clip((gauges - mean) / deviation, -scale.LIMIT, scale.LIMIT)
 
 
 def compile_eyes(eyes: ConvEyes) -> See:

@@ -18,10 +18,13 @@ from liquid_control.checkpoint import load_checkpoint, save_checkpoint
 from liquid_control.errors import UserError
 from liquid_control.nn import LiquidLayer, build_layer
 from policies.compiled import CompiledDriver
-from policies.eyes import ConvEyes
-from policies.hands import AffineHands
+from policies.eyes import ConvEyes, GaugeScale
+from policies.hands import AffineHands, Bound, ChoiceHands, Hands, PedalHands
 from policies.registry import build_core
-from policies.view import build_view
+from policies.repeat import ActionRepeat
+from policies.view import View, build_view
+
+CAR_CONTROLS = ("steer", "gas", "brake")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,14 @@ class DriverConfig:
     """Kernel sizes of the eyes' convolutions."""
     features: int = 32
     """Features that the eyes give to the core, beside the gauges."""
+    pedals: bool = False
+    """Whether gas and brake are one motor neuron's two sides; otherwise each control has its own."""
+    bound: Bound = "clip"
+    """How commands are kept within the controls' range: clip or tanh."""
+    action_repeat: int = 1
+    """Environment steps that an action lasts; the driver looks at every so many observations only."""
+    vector: Mapping[str, Any] | None = None
+    """Where observations are vectors, the arguments of `policies.view.VectorView`; such a driver has no eyes."""
 
 
 class Driver(nn.Module):
@@ -58,12 +69,29 @@ class Driver(nn.Module):
     def __init__(self, config: DriverConfig, core: LiquidLayer | None = None):
         super().__init__()
         self.config = config
-        self.view = build_view(config.env, config.playfield)
-        self.eyes = ConvEyes(self.view.image_shape, config.channels, config.kernels, config.features)
-        inputs = config.features + len(self.view.gauges)
-        self.core = core or build_core(config.policy, inputs, len(self.view.controls), config.options)
-        self.hands = AffineHands(self.view.low, self.view.high)
+        self.view = build_view(config.env, config.playfield, config.vector)
+        self.eyes: ConvEyes | None = None
+        self.scale: GaugeScale | None = None
+        if config.vector is None:
+            self.eyes = ConvEyes(self.view.image_shape, config.channels, config.kernels, config.features)
+        else:
+            self.scale = GaugeScale(len(self.view.gauges))
+        self.hands = _build_hands(config, self.view)
+        self.core = core or build_core(config.policy, self.inputs, self.hands.motors, config.options)
         self.state: Tensor | None = None
+        self._repeat = ActionRepeat(config.action_repeat)
+
+    @property
+    def inputs(self) -> int:
+        """Number of inputs of the core: the eyes' features and the gauges."""
+        return (self.eyes.features if self.eyes else 0) + len(self.view.gauges)
+
+    def perceive(self, image: Tensor, gauges: Tensor) -> Tensor:
+        """What the core is driven by: image (N, height, width, 3) and gauges (N, G) -> (N, :attr:`inputs`)."""
+        if self.eyes is not None:
+            return torch.cat([self.eyes(image), gauges], -1)
+        assert self.scale is not None
+        return self.scale(gauges)
 
     def forward(
         self,
@@ -85,33 +113,41 @@ class Driver(nn.Module):
         Returns:
             Unclipped commands (B, T, controls) and the state (B, S) after the last step.
         """
-        batch, time = image.shape[:2]
-        seen = self.eyes(image.flatten(0, 1)).unflatten(0, (batch, time))
-        motor, state = self.core(torch.cat([seen, gauges], -1), state, elapsed, mask)
+        seen = self.perceive(image.flatten(0, 1), gauges.flatten(0, 1)).unflatten(0, gauges.shape[:2])
+        motor, state = self.core(seen, state, elapsed, mask)
         return self.hands(motor), state
 
     def tick(
         self, image: Tensor, gauges: Tensor, state: Tensor, elapsed: Tensor | float | None = None
     ) -> tuple[Tensor, Tensor]:
-        """One control step for a batch: image (B, height, width, 3), gauges (B, G) -> controls (B, 3), state (B, S)."""
-        motor, state = self.core.step(torch.cat([self.eyes(image), gauges], -1), state, elapsed)
-        return self.hands.clip(self.hands(motor)), state
+        """One control step for a batch: image (B, height, width, 3), gauges (B, G) -> actions (B, …), state (B, S)."""
+        motor, state = self.core.step(self.perceive(image, gauges), state, elapsed)
+        return self.hands.controls(self.hands(motor)), state
 
     def reset(self) -> None:
         """Starts a new drive: forgets the state."""
         self.state = None
+        self._repeat.reset()
 
     @torch.inference_mode()
     def act(self, observation: np.ndarray, elapsed: float | None = None) -> np.ndarray:
-        """One raw observation of the environment -> one action (controls,) float32 within the action space.
+        """One raw observation of the environment -> one action within the action space.
+
+        An action lasts ``config.action_repeat`` environment steps: the observations between are not looked at.
 
         Args:
             observation: as the official environment gives it; for CarRacing-v3 (96, 96, 3) uint8.
             elapsed: time since the previous call in environment steps; None is one step.
 
+        Returns:
+            (controls,) float32; where actions are chosen, the number of one.
+
         Raises:
             ValueError: if the observation has another shape or dtype.
         """
+        return self._repeat(self._decide, observation, 1.0 if elapsed is None else elapsed)
+
+    def _decide(self, observation: np.ndarray, elapsed: float) -> np.ndarray:
         image, gauges = self.view(observation)
         if self.state is None:
             self.state = self.core.initial_state(1)
@@ -132,7 +168,7 @@ class Driver(nn.Module):
     def parameter_counts(self) -> dict[str, int]:
         """Parameters in use of eyes, core and hands, and their sum; synapses that the wiring leaves out don't count."""
         counts = {
-            "eyes": sum(parameter.numel() for parameter in self.eyes.parameters()),
+            "eyes": sum(parameter.numel() for parameter in self.eyes.parameters()) if self.eyes else 0,
             "core": self.core.parameter_count(),
             "hands": sum(parameter.numel() for parameter in self.hands.parameters()),
         }
@@ -188,3 +224,11 @@ def load_driver(folder: str | os.PathLike[str]) -> Driver:
         UserError: if there is no usable checkpoint.
     """
     return Driver.load(folder)
+
+
+def _build_hands(config: DriverConfig, view: View) -> Hands:
+    if config.pedals and view.controls != CAR_CONTROLS:
+        raise UserError(f"pedals are for {', '.join(CAR_CONTROLS)}; {config.env} has {', '.join(view.controls)}.")
+    if view.choices:
+        return ChoiceHands(view.choices)
+    return PedalHands(config.bound) if config.pedals else AffineHands(view.low, view.high, config.bound)

@@ -42,3 +42,39 @@ class ConvEyes(nn.Module):
         x = image.permute(0, 3, 1, 2).to(self.linear.weight.dtype).div(255).sub(0.5)
         x = self.convolutions(x)  # (N, channels, height', width')
         return torch.tanh(self.linear(x.flatten(1)))
+
+
+class GaugeScale(nn.Module):
+    """Brings gauges of unknown units to zero mean and unit variance, by what was seen of them so far.
+
+    Mean and variance are part of the weights: a driver brings them along, and they change only by :meth:`update`.
+
+    Args:
+        size: number of gauges.
+    """
+
+    LIMIT = 10.0  # standard deviations that are passed on
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("variance", torch.ones(size))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, gauges: Tensor) -> Tensor:
+        """(..., size) in the environment's units -> (..., size) in standard deviations."""
+        return ((gauges - self.mean) / (self.variance + 1e-6).sqrt()).clamp(-self.LIMIT, self.LIMIT)
+
+    @torch.no_grad()
+    def update(self, gauges: Tensor) -> None:
+        """Takes (N, size) more into account (Chan et al. 1983: means and variances of two samples joined)."""
+        number, count = len(gauges), float(self.count)
+        share, shift = number / (count + number), gauges.mean(0) - self.mean
+        own = gauges.var(0, unbiased=False)
+        self.variance += share * (own - self.variance) + share * (1 - share) * shift**2
+        self.mean += share * shift
+        self.count += number

@@ -13,42 +13,56 @@ from typing import Any
 from liquid_control.errors import UserError, nearest
 from liquid_control.nn import GRU, LAN, LSTM, LTC, MLP, CfC, Leaky, LiquidLayer, PlasticCfC, Wiring
 
-#: The wiring of every liquid driver here: 19 neurons, the motor ones drive the controls.
-INTER, COMMAND = 12, 4
+NEURONS = 19
+"""Of every liquid driver here: inter, command and motor neurons, the motor ones drive the controls."""
 
 
-def ncp_wiring(motor: int, seed: int) -> Wiring:
-    """The neural circuit policy of 12 inter, 4 command and ``motor`` motor neurons (Lechner 2020, density one half)."""
+def ncp_wiring(motor: int, seed: int, neurons: int = NEURONS) -> Wiring:
+    """A neural circuit policy (Lechner 2020) of density one half; 12 of 19 neurons are inter neurons.
+
+    Raises:
+        ValueError: if no command neuron is left between the inter and the motor neurons.
+    """
+    inter = round(neurons * 12 / NEURONS)
+    command = neurons - inter - motor
+    if command < 1:
+        raise ValueError(f"{neurons} neurons are too few for {motor} motor neurons: {inter} are inter neurons.")
     return Wiring.ncp(
-        inter_neurons=INTER,
-        command_neurons=COMMAND,
+        inter_neurons=inter,
+        command_neurons=command,
         motor_neurons=motor,
-        sensory_fanout=INTER // 2,
-        inter_fanout=COMMAND // 2,
-        recurrent_command_synapses=COMMAND,
-        motor_fanin=COMMAND // 2,
+        sensory_fanout=-(-inter // 2),
+        inter_fanout=-(-command // 2),
+        recurrent_command_synapses=command,
+        motor_fanin=-(-command // 2),
         seed=seed,
     )
 
 
-def cfc(inputs: int, motor: int, mode: str = "default", wiring_seed: int = 22222) -> LiquidLayer:
+def cfc(
+    inputs: int, motor: int, mode: str = "default", wiring_seed: int = 22222, neurons: int = NEURONS
+) -> LiquidLayer:
     """Closed-form continuous-time neurons (Hasani 2022) on the NCP wiring; ``mode`` default, no_gate or pure."""
-    return CfC(inputs, ncp_wiring(motor, wiring_seed), mode=mode)
+    return CfC(inputs, ncp_wiring(motor, wiring_seed, neurons), mode=mode)
 
 
-def ltc(inputs: int, motor: int, ode_unfolds: int = 6, wiring_seed: int = 22222) -> LiquidLayer:
+def ltc(inputs: int, motor: int, ode_unfolds: int = 6, wiring_seed: int = 22222, neurons: int = NEURONS) -> LiquidLayer:
     """Liquid time-constant neurons (Hasani 2021) on the NCP wiring, semi-implicit solver of ``ode_unfolds`` steps."""
-    return LTC(inputs, ncp_wiring(motor, wiring_seed), ode_unfolds=ode_unfolds)
+    return LTC(inputs, ncp_wiring(motor, wiring_seed, neurons), ode_unfolds=ode_unfolds)
 
 
-def leaky(inputs: int, motor: int, ode_unfolds: int = 3, wiring_seed: int = 22222) -> LiquidLayer:
+def leaky(
+    inputs: int, motor: int, ode_unfolds: int = 3, wiring_seed: int = 22222, neurons: int = NEURONS
+) -> LiquidLayer:
     """Leaky neurons of adaptive time constants on the NCP wiring, exponential solver of ``ode_unfolds`` steps."""
-    return Leaky(inputs, ncp_wiring(motor, wiring_seed), ode_unfolds=ode_unfolds)
+    return Leaky(inputs, ncp_wiring(motor, wiring_seed, neurons), ode_unfolds=ode_unfolds)
 
 
-def plastic(inputs: int, motor: int, rule: str = "hebb", wiring_seed: int = 22222) -> LiquidLayer:
+def plastic(
+    inputs: int, motor: int, rule: str = "hebb", wiring_seed: int = 22222, neurons: int = NEURONS
+) -> LiquidLayer:
     """CfC neurons on the NCP wiring whose synapses are plastic (Miconi 2018); ``rule`` hebb, oja or delta."""
-    return PlasticCfC(inputs, ncp_wiring(motor, wiring_seed), rule=rule)
+    return PlasticCfC(inputs, ncp_wiring(motor, wiring_seed, neurons), rule=rule)
 
 
 def lan(
@@ -61,11 +75,15 @@ def lan(
     mode: str = "exact",
     hidden: int = 8,
     pseudo_time: str = "linear",
+    neurons: int = 0,
 ) -> LiquidLayer:
     """Liquid attention (Razzaq 2025): ``units`` neurons that attend to the last ``window`` steps, and motor neurons.
 
-    With the default 16 units and three controls there are 19 neurons, as in the wired cores.
+    With the default 16 units and three controls there are 19 neurons, as in the wired cores; ``neurons`` (0: as
+    ``units`` says) sets the units to what that leaves, a multiple of the heads.
     """
+    if neurons:
+        units = (neurons - motor) // heads * heads
     return LAN(
         inputs,
         units,
@@ -79,19 +97,21 @@ def lan(
     )
 
 
-def lstm(inputs: int, motor: int, units: int = 0) -> LiquidLayer:
-    """A long short-term memory of ``units`` (0: match the CfC core) and a linear readout."""
-    return LSTM(inputs, units or _matching(LSTM, inputs, motor), output_size=motor)
+def lstm(inputs: int, motor: int, units: int = 0, neurons: int = 0) -> LiquidLayer:
+    """A long short-term memory of ``units``, or ``neurons`` (0: match the CfC core), and a linear readout."""
+    return LSTM(inputs, units or neurons or _matching(LSTM, inputs, motor), output_size=motor)
 
 
-def gru(inputs: int, motor: int, units: int = 0) -> LiquidLayer:
-    """A gated recurrent unit of ``units`` (0: match the CfC core) and a linear readout."""
-    return GRU(inputs, units or _matching(GRU, inputs, motor), output_size=motor)
+def gru(inputs: int, motor: int, units: int = 0, neurons: int = 0) -> LiquidLayer:
+    """A gated recurrent unit of ``units``, or ``neurons`` (0: match the CfC core), and a linear readout."""
+    return GRU(inputs, units or neurons or _matching(GRU, inputs, motor), output_size=motor)
 
 
-def mlp(inputs: int, motor: int, units: int = 0, frames: int = 4) -> LiquidLayer:
+def mlp(inputs: int, motor: int, units: int = 0, frames: int = 4, neurons: int = 0) -> LiquidLayer:
     """A feed-forward net of one hidden layer over the last ``frames`` inputs: memory without recurrence."""
-    return MLP(inputs, units or _matching(MLP, inputs, motor, frames=frames), frames=frames, output_size=motor)
+    return MLP(
+        inputs, units or neurons or _matching(MLP, inputs, motor, frames=frames), frames=frames, output_size=motor
+    )
 
 
 def _matching(layer: Callable[..., LiquidLayer], inputs: int, motor: int, **options: int) -> int:
@@ -111,6 +131,23 @@ CORES: dict[str, Callable[..., LiquidLayer]] = {
     "gru": gru,
     "mlp": mlp,
 }
+
+
+def build_memory(policy: str, inputs: int, units: int) -> LiquidLayer:
+    """``units`` fully connected neurons of the kind of the core ``policy``, all of them outputs: a critic's memory."""
+    layers: dict[str, Callable[[], LiquidLayer]] = {
+        "cfc": lambda: CfC(inputs, units, backbone_layers=0, backbone_units=0),
+        "ltc": lambda: LTC(inputs, units),
+        "lan": lambda: LAN(inputs, units + units % 2),
+        "leaky": lambda: Leaky(inputs, units),
+        "plastic": lambda: PlasticCfC(inputs, units),
+        "lstm": lambda: LSTM(inputs, units),
+        "gru": lambda: GRU(inputs, units),
+        "mlp": lambda: MLP(inputs, units),
+    }
+    if policy not in layers:
+        raise UserError(f"unknown policy {policy!r}: {nearest(policy, layers)}")
+    return layers[policy]()
 
 
 def build_core(policy: str, inputs: int, motor: int, options: Mapping[str, Any]) -> LiquidLayer:

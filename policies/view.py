@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ class CarRacingView:
     """
 
     observation_shape = (96, 96, 3)
+    choices = 0
     controls = ("steer", "gas", "brake")
     low, high = (-1.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     gauges = GAUGES
@@ -42,11 +44,60 @@ class CarRacingView:
         return playfield(observation, self.size), read_gauges(observation) * self.gauge_scale
 
 
+class VectorView:
+    """The components of a vector observation that the driver sees, as gauges; there is no image.
+
+    Args:
+        size: components of an observation.
+        observed: the places of those that are seen; empty for all.
+        low: least value of each control, empty where there are ``choices``.
+        high: greatest value of each control, empty where there are ``choices``.
+        choices: number of actions to choose from, or 0 for controls.
+    """
+
+    image_shape = (0, 0, 3)
+    _nothing = np.empty(image_shape, np.uint8)
+
+    def __init__(
+        self,
+        size: int,
+        observed: Sequence[int] = (),
+        low: Sequence[float] = (),
+        high: Sequence[float] = (),
+        choices: int = 0,
+    ):
+        self.observation_shape: tuple[int, ...] = (size,)
+        self.low, self.high, self.choices = tuple(low), tuple(high), choices
+        places = list(observed) or list(range(size))
+        self._places = np.array(places)
+        self.gauges = tuple(f"observation_{place}" for place in places)
+        self.controls = tuple(f"{'choice' if choices else 'control'}_{index}" for index in range(choices or len(low)))
+
+    def __call__(self, observation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A raw observation (size,) -> an empty image and the seen components float32.
+
+        Raises:
+            ValueError: if the observation has another shape.
+        """
+        if np.shape(observation) != self.observation_shape:
+            raise ValueError(f"the observation has shape {np.shape(observation)}, expected {self.observation_shape}.")
+        return self._nothing, np.asarray(observation, np.float32)[self._places]
+
+
+View = CarRacingView | VectorView
 VIEWS = {"CarRacing-v3": CarRacingView}
 
 
-def build_view(env: str, size: Sequence[int]) -> CarRacingView:
-    """The view of the environment ``env``, an id of :data:`VIEWS`."""
+def build_view(env: str, size: Sequence[int], vector: Mapping[str, Any] | None = None) -> View:
+    """The view of an environment.
+
+    Args:
+        env: an id of :data:`VIEWS`, or any other with ``vector``.
+        size: (height, width) of the image, where there is one.
+        vector: arguments of :class:`VectorView`.
+    """
+    if vector is not None:
+        return VectorView(**vector)
     if env not in VIEWS:
         raise UserError(f"no driver can see the environment {env!r} yet: {nearest(env, VIEWS)}")
     return VIEWS[env](size)

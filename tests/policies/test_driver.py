@@ -36,7 +36,7 @@ def test_driving_step_by_step_is_the_sequence_it_is_trained_on(policy, observati
     driven = np.stack([driver.act(observation) for observation in observations])
     image, gauges = (np.stack(part) for part in zip(*map(driver.view, observations), strict=True))
     command, _ = driver(torch.from_numpy(image)[None], torch.from_numpy(gauges)[None])
-    np.testing.assert_allclose(driven, driver.hands.clip(command)[0].detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(driven, driver.hands.controls(command)[0].detach().numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("policy", CORES)

@@ -1,0 +1,113 @@
+"""A driver's task as an environment: what its view makes of the observations, its commands as actions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from agents.rollout import FAST, OFFICIAL, VALIDATION_SEEDS
+from envs.partial import IrregularTime
+from policies.driver import DriverConfig
+from policies.hands import PedalHands
+from policies.view import build_view
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """A task for a driver."""
+
+    driver: DriverConfig
+    """What the driver is made of: its environment, view, action repeat and hands."""
+    patience: int = 0
+    """Decisions without a reward after which an episode is given up; 0 never gives up."""
+    giving_up: float = 0.0
+    """Reward of giving up."""
+    drop_frames: float = 0.0
+    """Probability that an observation is lost; see `envs.partial.IrregularTime`."""
+    jitter: int = 0
+    """Steps by which an observation may be late; see `envs.partial.IrregularTime`."""
+
+
+class DrivingTask(gymnasium.Wrapper):
+    """An environment as its driver lives it.
+
+    ## Observation Space
+    A dictionary of what `policies.view` makes of the observation: ``image``, flat uint8, where the driver has eyes,
+    ``gauges`` float32, and ``elapsed``, where time is irregular. (Flat, because SB3 turns whatever looks like an image
+    its own way.)
+
+    ## Action Space
+    The driver's commands: for pedals two numbers from -1 to 1, else the environment's own actions.
+
+    ## Rewards
+    Those of the environment, summed over the action repeat; that of giving up is added.
+
+    ## Starting State
+    That of the environment. Every episode has a seed of its own, drawn below `agents.rollout.VALIDATION_SEEDS` by the
+    generator that ``reset(seed=…)`` sets: tracks that drivers are chosen or judged on are never trained on.
+
+    ## Episode End
+    That of the environment; and terminated after ``patience`` decisions in a row without a positive reward.
+
+    Args:
+        config: the task.
+    """
+
+    def __init__(self, config: TaskConfig):
+        driver = config.driver
+        repeat = driver.action_repeat
+        if driver.env == OFFICIAL:
+            env = gymnasium.make(FAST, action_repeat=repeat, max_episode_steps=1000 // repeat, disable_env_checker=True)
+        else:
+            env = gymnasium.make(driver.env)
+        self._irregular = config.drop_frames > 0 or config.jitter > 0
+        if self._irregular:
+            env = IrregularTime(env, config.drop_frames, config.jitter)
+        super().__init__(env)
+        self.config = config
+        self.view = build_view(driver.env, driver.playfield, driver.vector)
+        gauges = spaces.Box(-np.inf, np.inf, (len(self.view.gauges),), np.float32)
+        parts: dict[str, spaces.Space] = {"gauges": gauges}
+        self._sees = driver.vector is None
+        if self._sees:
+            parts["image"] = spaces.Box(0, 255, (int(np.prod(self.view.image_shape)),), np.uint8)
+        if isinstance(env, IrregularTime):
+            parts["elapsed"] = env.elapsed_space
+        self.observation_space = spaces.Dict(parts)
+        if driver.pedals:
+            self.action_space = spaces.Box(-1, 1, (2,), np.float32)
+        self._seeds = np.random.default_rng()
+        self._idle = 0
+
+    def _observe(self, observation: Any) -> dict[str, np.ndarray]:
+        seen = {}
+        if self._irregular:
+            observation, seen["elapsed"] = observation["obs"], observation["elapsed"]
+        image, seen["gauges"] = self.view(observation)
+        return seen | {"image": image.reshape(-1)} if self._sees else seen
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Begins an episode on a training seed; ``seed`` begins the sequence of those anew."""
+        if seed is not None:
+            self._seeds = np.random.default_rng(seed)
+        self._idle = 0
+        observation, info = self.env.reset(seed=int(self._seeds.integers(VALIDATION_SEEDS)), options=options)
+        return self._observe(observation), info
+
+    def step(self, action: Any) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """One decision of the driver."""
+        if self.config.driver.pedals:
+            action = PedalHands.spread(action)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        reward = float(reward)
+        self._idle = 0 if reward > 0 else self._idle + 1
+        given_up = 0 < self.config.patience <= self._idle
+        if given_up and not (terminated or truncated):
+            terminated, reward = True, reward + self.config.giving_up
+        return self._observe(observation), reward, terminated, truncated, info

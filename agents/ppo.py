@@ -1,0 +1,509 @@
+"""Reinforcement learning from reward alone: a driver learns by PPO in many environments at once.
+
+A run is a series of rounds of several updates. A round begins with new episodes everywhere and with every random
+number drawn from (seed, round), and the state on disk is that after the last whole round: a run that was killed repeats
+at most one round, and ends with the same weights as an unbroken one.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from agents.device import resolve_device
+from agents.driving_task import DrivingTask, TaskConfig
+from agents.liquid_ppo import LiquidPPO
+from agents.optimizer_state import optimizer_tensors, part_of, restore_optimizer, to_save
+from agents.rollout import FAST, OFFICIAL, VALIDATION_SEEDS, Drive, Plan, RolloutPool
+from agents.run_folder import RunFolder, checkpoint_record
+from agents.worker_env import WorkerVecEnv
+from envs.partial import positions
+from liquid_control.errors import UserError
+from policies.driver import Driver, DriverConfig, load_driver
+from policies.registry import parse_options
+from policies.sb3 import DriverPolicy
+from policies.view import VIEWS
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Trains a driver from reward alone by PPO, in CarRacing-v3 or any Gymnasium environment of vectors.
+
+    Options can be put in a YAML file: --config configs/ppo/car_racing.yaml.
+    """
+
+    env: str = "CarRacing-v3"
+    """The environment: CarRacing-v3, or the id of one whose observations are vectors, such as Pendulum-v1."""
+    policy: str = "cfc"
+    """The driver's core: cfc, ltc, lan, leaky, plastic, lstm, gru or mlp."""
+    policy_options: tuple[str, ...] = ()
+    """Options of the core as name=value words, for example neurons=19, mode=pure or ode_unfolds=4."""
+    agent: Literal["ppo"] = "ppo"
+    """ppo: from reward alone. The other agents, dagger and clone, have options of their own."""
+    run: Path | None = None
+    """The run folder to make; by default runs/ENV-POLICY-ppo-DATE."""
+    resume: Path | None = None
+    """A run folder to continue; it brings its own config."""
+    init: Path | None = None
+    """A driver's checkpoint to begin with instead of nothing; it settles what the driver is made of."""
+    seed: int = 0
+    """Seed of weights, episodes and actions. Same seed, same machine, same result."""
+    workers: int = 0
+    """Processes that run environments; 0 means one a processor."""
+    threads: int = 0
+    """Threads that learn; 0 means one a processor. On a machine that is busy with other things, 1 is faster."""
+    device: str = "auto"
+    """Where the training runs: auto, cpu, cuda or cuda:N."""
+    steps: int = 1_000_000
+    """Decisions of the driver in all environments together; each lasts --action-repeat environment steps."""
+    envs: int = 16
+    """Environments that run side by side."""
+    rollout: int = 128
+    """Decisions of each environment between two updates."""
+    sequence: int = 32
+    """Decisions through which gradients go back in time; a divisor of --rollout."""
+    batch: int = 512
+    """Decisions a gradient step."""
+    epochs: int = 6
+    """Passes over a rollout."""
+    learning_rate: float = 5e-4
+    """Learning rate of Adam at the beginning; it falls linearly to --final-rate of it."""
+    final_rate: float = 0.02
+    """Share of the learning rate that is left at the end."""
+    gamma: float = 0.99
+    """Discount of a decision."""
+    gae_lambda: float = 0.95
+    """λ of the generalised advantage estimate."""
+    clip_range: float = 0.2
+    """How far the probability of an action may move in an update."""
+    entropy_weight: float = 0.0
+    """Weight of the entropy in the loss."""
+    value_weight: float = 0.5
+    """Weight of the critic's error in the loss."""
+    gradient_norm: float = 0.5
+    """Norm at which gradients are clipped."""
+    target_kl: float | None = None
+    """Divergence from the acting policy at which an update is broken off."""
+    distribution: Literal["gaussian", "squashed", "beta"] = "beta"
+    """Of continuous actions: gaussian, cut off at the bounds; squashed by tanh; or beta."""
+    log_std: float = -0.7
+    """Logarithm of the spread of actions at the beginning; for squashed and beta in units of half their range."""
+    critic: Literal["separate", "shared", "feedforward"] = "separate"
+    """The critic's memory: neurons of its own, those of the actor, or none."""
+    learn_initial_state: bool = False
+    """Whether the core's state before the first step is learned."""
+    pedals: bool = True
+    """CarRacing: gas and brake are one motor neuron's two sides."""
+    action_repeat: int = 4
+    """CarRacing: environment steps that an action lasts."""
+    patience: int = 25
+    """CarRacing: decisions without reward after which a training episode is given up, at --giving-up reward."""
+    giving_up: float = -5.0
+    """CarRacing: reward of giving up."""
+    playfield: tuple[int, int] = (28, 32)
+    """CarRacing: (height, width) that the playfield is resized to for the eyes."""
+    features: int = 32
+    """CarRacing: features that the eyes give to the core, beside the gauges."""
+    hide_velocities: bool = False
+    """Hide the velocities of a vector observation: then memory is needed."""
+    drop_frames: float = 0.0
+    """Probability that an observation is lost; the core knows the time that has passed."""
+    jitter: int = 0
+    """Environment steps by which an observation may come late; the core knows the time that has passed."""
+    share_eyes: bool = True
+    """Whether the critic sees through the actor's eyes; with --init better not, its gradients would move them."""
+    value_warm_up: int = 0
+    """Updates of the critic alone, before an --init driver is touched."""
+    clone_weight: float = 0.0
+    """Weight of the divergence from the --init driver in the loss, so that it does not forget."""
+    round_updates: int = 20
+    """Updates a round: how often the state is saved."""
+    validation_episodes: int = 20
+    """Episodes of a validation, on seeds that are never trained on; the best checkpoint is chosen by it."""
+    validate_every: int = 4
+    """Rounds between validations; in the last quarter of the rounds, every second one."""
+    validation_env: str = ""
+    """Where drivers are validated; by default FastCarRacing for CarRacing-v3, else the environment itself."""
+    stop_at: float | None = None
+    """Validation score at which the training ends early."""
+    test_episodes: int = 20
+    """Episodes of the closing evaluation on the official environment."""
+    video: bool = True
+    """CarRacing: whether to record a lap at the end."""
+
+
+@dataclass
+class Progress:
+    """Where a run is; saved with its state."""
+
+    round: int = 0
+    steps: int = 0
+    """Decisions so far."""
+    updates: int = 0
+    """Passes over rollouts, as SB3 counts them."""
+    best_score: float = -np.inf
+    score: float = float("nan")
+    """Mean score of the last validation; NaN before the first."""
+    training_score: float = float("nan")
+    """Mean return of the last hundred training episodes, driven with exploration."""
+    seconds: float = 0.0
+    """Since the start, all together; :attr:`parts` says on what."""
+    parts: dict[str, float] = field(default_factory=dict)
+    """Seconds by part: driving, learning, validation."""
+    stopped: bool = False
+    """Whether --stop-at was reached."""
+
+
+def make_task(config: TaskConfig) -> gymnasium.Env:
+    """A driver's task that tells its returns; runs in a worker process."""
+    return Monitor(DrivingTask(config))
+
+
+def describe_driver(config: PPOConfig) -> DriverConfig:
+    """What the driver of a job is made of.
+
+    Raises:
+        UserError: if the environment cannot be made, its spaces are not supported, or an option does not fit it.
+    """
+    if config.init is not None:
+        driver = load_driver(config.init).config
+        if driver.env != config.env:
+            raise UserError(f"{config.init} drives {driver.env}, not {config.env}.")
+        if driver.policy != config.policy:
+            raise UserError(
+                f"{config.init} has the core {driver.policy}, not {config.policy}: give --policy {driver.policy}."
+            )
+        return driver
+    options = parse_options(config.policy, config.policy_options)
+    bound: Literal["clip", "tanh"] = "clip" if config.distribution == "gaussian" else "tanh"
+    if config.env in VIEWS:
+        if config.hide_velocities:
+            raise UserError(f"--hide-velocities is for vectors; {config.env} shows its speed in the picture.")
+        return DriverConfig(
+            env=config.env,
+            policy=config.policy,
+            options=options,
+            playfield=config.playfield,
+            features=config.features,
+            pedals=config.pedals,
+            bound=bound,
+            action_repeat=config.action_repeat,
+        )
+    vector, continuous = describe_vector(config.env, config.hide_velocities)
+    return DriverConfig(
+        env=config.env, policy=config.policy, options=options, bound=bound if continuous else "clip", vector=vector
+    )
+
+
+def describe_vector(env: str, hide_velocities: bool) -> tuple[dict[str, Any], bool]:
+    """Arguments of `policies.view.VectorView` for an environment, and whether its actions are continuous.
+
+    Raises:
+        UserError: if it cannot be made, or its spaces are not supported.
+    """
+    try:
+        made = gymnasium.make(env)
+    except (gymnasium.error.Error, ImportError) as error:
+        raise UserError(f"the environment {env!r} cannot be made: {' '.join(str(error).split())}") from None
+    seen, action = made.observation_space, made.action_space
+    made.close()
+    if not isinstance(seen, spaces.Box) or len(seen.shape) != 1:
+        raise UserError(
+            f"{env} shows {seen}; supported are vectors, and the picture of {', '.join(VIEWS)}. From Python, "
+            "LiquidPPO and policies.sb3 take images and dictionaries too."
+        )
+    vector: dict[str, Any] = {"size": seen.shape[0]}
+    if hide_velocities:
+        try:
+            vector["observed"] = positions(env, seen.shape[0])
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    if isinstance(action, spaces.Discrete) and action.start == 0:
+        return vector | {"choices": int(action.n)}, False
+    if isinstance(action, spaces.Box) and len(action.shape) == 1 and action.is_bounded():
+        return vector | {"low": action.low.tolist(), "high": action.high.tolist()}, True
+    raise UserError(f"{env} takes {action}; supported are a bounded vector, and a choice of actions from 0 on.")
+
+
+class PPO:
+    """One training run.
+
+    Args:
+        config: the job.
+        folder: its run folder, begun.
+        pool: the processes that drive validations.
+    """
+
+    def __init__(self, config: PPOConfig, folder: RunFolder, pool: RolloutPool):
+        self.config, self.folder, self.pool = config, folder, pool
+        driver = describe_driver(config)
+        car_racing = config.env == OFFICIAL
+        task = TaskConfig(
+            driver,
+            patience=config.patience if car_racing else 0,
+            giving_up=config.giving_up if car_racing else 0.0,
+            drop_frames=config.drop_frames,
+            jitter=config.jitter,
+        )
+        self.env = VecNormalize(
+            WorkerVecEnv([partial(make_task, task)] * config.envs, config.workers), norm_obs=False, gamma=config.gamma
+        )
+        self.model = LiquidPPO(
+            DriverPolicy,
+            self.env,
+            n_steps=config.rollout,
+            sequence_length=config.sequence,
+            batch_size=config.batch,
+            n_epochs=config.epochs,
+            learning_rate=self._rate,
+            gamma=config.gamma,
+            gae_lambda=config.gae_lambda,
+            clip_range=config.clip_range,
+            ent_coef=config.entropy_weight,
+            vf_coef=config.value_weight,
+            max_grad_norm=config.gradient_norm,
+            target_kl=config.target_kl,
+            value_warm_up=config.value_warm_up,
+            clone_weight=config.clone_weight,
+            seed=config.seed,
+            device=resolve_device(config.device),
+            policy_kwargs={
+                "driver": driver,
+                "critic": config.critic,
+                "distribution": "gaussian" if driver.vector and driver.vector.get("choices") else config.distribution,
+                "log_std_init": config.log_std,
+                "learn_initial_state": config.learn_initial_state,
+                "share_eyes": config.share_eyes,
+                "optimizer_kwargs": {"fused": True, "eps": 1e-5},
+            },
+        )
+        self.model.set_logger(Logger(None, []))
+        self.policy: DriverPolicy = self.model.policy  # type: ignore[assignment]
+        if config.init is not None:
+            self.policy.take_over(load_driver(config.init))
+            self.model.clone = load_driver(config.init).to(self.model.device) if config.clone_weight else None
+        self.progress = Progress()
+        state = folder.load_state()
+        if state is not None:
+            tensors, saved = state
+            self.progress = Progress(**saved)
+            self._restore(tensors)
+
+    @property
+    def driver(self) -> Driver:
+        """The driver that learns."""
+        return self.policy.driver
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of the whole job."""
+        return -(-self.config.steps // self._round_steps)
+
+    @property
+    def _round_steps(self) -> int:
+        return self.config.envs * self.config.rollout * self.config.round_updates
+
+    def _rate(self, progress_remaining: float) -> float:
+        return self.config.learning_rate * max(progress_remaining, self.config.final_rate)
+
+    def close(self) -> None:
+        """Ends the environments' processes."""
+        self.env.close()
+
+    def train(self, report: Callable[[Progress], None]) -> None:
+        """Runs the rounds that are left; ``best`` and ``last`` of the run folder are checkpoints afterwards.
+
+        Args:
+            report: called after every update.
+        """
+        progress = self.progress
+        if progress.round >= self.rounds or progress.stopped:
+            return
+        episodes = _Episodes()
+        self.model._setup_learn(self.config.steps, episodes, reset_num_timesteps=False)
+        episodes.init_callback(self.model)
+        with SummaryWriter(str(self.folder.tensorboard), purge_step=progress.steps) as curves:
+            begin = time.monotonic() - progress.seconds
+            for round in range(progress.round, self.rounds):
+                self._begin_round(round)
+                for _ in range(self.config.round_updates):
+                    self._update(episodes, curves)
+                    progress.seconds = time.monotonic() - begin
+                    report(progress)
+                progress.round = round + 1
+                if self._validates(round):
+                    with self._timed("validation"):
+                        self._validate(curves)
+                progress.seconds = time.monotonic() - begin
+                self.folder.save_state(self._tensors(), vars(progress))
+                report(progress)
+                if progress.stopped:
+                    break
+        self._checkpoint_driver().save(self.folder.last, self._record())
+
+    def _begin_round(self, round: int) -> None:
+        """New episodes everywhere, and random numbers that depend on seed and round alone."""
+        model = self.model
+        seed = int(np.random.SeedSequence([self.config.seed, round]).generate_state(1)[0])
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        self.env.seed(seed >> 1)
+        self.env.returns = np.zeros(self.config.envs)
+        model._last_obs = self.env.reset()
+        model._last_episode_starts = np.ones(self.config.envs, bool)
+        zeros = torch.zeros(1, self.config.envs, self.policy.actor.hidden_size, device=model.device)
+        model._last_lstm_states = RNNStates((zeros, zeros), (zeros, zeros))  # type: ignore[assignment]
+        model.forget_clone()
+
+    def _update(self, episodes: _Episodes, curves: SummaryWriter) -> None:
+        model, progress = self.model, self.progress
+        # A forward pass of a few frames is done before a second thread has woken up.
+        torch.set_num_threads(1)
+        with self._timed("driving"):
+            model.collect_rollouts(self.env, episodes, model.rollout_buffer, self.config.rollout)
+        model._update_current_progress_remaining(model.num_timesteps, self.config.steps)
+        torch.set_num_threads(self.config.threads)
+        with self._timed("learning"):
+            model.train()
+            if self.driver.scale is not None:
+                gauges = model.rollout_buffer.observations["gauges"].reshape(-1, len(self.driver.view.gauges))
+                self.driver.scale.update(torch.from_numpy(gauges).to(model.device))
+        progress.steps, progress.updates = model.num_timesteps, model._n_updates
+        if episodes.ended:
+            progress.training_score = float(np.mean([episode["r"] for episode in model.ep_info_buffer or ()]))
+        self._plot(episodes, curves)
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        begin = time.monotonic()
+        yield
+        self.progress.parts[part] = self.progress.parts.get(part, 0.0) + time.monotonic() - begin
+
+    def _validates(self, round: int) -> bool:
+        left = self.rounds - 1 - round
+        return left % (2 if left < self.rounds // 4 else self.config.validate_every) == 0
+
+    def _validate(self, curves: SummaryWriter) -> None:
+        config, progress = self.config, self.progress
+        plans = [Plan(VALIDATION_SEEDS + index) for index in range(config.validation_episodes)]
+        env = config.validation_env or (FAST if config.env == OFFICIAL else config.env)
+        drive = Drive(env=env, drop_frames=config.drop_frames, jitter=config.jitter)
+        episodes = self.pool.drive(self._checkpoint_driver(), plans, drive)
+        progress.score = float(np.mean([episode.score for episode in episodes]))
+        curves.add_scalar("validation/score", progress.score, progress.steps)
+        if config.env == OFFICIAL:
+            curves.add_scalar("validation/laps", np.mean([episode.lap for episode in episodes]), progress.steps)
+        if progress.score > progress.best_score:
+            progress.best_score = progress.score
+            self._checkpoint_driver().save(self.folder.best, self._record())
+        progress.stopped = config.stop_at is not None and progress.score >= config.stop_at
+
+    def _checkpoint_driver(self) -> Driver:
+        return copy.deepcopy(self.driver).to("cpu").eval()
+
+    def _plot(self, episodes: _Episodes, curves: SummaryWriter) -> None:
+        """Writes and forgets what the update logged, and how its episodes went."""
+        progress, model = self.progress, self.model
+        for name, value in model.logger.name_to_value.items():
+            curves.add_scalar(name, value, progress.steps)
+        model.logger.dump(progress.steps)
+        if episodes.ended:
+            curves.add_scalar("rollout/return", np.mean([each["r"] for each in episodes.ended]), progress.steps)
+            curves.add_scalar("rollout/length", np.mean([each["l"] for each in episodes.ended]), progress.steps)
+            if self.config.env == OFFICIAL:
+                curves.add_scalar("rollout/laps", np.mean([each["lap"] for each in episodes.ended]), progress.steps)
+        seconds = progress.parts["driving"] + progress.parts["learning"]
+        curves.add_scalar("time/steps_per_second", progress.steps / seconds, progress.steps)
+        if (progress.updates // self.config.epochs) % self.config.round_updates == 0:
+            state = torch.from_numpy(model.rollout_buffer.states[0].reshape(-1, model.policy.actor.hidden_size))
+            parts = self._checkpoint_driver().core.unpack(state[:, : self.driver.core.state_size])
+            for name, part in parts.items():
+                curves.add_histogram(f"neurons/{name}", part.detach().numpy(), progress.steps)
+        episodes.ended.clear()
+
+    # What is saved
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Everything that is needed to go on as if never stopped; see :meth:`_restore`."""
+        policy, returns = self.policy, self.env.ret_rms
+        tensors = {f"policy.{name}": value for name, value in policy.state_dict().items()}
+        tensors |= optimizer_tensors(policy, policy.optimizer)
+        tensors["returns"] = torch.tensor([returns.mean, returns.var, returns.count], dtype=torch.float64)
+        return to_save(tensors)
+
+    def _restore(self, tensors: Mapping[str, Tensor]) -> None:
+        policy, model = self.policy, self.model
+        policy.load_state_dict(part_of(tensors, "policy."))
+        restore_optimizer(policy, policy.optimizer, tensors)
+        self.env.ret_rms = RunningMeanStd(shape=())
+        mean, variance, count = tensors["returns"].numpy()
+        self.env.ret_rms.mean, self.env.ret_rms.var, self.env.ret_rms.count = mean, variance, float(count)
+        model.num_timesteps, model._n_updates = self.progress.steps, self.progress.updates
+        model._update_current_progress_remaining(model.num_timesteps, self.config.steps)
+
+    def _record(self) -> dict[str, object]:
+        """What a checkpoint tells of how it was trained."""
+        progress = self.progress
+        return checkpoint_record(self.config) | {
+            "round": progress.round,
+            "gradient_steps": progress.updates * -(-self.config.rollout * self.config.envs // self.config.batch),
+            "decisions": progress.steps,
+            "frames": progress.steps * self.driver.config.action_repeat,
+            "seconds": round(progress.seconds, 1),
+            "seconds_by_part": {part: round(seconds, 1) for part, seconds in progress.parts.items()},
+            "validation_score": round(progress.score, 2),
+        }
+
+
+class _Episodes(BaseCallback):
+    """Collects the training episodes that end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended: list[dict[str, float]] = []
+
+    def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            if "episode" in info:
+                self.ended.append(info["episode"] | {"lap": float(info.get("lap_finished", False))})
+        return True
+
+
+def begin_ppo(config: PPOConfig, path: Path, workers: int) -> PPOConfig:
+    """The config with its run folder and workers, checked.
+
+    Raises:
+        UserError: if an option is out of range.
+    """
+    positive = "steps envs rollout sequence batch epochs action_repeat round_updates validate_every validation_episodes"
+    for name in positive.split():
+        if getattr(config, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(config, name)}.")
+    if config.rollout % config.sequence:
+        raise UserError(
+            f"--rollout must be a multiple of --sequence: {config.rollout} is not one of {config.sequence}."
+        )
+    if not 0 <= config.drop_frames < 1:
+        raise UserError(f"--drop-frames is a probability below 1, not {config.drop_frames}.")
+    if config.init is None and (config.clone_weight or config.value_warm_up):
+        raise UserError("--clone-weight and --value-warm-up are for a driver that --init brings.")
+    return replace(config, run=path, workers=config.workers or workers, threads=config.threads or workers)

@@ -1,0 +1,45 @@
+"""Actions that last several environment steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+
+Seen = TypeVar("Seen")
+
+
+class ActionRepeat:
+    """Decides on every so many observations and holds the action in between.
+
+    Args:
+        steps: environment steps that an action lasts.
+    """
+
+    def __init__(self, steps: int):
+        if steps < 1:
+            raise ValueError(f"an action must last at least 1 step, given {steps}.")
+        self.steps = steps
+        self.reset()
+
+    def reset(self) -> None:
+        """The next observation is the first of an episode."""
+        self._held, self._elapsed, self._action = 0, 0.0, np.empty(0)
+
+    def __call__(self, decide: Callable[[Seen, float], np.ndarray], observation: Seen, elapsed: float) -> np.ndarray:
+        """The action for an observation: ``decide(observation, elapsed)``, or the one that still lasts.
+
+        Args:
+            decide: takes the time since it was last called in units of ``steps``: 1 where each step takes its time.
+            observation: of the environment, in whatever form ``decide`` takes it.
+            elapsed: environment steps since the previous observation.
+        """
+        # The first decision of an episode has the time of one step before it, as if the episode had gone on like that.
+        first = self._action.size == 0
+        self._elapsed += elapsed
+        if first or self._held == self.steps:
+            self._action = np.asarray(decide(observation, elapsed if first else self._elapsed / self.steps))
+            self._held, self._elapsed = 0, 0.0
+        self._held += 1
+        return self._action

@@ -1,0 +1,176 @@
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from torch import nn
+
+from liquid_control.errors import UserError
+from policies.registry import CORES
+from policies.sb3 import LiquidActorCriticPolicy, LiquidCnnPolicy, LiquidMultiInputPolicy
+
+VECTOR = spaces.Box(-1, 1, (4,), np.float32)
+ACTIONS = {
+    "box": spaces.Box(-1, 1, (2,), np.float32),
+    "unbounded": spaces.Box(-np.inf, np.inf, (2,), np.float32),
+    "discrete": spaces.Discrete(3),
+    "multi-discrete": spaces.MultiDiscrete([2, 3]),
+    "multi-binary": spaces.MultiBinary(2),
+}
+
+
+def build(space=VECTOR, action=ACTIONS["box"], kind=LiquidActorCriticPolicy, **kwargs):
+    torch.manual_seed(0)
+    return kind(space, action, lambda _: 1e-3, **kwargs)
+
+
+class AsLSTM(nn.Module):
+    """A memory as sb3-contrib expects one, (T, B, F) and a pair of states: for its own loop over time."""
+
+    def __init__(self, memory):
+        super().__init__()
+        self.memory, self.input_size = memory, memory.input_size
+
+    def forward(self, features, states):
+        y, after = self.memory.layer(features.transpose(0, 1), states[0][0])
+        return y.transpose(0, 1), (after[None], states[1])
+
+
+@pytest.mark.parametrize("core", sorted(CORES))
+def test_a_batch_with_episode_starts_equals_the_loop_of_sb3_contrib(core):
+    policy = build(core=core, critic="feedforward")
+    rows, time = 6, 11
+    observations = torch.rand(rows * time, 4)
+    starts = (torch.rand(rows * time) < 0.25).float()
+    state = torch.rand(1, rows, policy.actor.hidden_size) * 0.1
+    ours, (after, _) = policy._process_sequence(observations, (state, state), starts, policy.actor)
+    theirs, (expected, _) = RecurrentActorCriticPolicy._process_sequence(
+        observations, (state, state), starts, AsLSTM(policy.actor)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    torch.testing.assert_close(after, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("action", sorted(ACTIONS))
+@pytest.mark.parametrize("critic", ["separate", "shared", "feedforward"])
+def test_what_was_sampled_has_the_density_that_it_is_given_later(action, critic):
+    policy = build(action=ACTIONS[action], critic=critic).eval()
+    observations, starts = torch.rand(7, 4), torch.ones(7)
+    zeros = torch.zeros(1, 7, policy.actor.hidden_size)
+    states = RNNStates((zeros, zeros), (zeros, zeros))
+    actions, values, log_prob, _ = policy(observations, states, starts)
+    again = actions.flatten() if action == "discrete" else actions
+    values_again, log_prob_again, _ = policy.evaluate_actions(observations, again, states, starts)
+    torch.testing.assert_close(log_prob, log_prob_again)
+    torch.testing.assert_close(values, values_again)
+    torch.testing.assert_close(values, policy.predict_values(observations, states.vf, starts))
+
+
+@pytest.mark.parametrize("distribution", ["gaussian", "squashed", "beta"])
+def test_actions_stay_within_their_bounds(distribution):
+    policy = build(distribution=distribution, log_std_init=0.5)
+    action, _ = policy.predict(np.ones(4, np.float32))
+    assert ACTIONS["box"].contains(action)
+
+
+def test_an_episode_goes_on_from_the_state_that_predict_gave():
+    policy = build()
+    first, second = np.random.default_rng(0).uniform(-1, 1, (2, 4)).astype(np.float32)
+    _, state = policy.predict(first, deterministic=True)
+    carried, _ = policy.predict(second, state, np.array([False]), deterministic=True)
+    begun, _ = policy.predict(second, state, np.array([True]), deterministic=True)
+    fresh, _ = policy.predict(second, deterministic=True)
+    np.testing.assert_array_equal(begun, fresh)
+    assert np.abs(carried - fresh).max() > 1e-4
+
+
+def test_elapsed_time_reaches_the_core():
+    space = spaces.Dict({"obs": VECTOR, "elapsed": spaces.Box(0, 10, (1,), np.float32)})
+    policy = build(space, kind=LiquidMultiInputPolicy)
+    observation = {"obs": np.ones(4, np.float32), "elapsed": np.ones(1, np.float32)}
+    now, _ = policy.predict(observation, deterministic=True)
+    later, _ = policy.predict(observation | {"elapsed": np.full(1, 3.0, np.float32)}, deterministic=True)
+    assert policy.actor.layer.input_size == 4, "time is no input, it is the core's time"
+    assert np.abs(now - later).max() > 1e-4
+
+
+def test_a_shared_critic_does_not_move_the_actor():
+    policy = build(critic="shared")
+    zeros = torch.zeros(1, 3, policy.actor.hidden_size)
+    values = policy.predict_values(torch.rand(3, 4), (zeros, zeros), torch.ones(3))
+    gradients = torch.autograd.grad(values.sum(), list(policy.actor.parameters()), allow_unused=True)
+    assert all(gradient is None for gradient in gradients)
+
+
+def test_a_model_trains_saves_and_loads(tmp_path):
+    model = RecurrentPPO("LiquidPolicy", "CartPole-v1", n_steps=32, batch_size=32, n_epochs=2, seed=0, device="cpu")
+    before = [parameter.clone() for parameter in model.policy.actor.parameters()]
+    model.learn(64)
+    assert any((old != new).any() for old, new in zip(before, model.policy.actor.parameters(), strict=True))
+    model.save(tmp_path / "model")
+    loaded = RecurrentPPO.load(tmp_path / "model", device="cpu")
+    observation = np.array([0.1, 0.2, 0.05, -0.1], np.float32)
+    assert loaded.predict(observation, deterministic=True)[0] == model.predict(observation, deterministic=True)[0]
+    for name, value in model.policy.state_dict().items():
+        torch.testing.assert_close(loaded.policy.state_dict()[name], value)
+
+
+def test_images_and_dictionaries_have_their_policies():
+    image = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+    assert build(image, kind=LiquidCnnPolicy).predict(image.sample())[0].shape == (2,)
+    both = spaces.Dict({"camera": image, "speed": VECTOR})
+    assert build(both, kind=LiquidMultiInputPolicy).predict(both.sample())[0].shape == (2,)
+
+
+def test_options_of_the_core_reach_it():
+    assert build(core="cfc", core_options={"mode": "pure"}).actor.layer.mode == "pure"
+    assert build(core="ltc", neurons=24).actor.layer.neuron_count == 24
+    dense = build(motor_actions=False, net_arch={"pi": [8], "vf": [8]})
+    assert dense.actor.layer.output_size == 19
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"core": "cfv"}, "did you mean 'cfc'"),
+        ({"critic": "seperate"}, "did you mean 'separate'"),
+        ({"distribution": "normal"}, "Known: beta, gaussian, squashed"),
+        ({"neurons": 4}, "too few for 2 motor neurons"),
+        ({"use_sde": True}, "use_sde"),
+        ({"net_arch": {"pi": [8]}}, "motor_actions=False"),
+        ({"action": ACTIONS["discrete"], "distribution": "beta"}, "box actions"),
+    ],
+)
+def test_what_does_not_fit_is_one_clear_error(options, message):
+    with pytest.raises(UserError, match=message):
+        build(**options)
+
+
+def test_a_shipped_driver_and_its_policy_act_alike():
+    from agents.driving_task import DrivingTask, TaskConfig
+    from policies.driver import DriverConfig
+    from policies.sb3 import DriverPolicy
+
+    config = DriverConfig(pedals=True, action_repeat=3, bound="tanh")
+    task = DrivingTask(TaskConfig(config))
+    policy = DriverPolicy(task.observation_space, task.action_space, lambda _: 1e-3, driver=config, distribution="beta")
+    driver = policy.driver
+    assert {id(parameter) for parameter in driver.parameters()} <= {id(parameter) for parameter in policy.parameters()}
+    with torch.no_grad():
+        driver.hands.offset.copy_(torch.tensor([0.05, 0.4]))
+    seen, _ = task.reset(seed=3)
+    env = gymnasium.make("liquid_control/FastCarRacing-v3")
+    observation, _ = env.reset(seed=int(np.random.default_rng(3).integers(1_000_000)))
+    compiled, state, start = driver.compile_step(), None, np.ones(1, bool)
+    for _ in range(20):
+        command, state = policy.predict(seen, state, start, deterministic=True)
+        start = np.zeros(1, bool)
+        for _ in range(3):
+            action = compiled.act(observation)
+            np.testing.assert_allclose(driver.act(observation), action, atol=1e-5)
+            observation, *_ = env.step(action)
+        np.testing.assert_allclose(action, [command[0], max(command[1], 0), max(-command[1], 0)], atol=1e-5)
+        seen, *_ = task.step(command)
