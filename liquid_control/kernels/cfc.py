@@ -27,7 +27,16 @@ from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from liquid_control.kernels.autograd import is_recorded, refuse_second_derivatives
-from liquid_control.kernels.batch import Buffer, block_count, new_tile, over_blocks, read_step, write_step
+from liquid_control.kernels.batch import (
+    Buffer,
+    block_count,
+    hide_padding,
+    new_tile,
+    over_blocks,
+    read_step,
+    step_times,
+    write_step,
+)
 from liquid_control.kernels.fast_math import OPTIONS, exp2, sigmoid, tanh
 from liquid_control.kernels.products import (
     TILE,
@@ -96,7 +105,7 @@ def _forward(
         last_block: the same.
         x: (B, T, C).
         state: (B, 1, S) before the first step.
-        times: (B, T, 1) elapsed, 0 where the state stays; or empty, if the gate's heads are merged for a constant one.
+        times: of `step_times`; or empty, if the gate's heads are merged for a constant one.
         weight: as `Heads` has them.
         bias: as `Heads` has them.
         pure: w_τ and A one after the other, or empty.
@@ -104,7 +113,7 @@ def _forward(
         mode: DEFAULT, NO_GATE or PURE.
         units: of the backbone, U, or 0.
         activation: of the backbone.
-        y: (B, T, O) receives the first O neurons of the last group.
+        y: (B, T, O) receives the first O neurons of the last group, zeros at padding.
         final: (B, 1, S) receives the state after the last step.
         sources: (blocks, sources, T, 16) receives what drives the groups, then, if there is a backbone, what drives it;
             or is empty. Between its rows are :func:`row_stride` sixteens.
@@ -129,7 +138,8 @@ def _forward(
     for group in groups:
         fan = group[FAN]
         end = into_tiles(weight, group[BEGIN], fan, 1, heads_each * group[SIZE], fan, tiles, end)
-    time = fill(bias.dtype.type(0))
+    zero = fill(bias.dtype.type(0))
+    time = zero
     for pair in range(first_block, last_block, 2):
         blocks = range(pair, min(pair + 2, last_block))
         for block in blocks:
@@ -139,6 +149,7 @@ def _forward(
                 read_step(x, block * LANES, step, values[block - pair])
                 if times.size:
                     read_step(times, block * LANES, step, now[block - pair])
+                    hide_padding(now[block - pair], values[block - pair], inputs)
             place = 0
             if units:
                 fan = inputs + neurons
@@ -170,6 +181,7 @@ def _forward(
                     record = (block * steps + step) * bias.size
                     if times.size:
                         time = load(now[block - pair], 0)
+                        time = where_positive(time, time, zero)
                     if keep:
                         for index in range(fan):
                             row = block * seen_by_all + seen + index
@@ -200,7 +212,13 @@ def _forward(
                         store(own, inputs + neuron, new)
                 seen += fan
             for block in blocks:
-                write_step(values[block - pair, motor * LANES :][: outputs * LANES], y, block * LANES, step)
+                output = values[block - pair, motor * LANES :][: outputs * LANES]
+                if times.size:
+                    shown = heads[block - pair, : outputs * LANES]
+                    shown[:] = output
+                    hide_padding(now[block - pair], shown, outputs)
+                    output = shown
+                write_step(output, y, block * LANES, step)
         for block in blocks:
             write_step(values[block - pair, inputs * LANES :], final, block * LANES, 0)
 
@@ -246,11 +264,13 @@ def _backward(
         read_step(of_final, block * LANES, 0, values[inputs * LANES :])
         for step in range(steps - 1, -1, -1):
             read_step(of_y, block * LANES, step, heads)
-            for index in range(outputs):
-                store(values, motor + index, load(values, motor + index) + load(heads, index))
             if times.size:
                 read_step(times, block * LANES, step, now)
+                hide_padding(now, heads, outputs)
                 time = load(now, 0)
+                time = where_positive(time, time, zero)
+            for index in range(outputs):
+                store(values, motor + index, load(values, motor + index) + load(heads, index))
             values[: inputs * LANES] = 0
             of_time = zero
             record = (block * steps + step) * all_rows
@@ -630,33 +650,31 @@ def build_plan(
 
 
 def integrate(
-    plan: Plan, x: Tensor, state: Tensor, elapsed: float | Tensor, advance: Tensor | None, parameters: list[Tensor]
+    plan: Plan, x: Tensor, state: Tensor, elapsed: float | Tensor, mask: Tensor | None, parameters: list[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """What `CfC.integrate` gives before a projection, whose arguments these are.
+    """What `CfC.fused_cpu` gives before a projection, whose arguments these are.
 
     Args:
         plan: from :func:`build_plan`.
-        x: (T, B, C), float32 or float64 on the CPU, as are all tensors.
+        x: (B, T, C), float32 or float64 on the CPU, as are all tensors; anything at padding.
         state: (B, S).
-        elapsed: positive: a number, or (T, B).
-        advance: (T, B) bool, or None.
+        elapsed: a number ≥ 0, or (B, T), ≥ 0 at real steps.
+        mask: (B, T) bool, False at padding; or None.
         parameters: in the order of :func:`build_plan`.
     """
     given = (x, state, elapsed, *parameters)
     if is_recorded(*given):
-        y, final = _CfC.apply(plan, advance, *given)
-    else:
-        with torch.no_grad():
-            y, final, _ = _integrate(plan, advance, x, state, elapsed, parameters, keep=False)
-    return y.transpose(0, 1), final
+        return _CfC.apply(plan, mask, *given)
+    with torch.no_grad():
+        return _integrate(plan, mask, x, state, elapsed, parameters, keep=False)[:2]
 
 
 class _CfC(torch.autograd.Function):
     """:func:`_integrate` with its gradients by x, state, elapsed and the parameters."""
 
     @staticmethod
-    def forward(ctx, plan, advance, x, state, elapsed, *parameters):
-        y, final, ctx.kept = _integrate(plan, advance, x, state, elapsed, parameters, keep=True)
+    def forward(ctx, plan, mask, x, state, elapsed, *parameters):
+        y, final, ctx.kept = _integrate(plan, mask, x, state, elapsed, parameters, keep=True)
         ctx.plan = plan
         # Saved for torch to notice if it is changed in place before the backward pass.
         ctx.save_for_backward(elapsed if isinstance(elapsed, Tensor) else None)
@@ -671,9 +689,9 @@ class _CfC(torch.autograd.Function):
         return (
             None,
             None,
-            of_x.transpose(0, 1) if wants_x else None,
+            of_x if wants_x else None,
             of_state[:, 0],
-            of_times[..., 0].T if wants_elapsed else None,
+            of_times[..., 0] if wants_elapsed else None,
             *ctx.kept.heads.unpack(of_packed, ctx.kept.elapsed),
         )
 
@@ -690,15 +708,17 @@ class _Kept(NamedTuple):
 
 
 def _integrate(
-    plan: Plan, advance: Tensor | None, x: Tensor, state: Tensor, elapsed: float | Tensor, parameters: Any, keep: bool
+    plan: Plan, mask: Tensor | None, x: Tensor, state: Tensor, elapsed: float | Tensor, parameters: Any, keep: bool
 ) -> tuple[Tensor, Tensor, _Kept | None]:
     """Y (B, T, O), the final state (B, S), and what a backward pass needs if ``keep``."""
-    steps, batch, _ = x.shape
+    batch, steps, _ = x.shape
     heads, constant = (plan.varying, 1.0) if isinstance(elapsed, Tensor) else (plan.constant, elapsed)
-    rows = x.detach().transpose(0, 1).contiguous().numpy()
+    rows = x.detach().contiguous().numpy()
     packed = heads.pack(parameters, constant)
     weight, bias, pure = packed.split(heads.sections)
-    times = _times(plan, elapsed, advance, rows)
+    times = step_times(elapsed, mask, batch, steps, rows.dtype)
+    if plan.mode == PURE and not times.size:
+        times = np.full((batch, steps, 1), elapsed, rows.dtype)
     y, final = x.new_empty(batch, steps, plan.outputs), torch.empty_like(state, memory_format=torch.contiguous_format)
     blocks = block_count(batch)
     if keep:
@@ -735,20 +755,6 @@ def _gradients(
         of_packed.numpy(),
     )  # fmt: skip
     return of_x, of_state, of_times, of_packed.sum(0)
-
-
-def _times(plan: Plan, elapsed: float | Tensor, advance: Tensor | None, x: np.ndarray) -> np.ndarray:
-    """Elapsed times (B, T, 1), 0 where the state stays; empty where one that is merged into the heads is all."""
-    batch, steps, _ = x.shape
-    if isinstance(elapsed, Tensor):
-        times = elapsed.detach().numpy().T
-    elif advance is not None or plan.mode == PURE:
-        times = np.full((batch, steps), elapsed, x.dtype)
-    else:
-        return np.empty((0, 0, 0), x.dtype)
-    if advance is not None:
-        times = np.where(advance.numpy().T, times, 0)
-    return np.ascontiguousarray(times, x.dtype)[..., None]
 
 
 def _work(heads: Heads, steps: int) -> int:

@@ -233,12 +233,18 @@ class CfC(LiquidLayer):
             states.append(state)
         return self.fc(torch.stack(states[lag:])[..., self.motor]), state
 
-    def fused(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """See :class:`LiquidLayer`; `liquid_control.kernels.cfc` on the CPU, in single and double precision."""
-        if x.device.type == "cuda":
-            from liquid_control.kernels.cuda import cfc as cuda  # Triton is optional
+    def fused_cuda(
+        self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """See :class:`LiquidLayer`; `kernels.cuda.cfc`."""
+        from liquid_control.kernels.cuda import cfc  # Triton is optional
 
-            return cuda.integrate(self, x, state, elapsed, advance)
+        return cfc.integrate(self, x, state, elapsed, advance)
+
+    def fused_cpu(
+        self, x: Tensor, state: Tensor, elapsed: Elapsed, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """See :class:`LiquidLayer`; `kernels.cfc`, in single and double precision."""
         if x.dtype not in (torch.float32, torch.float64):
             use_reference(f"the CfC kernels compute in float32 or float64, not in {x.dtype}")
             return None
@@ -250,8 +256,12 @@ class CfC(LiquidLayer):
             return None
         from liquid_control.kernels import cfc  # Numba is optional
 
-        y, state = cfc.integrate(self._plan, x, state, elapsed, advance, self._head_parameters())
-        return self.fc(y), state
+        y, state = cfc.integrate(self._plan, x, state, elapsed, mask, self._head_parameters())
+        if self.proj_size is not None:
+            y = self.fc(y)
+            if mask is not None:  # a bias has filled the zeros of padded steps
+                y = torch.where(mask[..., None], y, y.new_zeros(()))
+        return y, state
 
     def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]] | None:
         """See :class:`LiquidLayer`."""
