@@ -440,8 +440,7 @@ def step_numbers(plan: Plan, parameters: list[Tensor], projection: tuple[Tensor,
         projection: weight (O, motor neurons) and bias (O) of the outputs, or None.
     """
     heads = plan.varying
-    packed = heads.pack([parameter.detach() for parameter in parameters], 1.0)
-    weight, bias, pure = (part.numpy() for part in packed.split(heads.sections))
+    weight, bias, pure = heads.pack([parameter.detach() for parameter in parameters], 1.0)
     sizes = heads.groups[:, SIZE]
     mapping = [] if projection is None else [part.detach().numpy().ravel() for part in projection]
     parts = []
@@ -491,7 +490,8 @@ class Heads:
         sections: numbers of weights, of biases, and of w_τ and A together.
         places: for each number its place among the layer's parameters laid end to end, or, where the wiring has no
             synapse, the zero behind them.
-        timed_places: places of what the constant elapsed time multiplies before it is added, if a and b are merged.
+        timed_places: places of what the constant elapsed time multiplies before it is added, if a and b are merged;
+            or empty.
         origins: the reverse: for each parameter its place in the flat tensor, or behind its end if it has none.
         timed: places of the parameters that the constant elapsed time multiplies.
         shapes: of the layer's parameters, as tensors without memory.
@@ -503,26 +503,56 @@ class Heads:
     heads_each: int
     groups: np.ndarray
     sections: tuple[int, int, int]
-    places: Tensor
-    timed_places: Tensor | None
-    origins: Tensor
-    timed: Tensor
+    places: np.ndarray
+    timed_places: np.ndarray
+    origins: np.ndarray
+    timed: np.ndarray
     shapes: Sequence[Tensor]
 
-    def pack(self, parameters: Sequence[Tensor], elapsed: float) -> Tensor:
-        """From the parameters; ``elapsed`` matters only if a and b are merged for it."""
-        flat = _flatten_dense_tensors([*parameters, parameters[0].new_zeros(1)])
-        packed = flat.index_select(0, self.places)
-        if self.timed_places is not None:
-            packed.add_(flat.index_select(0, self.timed_places), alpha=elapsed)
-        return packed
+    def pack(self, parameters: Sequence[Tensor], elapsed: float) -> Packed:
+        """From the parameters, without their history; ``elapsed`` matters only if a and b are merged for it."""
+        flat = _flatten_dense_tensors(parameters).numpy()
+        packed = np.empty(len(self.places), flat.dtype)
+        _pack(flat, self.places, self.timed_places, elapsed, packed)
+        weights, biases, _ = self.sections
+        return Packed(packed[:weights], packed[weights : weights + biases], packed[weights + biases :])
 
-    def unpack(self, gradient: Tensor, elapsed: float) -> Sequence[Tensor]:
-        """The gradients of the parameters from that of what :meth:`pack` made of them."""
-        flat = torch.cat([gradient, gradient.new_zeros(1)]).index_select(0, self.origins)
-        if elapsed != 1.0:
-            flat[self.timed] *= elapsed
-        return _unflatten_dense_tensors(flat, self.shapes)
+    def unpack(self, of_packed: np.ndarray, elapsed: float) -> Sequence[Tensor]:
+        """The gradients of the parameters from those (blocks, ·) of what :meth:`pack` made of them."""
+        flat = np.empty(len(self.origins), of_packed.dtype)
+        _unpack(of_packed, self.origins, self.timed, elapsed, flat)
+        return _unflatten_dense_tensors(torch.from_numpy(flat), self.shapes)
+
+
+class Packed(NamedTuple):
+    """The parts of the flat tensor of :class:`Heads`."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    pure: np.ndarray
+
+
+@njit(cache=True, **OPTIONS)
+def _pack(flat, places, timed_places, elapsed, packed):
+    factor = packed.dtype.type(elapsed)
+    for index in range(places.size):
+        packed[index] = flat[places[index]] if places[index] < flat.size else 0
+    for index in range(timed_places.size):
+        if timed_places[index] < flat.size:
+            packed[index] += factor * flat[timed_places[index]]
+
+
+@njit(cache=True, **OPTIONS)
+def _unpack(of_packed, origins, timed, elapsed, flat):
+    blocks, size = of_packed.shape
+    sums = of_packed[0].copy()
+    for block in range(1, blocks):
+        for index in range(size):
+            sums[index] += of_packed[block, index]
+    for index in range(origins.size):
+        flat[index] = sums[origins[index]] if origins[index] < size else 0
+    for index in timed:
+        flat[index] *= flat.dtype.type(elapsed)
 
 
 class Plan(NamedTuple):
@@ -591,7 +621,7 @@ def build_plan(
         if mode == PURE:
             others[-1] += [take(1, size)[0], take(1, size)[0]]
 
-    def places(heads: Sequence[int | None]) -> Tensor:
+    def places(heads: Sequence[int | None]) -> np.ndarray:
         """Of the given heads; None is a head of zeros."""
 
         def chosen(places: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -605,7 +635,7 @@ def build_plan(
         if mode == PURE:
             parts += [group[which] for which in (1, 2) for group in others]
         flat = np.concatenate([part.ravel() for part in parts])
-        return torch.from_numpy(np.where(flat < 0, count, flat))
+        return np.where(flat < 0, count, flat)
 
     firsts = [0, *itertools.accumulate(sizes)]
     sources = [0, *(inputs + first for first in firsts)]
@@ -619,13 +649,11 @@ def build_plan(
             len(heads) * firsts[-1] + units,
             2 * firsts[-1] if mode == PURE else 0,
         )
-        all_places, timed_places = places(heads), None if timed is None else places(timed)
-        origins = torch.full((count + 1,), len(all_places))
-        origins[all_places] = torch.arange(len(all_places))
-        multiplied = torch.arange(0)
-        if timed_places is not None:
-            origins[timed_places] = torch.arange(len(all_places))
-            multiplied = timed_places[timed_places < count]
+        all_places, timed_places = places(heads), np.arange(0) if timed is None else places(timed)
+        origins = np.full(count + 1, len(all_places))
+        origins[all_places] = np.arange(len(all_places))
+        origins[timed_places] = np.arange(len(timed_places))
+        multiplied = timed_places[timed_places < count]
         return Heads(
             inputs,
             firsts[-1],
@@ -701,7 +729,7 @@ class _Kept(NamedTuple):
 
     heads: Heads
     elapsed: float
-    packed: Tensor
+    packed: Packed
     times: np.ndarray
     sources: Buffer
     activations: Buffer
@@ -715,7 +743,6 @@ def _integrate(
     heads, constant = (plan.varying, 1.0) if isinstance(elapsed, Tensor) else (plan.constant, elapsed)
     rows = x.detach().contiguous().numpy()
     packed = heads.pack(parameters, constant)
-    weight, bias, pure = packed.split(heads.sections)
     times = step_times(elapsed, mask, batch, steps, rows.dtype)
     if plan.mode == PURE and not times.size:
         times = np.full((batch, steps, 1), elapsed, rows.dtype)
@@ -729,32 +756,30 @@ def _integrate(
         records = np.empty(0, rows.dtype), np.empty(0, rows.dtype)
     over_blocks(
         _forward, blocks, _work(heads, batch * steps), rows, state.detach().contiguous().numpy()[:, None], times,
-        weight.numpy(), bias.numpy(), pure.numpy(), heads.groups, plan.mode, plan.units, plan.activation, y.numpy(),
-        final.numpy()[:, None], *records,
+        *packed, heads.groups, plan.mode, plan.units, plan.activation, y.numpy(), final.numpy()[:, None], *records,
     )  # fmt: skip
     return y, final, _Kept(heads, constant, packed, times, sources, activations) if keep else None
 
 
 def _gradients(
     plan: Plan, kept: _Kept, of_y: Tensor, of_final: Tensor, wants_x: bool, wants_elapsed: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of x (B, T, C), the initial state (B, 1, S), the elapsed times (B, T, 1), and the packed parameters."""
+) -> tuple[Tensor, Tensor, Tensor, np.ndarray]:
+    """Of x (B, T, C), the initial state (B, 1, S), the elapsed times (B, T, 1), and, by blocks, what was packed."""
     batch, steps, _ = of_y.shape
     heads, dtype = kept.heads, kept.sources.values.dtype
-    weight, _, pure = kept.packed.split(heads.sections)
     of_x = of_y.new_empty((batch, steps, heads.inputs) if wants_x else (0, 0, 0))
     of_times = of_y.new_empty((batch, steps, 1) if wants_elapsed else (0, 0, 0))
     of_state = of_y.new_empty(batch, 1, heads.neurons)
     blocks = block_count(batch)
-    of_packed = of_y.new_empty(blocks, len(kept.packed))
+    of_packed = np.empty((blocks, sum(heads.sections)), dtype)
     of_heads = Buffer(heads.sections[1] * blocks * row_stride(steps) * LANES, dtype)
     over_blocks(
-        _backward, blocks, _work(heads, batch * steps), heads.inputs, kept.times, weight.numpy(), pure.numpy(),
-        heads.groups, plan.mode, plan.units, kept.sources.values, kept.activations.values, of_y.contiguous().numpy(),
+        _backward, blocks, _work(heads, batch * steps), heads.inputs, kept.times, kept.packed.weight,
+        kept.packed.pure, heads.groups, plan.mode, plan.units, kept.sources.values, kept.activations.values, of_y.contiguous().numpy(),
         of_final.contiguous().numpy()[:, None], of_x.numpy(), of_state.numpy(), of_times.numpy(), of_heads.values,
-        of_packed.numpy(),
+        of_packed,
     )  # fmt: skip
-    return of_x, of_state, of_times, of_packed.sum(0)
+    return of_x, of_state, of_times, of_packed
 
 
 def _work(heads: Heads, steps: int) -> int:

@@ -290,18 +290,19 @@ class CfC(LiquidLayer):
 
     def _head_parameters(self) -> list[Tensor]:
         """In the kernels' order: the backbone; of each group weight and bias of each head; in mode "pure" w_τ and A."""
-        parameters = [values for hidden in self._backbone() for values in (hidden.weight, hidden.bias)]
-        for cell, heads in self._heads:
-            for linear in heads:
-                parameters += [linear.weight, linear.bias]
-            if self.mode == "pure":
-                parameters += [cell.w_tau, cell.A]
-        return parameters
+        # Straight from the dictionaries, unless a parametrisation stands between: the way through Module.__getattr__
+        # takes as long as the kernel does for a short sequence.
+        return [own[name] if name in own else getattr(module, name) for module, own, name in self._head_names]
 
     @cached_property
-    def _heads(self) -> list[tuple[CfCCell, list[nn.Linear]]]:
-        """Each cell and its heads: to look them up costs as much as the kernel does for a short sequence."""
-        return [(cell, cell.heads()) for cell in self.cells]
+    def _head_names(self) -> list[tuple[nn.Module, dict[str, Tensor], str]]:
+        """Of those parameters the module, the dictionary where it keeps them, and the name there."""
+        names: list[tuple[nn.Module, str]] = []
+        for cell, backbone in zip(self.cells, [self._backbone(), *[[]] * len(self.cells)], strict=False):
+            names += [(linear, name) for linear in (*backbone, *cell.heads()) for name in ("weight", "bias")]
+            if self.mode == "pure":
+                names += [(cell, "w_tau"), (cell, "A")]
+        return [(module, cast(dict[str, Tensor], module._parameters), name) for module, name in names]
 
     def lockstep(
         self, x: Tensor, elapsed: Elapsed, advance: Tensor | None
