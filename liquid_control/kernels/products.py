@@ -46,15 +46,17 @@ def add_product(tiles, place, rows, columns, values, first_value, sums, first_su
     for row in range(first_sum, first_sum + rows, TILE):
         a, b, c = load(sums, row), load(sums, row + 1), load(sums, row + 2)
         d, e, f = load(sums, row + 3), load(sums, row + 4), load(sums, row + 5)
-        for column in range(first_value, first_value + columns):
-            value = load(values, column)
-            a += tiles[place] * value
-            b += tiles[place + 1] * value
-            c += tiles[place + 2] * value
-            d += tiles[place + 3] * value
-            e += tiles[place + 4] * value
-            f += tiles[place + 5] * value
-            place += TILE
+        # A slice of its own, from 0 on: indices that might be negative cost Numba a comparison for each weight.
+        tile = tiles[place : place + TILE * columns]
+        for column in range(columns):
+            value, at = load(values, first_value + column), TILE * column
+            a += tile[at] * value
+            b += tile[at + 1] * value
+            c += tile[at + 2] * value
+            d += tile[at + 3] * value
+            e += tile[at + 4] * value
+            f += tile[at + 5] * value
+        place += TILE * columns
         store(sums, row, a)
         store(sums, row + 1, b)
         store(sums, row + 2, c)
@@ -78,20 +80,20 @@ def add_products(tiles, place, rows, columns, values, first_value, sums, first_s
             add_product(tiles, place, rows, columns, values[1], first_value, sums[1], first_sum)
         return after
     values_0, values_1, sums_0, sums_1 = values[0], values[1], sums[0], sums[1]
-    for tile in range(first_sum, first_sum + rows, TILE):
+    for first_row in range(first_sum, first_sum + rows, TILE):
         for half in range(0, TILE, TILE // 2):
-            row = tile + half
+            row, tile = first_row + half, tiles[place + half : place + TILE * columns]
             a_0, b_0, c_0 = load(sums_0, row), load(sums_0, row + 1), load(sums_0, row + 2)
             a_1, b_1, c_1 = load(sums_1, row), load(sums_1, row + 1), load(sums_1, row + 2)
             for column in range(columns):
                 value_0, value_1 = load(values_0, first_value + column), load(values_1, first_value + column)
-                at = place + half + column * TILE
-                a_0 += tiles[at] * value_0
-                a_1 += tiles[at] * value_1
-                b_0 += tiles[at + 1] * value_0
-                b_1 += tiles[at + 1] * value_1
-                c_0 += tiles[at + 2] * value_0
-                c_1 += tiles[at + 2] * value_1
+                at = TILE * column
+                a_0 += tile[at] * value_0
+                a_1 += tile[at] * value_1
+                b_0 += tile[at + 1] * value_0
+                b_1 += tile[at + 1] * value_1
+                c_0 += tile[at + 2] * value_0
+                c_1 += tile[at + 2] * value_1
             store(sums_0, row, a_0)
             store(sums_0, row + 1, b_0)
             store(sums_0, row + 2, c_0)
