@@ -545,8 +545,8 @@ def _pack(flat, places, timed_places, elapsed, packed):
 @njit(cache=True, **OPTIONS)
 def _unpack(of_packed, origins, timed, elapsed, flat):
     blocks, size = of_packed.shape
-    sums = of_packed[0].copy()
-    for block in range(1, blocks):
+    sums = np.zeros(size, of_packed.dtype)
+    for block in range(blocks):
         for index in range(size):
             sums[index] += of_packed[block, index]
     for index in range(origins.size):
@@ -744,7 +744,7 @@ def _integrate(
     rows = x.detach().contiguous().numpy()
     packed = heads.pack(parameters, constant)
     times = step_times(elapsed, mask, batch, steps, rows.dtype)
-    if plan.mode == PURE and not times.size:
+    if plan.mode == PURE and isinstance(elapsed, float) and not times.size:
         times = np.full((batch, steps, 1), elapsed, rows.dtype)
     y, final = x.new_empty(batch, steps, plan.outputs), torch.empty_like(state, memory_format=torch.contiguous_format)
     blocks = block_count(batch)
@@ -775,9 +775,9 @@ def _gradients(
     of_heads = Buffer(heads.sections[1] * blocks * row_stride(steps) * LANES, dtype)
     over_blocks(
         _backward, blocks, _work(heads, batch * steps), heads.inputs, kept.times, kept.packed.weight,
-        kept.packed.pure, heads.groups, plan.mode, plan.units, kept.sources.values, kept.activations.values, of_y.contiguous().numpy(),
-        of_final.contiguous().numpy()[:, None], of_x.numpy(), of_state.numpy(), of_times.numpy(), of_heads.values,
-        of_packed,
+        kept.packed.pure, heads.groups, plan.mode, plan.units, kept.sources.values, kept.activations.values,
+        of_y.contiguous().numpy(), of_final.contiguous().numpy()[:, None], of_x.numpy(), of_state.numpy(),
+        of_times.numpy(), of_heads.values, of_packed,
     )  # fmt: skip
     return of_x, of_state, of_times, of_packed
 

@@ -141,7 +141,8 @@ class LiquidLayer(nn.Module, ABC):
     ) -> tuple[Tensor, Tensor] | None:
         """What :meth:`forward` gives, from a kernel of `liquid_control.kernels`; None where none covers the case.
 
-        Such a kernel looks after padding and steps without time itself: to do so around it takes longer than it does.
+        Such a kernel looks after padding and steps without time itself: torch operations around it, and their backward,
+        would take up to a quarter of a pass.
 
         Args:
             x: (B, T, C) with T ≥ 1; padded steps may hold anything, NaN too.

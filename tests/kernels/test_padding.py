@@ -84,6 +84,13 @@ def test_gradients_that_come_to_padded_outputs_go_nowhere(layer):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+def test_a_batch_of_no_rows_has_gradients_of_zero(layer):
+    y, state = layer(torch.randn(0, STEPS, INPUTS).double(), elapsed=torch.rand(0, STEPS).double())
+    assert y.shape == (0, STEPS, layer.output_size) and state.shape == (0, layer.state_size)
+    for gradient in torch.autograd.grad(y.sum() + state.sum(), list(layer.parameters()), materialize_grads=True):
+        assert not gradient.any()
+
+
 def test_a_real_step_without_time_shows_the_state_where_a_padded_one_shows_zero(layer):
     x, state = torch.randn(2, 1, INPUTS).double(), torch.randn(2, layer.state_size).double()
     elapsed, mask = torch.zeros(2, 1).double(), torch.tensor([[True], [False]])
