@@ -292,17 +292,22 @@ class CfC(LiquidLayer):
         """In the kernels' order: the backbone; of each group weight and bias of each head; in mode "pure" w_τ and A."""
         # Straight from the dictionaries, unless a parametrisation stands between: the way through Module.__getattr__
         # takes as long as the kernel does for a short sequence.
-        return [own[name] if name in own else getattr(module, name) for module, own, name in self._head_names]
+        places = self._head_places
+        parameters = [
+            module._parameters[name] if name in module._parameters else getattr(module, name) for module, name in places
+        ]
+        return cast(list[Tensor], parameters)
 
     @cached_property
-    def _head_names(self) -> list[tuple[nn.Module, dict[str, Tensor], str]]:
-        """Of those parameters the module, the dictionary where it keeps them, and the name there."""
-        names: list[tuple[nn.Module, str]] = []
-        for cell, backbone in zip(self.cells, [self._backbone(), *[[]] * len(self.cells)], strict=False):
-            names += [(linear, name) for linear in (*backbone, *cell.heads()) for name in ("weight", "bias")]
+    def _head_places(self) -> list[tuple[nn.Module, str]]:
+        """Of those parameters the module and the name there."""
+        places: list[tuple[nn.Module, str]] = []
+        backbone = self._backbone()  # of a dense layer, which has one cell
+        for cell in self.cells:
+            places += [(linear, name) for linear in (*backbone, *cell.heads()) for name in ("weight", "bias")]
             if self.mode == "pure":
-                names += [(cell, "w_tau"), (cell, "A")]
-        return [(module, cast(dict[str, Tensor], module._parameters), name) for module, name in names]
+                places += [(cell, "w_tau"), (cell, "A")]
+        return places
 
     def lockstep(
         self, x: Tensor, elapsed: Elapsed, advance: Tensor | None
