@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numba import njit
+from torch import Tensor
 
 from liquid_control.kernels.fast_math import OPTIONS
 from liquid_control.kernels.simd import LANES, transpose
@@ -68,6 +69,42 @@ def write_step(tile, values, first, step):
     for row in range(rows):
         for channel in range(done, channels):
             flat[begin + row * stride + channel] = tile[channel * LANES + row]
+
+
+# Time and padding
+
+
+def step_times(elapsed: float | Tensor, mask: Tensor | None, batch: int, steps: int, dtype: np.dtype) -> np.ndarray:
+    """The time of each step (B, T, 1): positive where the state advances, 0 where no time passes, negative at padding.
+
+    Args:
+        elapsed: a number ≥ 0, or (B, T), ≥ 0 at real steps.
+        mask: (B, T) bool, False at padding; or None.
+        batch: B.
+        steps: T.
+        dtype: of the array.
+
+    Returns:
+        The times; empty if one positive number is that of all steps.
+    """
+    if isinstance(elapsed, Tensor):
+        times = elapsed.detach().numpy()
+    elif mask is None and elapsed > 0:
+        return np.empty((0, 0, 0), dtype)
+    else:
+        times = np.full((batch, steps), elapsed, dtype)
+    if mask is not None:
+        times = np.where(mask.numpy(), times, dtype.type(-1))
+    return np.ascontiguousarray(times, dtype)[..., None]
+
+
+@njit(**OPTIONS)
+def hide_padding(time, tile, channels):
+    """Zeros in the lanes of a tile whose ``time``, a tile of one channel, is that of padding, whatever they hold."""
+    for lane in range(LANES):
+        if time[lane] < 0:
+            for channel in range(channels):
+                tile[channel * LANES + lane] = 0
 
 
 # Buffers

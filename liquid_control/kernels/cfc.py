@@ -27,7 +27,16 @@ from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from liquid_control.kernels.autograd import is_recorded, refuse_second_derivatives
-from liquid_control.kernels.batch import Buffer, block_count, new_tile, over_blocks, read_step, write_step
+from liquid_control.kernels.batch import (
+    Buffer,
+    block_count,
+    hide_padding,
+    new_tile,
+    over_blocks,
+    read_step,
+    step_times,
+    write_step,
+)
 from liquid_control.kernels.fast_math import OPTIONS, exp2, sigmoid, tanh
 from liquid_control.kernels.products import (
     TILE,
@@ -96,7 +105,7 @@ def _forward(
         last_block: the same.
         x: (B, T, C).
         state: (B, 1, S) before the first step.
-        times: (B, T, 1) elapsed, 0 where the state stays; or empty, if the gate's heads are merged for a constant one.
+        times: of `step_times`; or empty, if the gate's heads are merged for a constant one.
         weight: as `Heads` has them.
         bias: as `Heads` has them.
         pure: w_τ and A one after the other, or empty.
@@ -104,7 +113,7 @@ def _forward(
         mode: DEFAULT, NO_GATE or PURE.
         units: of the backbone, U, or 0.
         activation: of the backbone.
-        y: (B, T, O) receives the first O neurons of the last group.
+        y: (B, T, O) receives the first O neurons of the last group, zeros at padding.
         final: (B, 1, S) receives the state after the last step.
         sources: (blocks, sources, T, 16) receives what drives the groups, then, if there is a backbone, what drives it;
             or is empty. Between its rows are :func:`row_stride` sixteens.
@@ -129,7 +138,8 @@ def _forward(
     for group in groups:
         fan = group[FAN]
         end = into_tiles(weight, group[BEGIN], fan, 1, heads_each * group[SIZE], fan, tiles, end)
-    time = fill(bias.dtype.type(0))
+    zero = fill(bias.dtype.type(0))
+    time = zero
     for pair in range(first_block, last_block, 2):
         blocks = range(pair, min(pair + 2, last_block))
         for block in blocks:
@@ -139,6 +149,7 @@ def _forward(
                 read_step(x, block * LANES, step, values[block - pair])
                 if times.size:
                     read_step(times, block * LANES, step, now[block - pair])
+                    hide_padding(now[block - pair], values[block - pair], inputs)
             place = 0
             if units:
                 fan = inputs + neurons
@@ -170,6 +181,7 @@ def _forward(
                     record = (block * steps + step) * bias.size
                     if times.size:
                         time = load(now[block - pair], 0)
+                        time = where_positive(time, time, zero)
                     if keep:
                         for index in range(fan):
                             row = block * seen_by_all + seen + index
@@ -200,7 +212,13 @@ def _forward(
                         store(own, inputs + neuron, new)
                 seen += fan
             for block in blocks:
-                write_step(values[block - pair, motor * LANES :][: outputs * LANES], y, block * LANES, step)
+                output = values[block - pair, motor * LANES :][: outputs * LANES]
+                if times.size:
+                    shown = heads[block - pair, : outputs * LANES]
+                    shown[:] = output
+                    hide_padding(now[block - pair], shown, outputs)
+                    output = shown
+                write_step(output, y, block * LANES, step)
         for block in blocks:
             write_step(values[block - pair, inputs * LANES :], final, block * LANES, 0)
 
@@ -246,11 +264,13 @@ def _backward(
         read_step(of_final, block * LANES, 0, values[inputs * LANES :])
         for step in range(steps - 1, -1, -1):
             read_step(of_y, block * LANES, step, heads)
-            for index in range(outputs):
-                store(values, motor + index, load(values, motor + index) + load(heads, index))
             if times.size:
                 read_step(times, block * LANES, step, now)
+                hide_padding(now, heads, outputs)
                 time = load(now, 0)
+                time = where_positive(time, time, zero)
+            for index in range(outputs):
+                store(values, motor + index, load(values, motor + index) + load(heads, index))
             values[: inputs * LANES] = 0
             of_time = zero
             record = (block * steps + step) * all_rows
@@ -420,8 +440,7 @@ def step_numbers(plan: Plan, parameters: list[Tensor], projection: tuple[Tensor,
         projection: weight (O, motor neurons) and bias (O) of the outputs, or None.
     """
     heads = plan.varying
-    packed = heads.pack([parameter.detach() for parameter in parameters], 1.0)
-    weight, bias, pure = (part.numpy() for part in packed.split(heads.sections))
+    weight, bias, pure = heads.pack([parameter.detach() for parameter in parameters], 1.0)
     sizes = heads.groups[:, SIZE]
     mapping = [] if projection is None else [part.detach().numpy().ravel() for part in projection]
     parts = []
@@ -471,7 +490,8 @@ class Heads:
         sections: numbers of weights, of biases, and of w_τ and A together.
         places: for each number its place among the layer's parameters laid end to end, or, where the wiring has no
             synapse, the zero behind them.
-        timed_places: places of what the constant elapsed time multiplies before it is added, if a and b are merged.
+        timed_places: places of what the constant elapsed time multiplies before it is added, if a and b are merged;
+            or empty.
         origins: the reverse: for each parameter its place in the flat tensor, or behind its end if it has none.
         timed: places of the parameters that the constant elapsed time multiplies.
         shapes: of the layer's parameters, as tensors without memory.
@@ -483,26 +503,56 @@ class Heads:
     heads_each: int
     groups: np.ndarray
     sections: tuple[int, int, int]
-    places: Tensor
-    timed_places: Tensor | None
-    origins: Tensor
-    timed: Tensor
+    places: np.ndarray
+    timed_places: np.ndarray
+    origins: np.ndarray
+    timed: np.ndarray
     shapes: Sequence[Tensor]
 
-    def pack(self, parameters: Sequence[Tensor], elapsed: float) -> Tensor:
-        """From the parameters; ``elapsed`` matters only if a and b are merged for it."""
-        flat = _flatten_dense_tensors([*parameters, parameters[0].new_zeros(1)])
-        packed = flat.index_select(0, self.places)
-        if self.timed_places is not None:
-            packed.add_(flat.index_select(0, self.timed_places), alpha=elapsed)
-        return packed
+    def pack(self, parameters: Sequence[Tensor], elapsed: float) -> Packed:
+        """From the parameters, without their history; ``elapsed`` matters only if a and b are merged for it."""
+        flat = _flatten_dense_tensors(parameters).numpy()
+        packed = np.empty(len(self.places), flat.dtype)
+        _pack(flat, self.places, self.timed_places, elapsed, packed)
+        weights, biases, _ = self.sections
+        return Packed(packed[:weights], packed[weights : weights + biases], packed[weights + biases :])
 
-    def unpack(self, gradient: Tensor, elapsed: float) -> Sequence[Tensor]:
-        """The gradients of the parameters from that of what :meth:`pack` made of them."""
-        flat = torch.cat([gradient, gradient.new_zeros(1)]).index_select(0, self.origins)
-        if elapsed != 1.0:
-            flat[self.timed] *= elapsed
-        return _unflatten_dense_tensors(flat, self.shapes)
+    def unpack(self, of_packed: np.ndarray, elapsed: float) -> Sequence[Tensor]:
+        """The gradients of the parameters from those (blocks, ·) of what :meth:`pack` made of them."""
+        flat = np.empty(len(self.origins), of_packed.dtype)
+        _unpack(of_packed, self.origins, self.timed, elapsed, flat)
+        return _unflatten_dense_tensors(torch.from_numpy(flat), self.shapes)
+
+
+class Packed(NamedTuple):
+    """The parts of the flat tensor of :class:`Heads`."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    pure: np.ndarray
+
+
+@njit(cache=True, **OPTIONS)
+def _pack(flat, places, timed_places, elapsed, packed):
+    factor = packed.dtype.type(elapsed)
+    for index in range(places.size):
+        packed[index] = flat[places[index]] if places[index] < flat.size else 0
+    for index in range(timed_places.size):
+        if timed_places[index] < flat.size:
+            packed[index] += factor * flat[timed_places[index]]
+
+
+@njit(cache=True, **OPTIONS)
+def _unpack(of_packed, origins, timed, elapsed, flat):
+    blocks, size = of_packed.shape
+    sums = np.zeros(size, of_packed.dtype)
+    for block in range(blocks):
+        for index in range(size):
+            sums[index] += of_packed[block, index]
+    for index in range(origins.size):
+        flat[index] = sums[origins[index]] if origins[index] < size else 0
+    for index in timed:
+        flat[index] *= flat.dtype.type(elapsed)
 
 
 class Plan(NamedTuple):
@@ -571,7 +621,7 @@ def build_plan(
         if mode == PURE:
             others[-1] += [take(1, size)[0], take(1, size)[0]]
 
-    def places(heads: Sequence[int | None]) -> Tensor:
+    def places(heads: Sequence[int | None]) -> np.ndarray:
         """Of the given heads; None is a head of zeros."""
 
         def chosen(places: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -585,7 +635,7 @@ def build_plan(
         if mode == PURE:
             parts += [group[which] for which in (1, 2) for group in others]
         flat = np.concatenate([part.ravel() for part in parts])
-        return torch.from_numpy(np.where(flat < 0, count, flat))
+        return np.where(flat < 0, count, flat)
 
     firsts = [0, *itertools.accumulate(sizes)]
     sources = [0, *(inputs + first for first in firsts)]
@@ -599,13 +649,11 @@ def build_plan(
             len(heads) * firsts[-1] + units,
             2 * firsts[-1] if mode == PURE else 0,
         )
-        all_places, timed_places = places(heads), None if timed is None else places(timed)
-        origins = torch.full((count + 1,), len(all_places))
-        origins[all_places] = torch.arange(len(all_places))
-        multiplied = torch.arange(0)
-        if timed_places is not None:
-            origins[timed_places] = torch.arange(len(all_places))
-            multiplied = timed_places[timed_places < count]
+        all_places, timed_places = places(heads), np.arange(0) if timed is None else places(timed)
+        origins = np.full(count + 1, len(all_places))
+        origins[all_places] = np.arange(len(all_places))
+        origins[timed_places] = np.arange(len(timed_places))
+        multiplied = timed_places[timed_places < count]
         return Heads(
             inputs,
             firsts[-1],
@@ -630,33 +678,31 @@ def build_plan(
 
 
 def integrate(
-    plan: Plan, x: Tensor, state: Tensor, elapsed: float | Tensor, advance: Tensor | None, parameters: list[Tensor]
+    plan: Plan, x: Tensor, state: Tensor, elapsed: float | Tensor, mask: Tensor | None, parameters: list[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """What `CfC.integrate` gives before a projection, whose arguments these are.
+    """What `CfC.fused_cpu` gives before a projection, whose arguments these are.
 
     Args:
         plan: from :func:`build_plan`.
-        x: (T, B, C), float32 or float64 on the CPU, as are all tensors.
+        x: (B, T, C), float32 or float64 on the CPU, as are all tensors; anything at padding.
         state: (B, S).
-        elapsed: positive: a number, or (T, B).
-        advance: (T, B) bool, or None.
+        elapsed: a number ≥ 0, or (B, T), ≥ 0 at real steps.
+        mask: (B, T) bool, False at padding; or None.
         parameters: in the order of :func:`build_plan`.
     """
     given = (x, state, elapsed, *parameters)
     if is_recorded(*given):
-        y, final = _CfC.apply(plan, advance, *given)
-    else:
-        with torch.no_grad():
-            y, final, _ = _integrate(plan, advance, x, state, elapsed, parameters, keep=False)
-    return y.transpose(0, 1), final
+        return _CfC.apply(plan, mask, *given)
+    with torch.no_grad():
+        return _integrate(plan, mask, x, state, elapsed, parameters, keep=False)[:2]
 
 
 class _CfC(torch.autograd.Function):
     """:func:`_integrate` with its gradients by x, state, elapsed and the parameters."""
 
     @staticmethod
-    def forward(ctx, plan, advance, x, state, elapsed, *parameters):
-        y, final, ctx.kept = _integrate(plan, advance, x, state, elapsed, parameters, keep=True)
+    def forward(ctx, plan, mask, x, state, elapsed, *parameters):
+        y, final, ctx.kept = _integrate(plan, mask, x, state, elapsed, parameters, keep=True)
         ctx.plan = plan
         # Saved for torch to notice if it is changed in place before the backward pass.
         ctx.save_for_backward(elapsed if isinstance(elapsed, Tensor) else None)
@@ -671,9 +717,9 @@ class _CfC(torch.autograd.Function):
         return (
             None,
             None,
-            of_x.transpose(0, 1) if wants_x else None,
+            of_x if wants_x else None,
             of_state[:, 0],
-            of_times[..., 0].T if wants_elapsed else None,
+            of_times[..., 0] if wants_elapsed else None,
             *ctx.kept.heads.unpack(of_packed, ctx.kept.elapsed),
         )
 
@@ -683,22 +729,23 @@ class _Kept(NamedTuple):
 
     heads: Heads
     elapsed: float
-    packed: Tensor
+    packed: Packed
     times: np.ndarray
     sources: Buffer
     activations: Buffer
 
 
 def _integrate(
-    plan: Plan, advance: Tensor | None, x: Tensor, state: Tensor, elapsed: float | Tensor, parameters: Any, keep: bool
+    plan: Plan, mask: Tensor | None, x: Tensor, state: Tensor, elapsed: float | Tensor, parameters: Any, keep: bool
 ) -> tuple[Tensor, Tensor, _Kept | None]:
     """Y (B, T, O), the final state (B, S), and what a backward pass needs if ``keep``."""
-    steps, batch, _ = x.shape
+    batch, steps, _ = x.shape
     heads, constant = (plan.varying, 1.0) if isinstance(elapsed, Tensor) else (plan.constant, elapsed)
-    rows = x.detach().transpose(0, 1).contiguous().numpy()
+    rows = x.detach().contiguous().numpy()
     packed = heads.pack(parameters, constant)
-    weight, bias, pure = packed.split(heads.sections)
-    times = _times(plan, elapsed, advance, rows)
+    times = step_times(elapsed, mask, batch, steps, rows.dtype)
+    if plan.mode == PURE and isinstance(elapsed, float) and not times.size:
+        times = np.full((batch, steps, 1), elapsed, rows.dtype)
     y, final = x.new_empty(batch, steps, plan.outputs), torch.empty_like(state, memory_format=torch.contiguous_format)
     blocks = block_count(batch)
     if keep:
@@ -709,46 +756,30 @@ def _integrate(
         records = np.empty(0, rows.dtype), np.empty(0, rows.dtype)
     over_blocks(
         _forward, blocks, _work(heads, batch * steps), rows, state.detach().contiguous().numpy()[:, None], times,
-        weight.numpy(), bias.numpy(), pure.numpy(), heads.groups, plan.mode, plan.units, plan.activation, y.numpy(),
-        final.numpy()[:, None], *records,
+        *packed, heads.groups, plan.mode, plan.units, plan.activation, y.numpy(), final.numpy()[:, None], *records,
     )  # fmt: skip
     return y, final, _Kept(heads, constant, packed, times, sources, activations) if keep else None
 
 
 def _gradients(
     plan: Plan, kept: _Kept, of_y: Tensor, of_final: Tensor, wants_x: bool, wants_elapsed: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of x (B, T, C), the initial state (B, 1, S), the elapsed times (B, T, 1), and the packed parameters."""
+) -> tuple[Tensor, Tensor, Tensor, np.ndarray]:
+    """Of x (B, T, C), the initial state (B, 1, S), the elapsed times (B, T, 1), and, by blocks, what was packed."""
     batch, steps, _ = of_y.shape
     heads, dtype = kept.heads, kept.sources.values.dtype
-    weight, _, pure = kept.packed.split(heads.sections)
     of_x = of_y.new_empty((batch, steps, heads.inputs) if wants_x else (0, 0, 0))
     of_times = of_y.new_empty((batch, steps, 1) if wants_elapsed else (0, 0, 0))
     of_state = of_y.new_empty(batch, 1, heads.neurons)
     blocks = block_count(batch)
-    of_packed = of_y.new_empty(blocks, len(kept.packed))
+    of_packed = np.empty((blocks, sum(heads.sections)), dtype)
     of_heads = Buffer(heads.sections[1] * blocks * row_stride(steps) * LANES, dtype)
     over_blocks(
-        _backward, blocks, _work(heads, batch * steps), heads.inputs, kept.times, weight.numpy(), pure.numpy(),
-        heads.groups, plan.mode, plan.units, kept.sources.values, kept.activations.values, of_y.contiguous().numpy(),
-        of_final.contiguous().numpy()[:, None], of_x.numpy(), of_state.numpy(), of_times.numpy(), of_heads.values,
-        of_packed.numpy(),
+        _backward, blocks, _work(heads, batch * steps), heads.inputs, kept.times, kept.packed.weight,
+        kept.packed.pure, heads.groups, plan.mode, plan.units, kept.sources.values, kept.activations.values,
+        of_y.contiguous().numpy(), of_final.contiguous().numpy()[:, None], of_x.numpy(), of_state.numpy(),
+        of_times.numpy(), of_heads.values, of_packed,
     )  # fmt: skip
-    return of_x, of_state, of_times, of_packed.sum(0)
-
-
-def _times(plan: Plan, elapsed: float | Tensor, advance: Tensor | None, x: np.ndarray) -> np.ndarray:
-    """Elapsed times (B, T, 1), 0 where the state stays; empty where one that is merged into the heads is all."""
-    batch, steps, _ = x.shape
-    if isinstance(elapsed, Tensor):
-        times = elapsed.detach().numpy().T
-    elif advance is not None or plan.mode == PURE:
-        times = np.full((batch, steps), elapsed, x.dtype)
-    else:
-        return np.empty((0, 0, 0), x.dtype)
-    if advance is not None:
-        times = np.where(advance.numpy().T, times, 0)
-    return np.ascontiguousarray(times, x.dtype)[..., None]
+    return of_x, of_state, of_times, of_packed
 
 
 def _work(heads: Heads, steps: int) -> int:

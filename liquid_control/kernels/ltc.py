@@ -29,7 +29,17 @@ from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from liquid_control.kernels.autograd import is_recorded, refuse_second_derivatives
-from liquid_control.kernels.batch import LANES, Buffer, block_count, new_tile, over_blocks, read_step, write_step
+from liquid_control.kernels.batch import (
+    LANES,
+    Buffer,
+    block_count,
+    hide_padding,
+    new_tile,
+    over_blocks,
+    read_step,
+    step_times,
+    write_step,
+)
 from liquid_control.kernels.fast_math import DOUBLE_LOG2_E, OPTIONS, exp2
 from liquid_control.kernels.simd import fill, keep_apart, load, store, total, where_positive
 
@@ -176,23 +186,14 @@ def _finish(block_sums, packed, inner, sensory, inputs, outputs, implicit, gradi
         at += OUTPUT_SUMS
 
 
-# The pass over a sequence. Lanes are sequences; `rates` (B, T), or (1, 1) for all, holds r where the state advances and
-# 0 where it must stay: there the kernel computes with r = 1, whatever comes of it, and takes the old state.
+# The pass over a sequence. Lanes are sequences; `times` is of `step_times`, or empty where each step takes `elapsed`.
+# Where the state stays the kernel computes with an elapsed time of 1, whatever comes of it, and takes the old state.
 
 
 @njit(**OPTIONS)
 def _opening(potential, lists, e):
     """S of synapse e."""
     return 1 / (1 + exp2(lists[e, GAIN] * potential + lists[e, OFFSET]))
-
-
-@njit(**OPTIONS)
-def _read_rate(rates, first, step, tile):
-    if rates.size == 1:
-        return fill(rates[0, 0])
-    for row in range(LANES):
-        tile[row] = rates[first + row, step] if first + row < rates.shape[0] else 0
-    return load(tile, 0)
 
 
 @njit(**OPTIONS)
@@ -230,8 +231,10 @@ def _solve(drive, pace, neurons, lists, synapses, unfolds, path, reciprocals):
 
 
 @njit(cache=True, nogil=True, **OPTIONS)
-def _forward(first, last, x, state, rates, weights, inner, sensory, unfolds, y, final, path, reciprocals, keep):
-    """Blocks ``first`` to ``last`` of x (B, T, C) and state (B, 1, N) → y (B, T, O), final (B, 1, N).
+def _forward(
+    first, last, x, state, elapsed, times, weights, inner, sensory, unfolds, y, final, path, reciprocals, keep
+):  # fmt: skip
+    """Blocks ``first`` to ``last`` of x (B, T, C) and state (B, 1, N) → y (B, T, O), zero at padding, final (B, 1, N).
 
     ``path`` (blocks, T (unfolds + 1) + 1, N, LANES) gets the potentials before the first unfold of a step and after
     each, ``reciprocals`` (blocks, T unfolds, N, LANES) 1/d. If not ``keep``, each step overwrites the one before.
@@ -241,23 +244,28 @@ def _forward(first, last, x, state, rates, weights, inner, sensory, unfolds, y, 
     step_size, solved_size = (unfolds + 1) * count * LANES, unfolds * count * LANES
     block_size = kept * step_size + count * LANES
     tile, drive = new_tile(inputs, x), new_tile(2 * count, x)
-    rate_tile, output_tile = new_tile(1, x), new_tile(outputs, x)
+    time_tile, output_tile = new_tile(1, x), new_tile(outputs, x)
+    time_tile[:] = elapsed
     for block in range(first, last):
         row, now = block * LANES, path[block * block_size :]
         solved = reciprocals[block * kept * solved_size :]
         read_step(state, row, 0, now)
         for step in range(steps):
-            rate = _read_rate(rates, row, step, rate_tile)
-            pace = where_positive(rate, rate, 1)
             read_step(x, row, step, tile)
+            if times.size:
+                read_step(times, row, step, time_tile)
+                hide_padding(time_tile, tile, inputs)
+            time = load(time_tile, 0)
+            pace = unfolds / where_positive(time, time, 1)
             _drive(tile, pace, weights.neurons, weights.sensory, sensory, drive)
             _solve(drive, pace, weights.neurons, weights.inner, inner, unfolds, now, solved)
             later = now[step_size:] if keep else now
             for i in range(count):
-                potential = where_positive(rate, load(now, unfolds * count + i), load(now, i))
+                potential = where_positive(time, load(now, unfolds * count + i), load(now, i))
                 store(later, i, potential)
                 if i < outputs:
                     store(output_tile, i, weights.output[0, i] * potential + weights.output[1, i])
+            hide_padding(time_tile, output_tile, outputs)
             write_step(output_tile, y, row, step)
             if keep:
                 now, solved = later, solved[solved_size:]
@@ -322,15 +330,16 @@ def _drive_back(tile, lists, synapses, step_sums, of_tile, sums):
 
 @njit(cache=True, nogil=True, **OPTIONS)
 def _backward(
-    first, last, x, rates, weights, inner, sensory, unfolds, path, reciprocals,
-    of_y, of_final, of_x, of_state, of_rates, block_sums,
+    first, last, x, elapsed, times, weights, inner, sensory, unfolds, path, reciprocals,
+    of_y, of_final, of_x, of_state, of_times, block_sums,
 ):  # fmt: skip
-    """The reverse of :func:`_forward`, ``of_…`` being gradients; of_x and of_rates are left out if they are empty."""
+    """The reverse of :func:`_forward`, ``of_…`` being gradients; of_x and of_times are left out if they are empty."""
     steps, inputs, count, outputs = x.shape[1], x.shape[2], of_state.shape[2], of_y.shape[2]
     step_size, solved_size = (unfolds + 1) * count * LANES, unfolds * count * LANES
     block_size = steps * step_size + count * LANES
     tile, of_tile = new_tile(inputs, x), new_tile(inputs, x)
-    rate_tile, of_rate, of_output = new_tile(1, x), new_tile(1, x), new_tile(outputs, x)
+    time_tile, of_time, of_output = new_tile(1, x), new_tile(1, x), new_tile(outputs, x)
+    time_tile[:] = elapsed
     of_path, staying = new_tile((unfolds + 1) * count, x), new_tile(count, x)
     step_sums, sums = new_tile(NEURON_SUMS * count, x), new_tile(block_sums.shape[1], x)
     of_inner = sums[NEURON_SUMS * count * LANES :]
@@ -343,9 +352,14 @@ def _backward(
         for step in range(steps - 1, -1, -1):
             now = path[block * block_size + step * step_size :]
             solved = reciprocals[(block * steps + step) * solved_size :]
-            rate = _read_rate(rates, row, step, rate_tile)
-            pace = where_positive(rate, rate, 1)
+            read_step(x, row, step, tile)
             read_step(of_y, row, step, of_output)
+            if times.size:
+                read_step(times, row, step, time_tile)
+                hide_padding(time_tile, tile, inputs)
+                hide_padding(time_tile, of_output, outputs)
+            time = load(time_tile, 0)
+            pace = unfolds / where_positive(time, time, 1)
             for i in range(outputs):
                 gradient = load(of_output, i)
                 _add(of_outputs, OUTPUT_SUMS * i, gradient * load(now, end + count + i))
@@ -353,23 +367,23 @@ def _backward(
                 _add(of_path, i, weights.output[0, i] * gradient)
             for i in range(count):
                 gradient = load(of_path, i)
-                store(of_path, end + i, where_positive(rate, gradient, 0))
-                store(staying, i, where_positive(rate, 0, gradient))
+                store(of_path, end + i, where_positive(time, gradient, 0))
+                store(staying, i, where_positive(time, 0, gradient))
             _solve_back(pace, weights.neurons, weights.inner, inner, unfolds, now, solved, of_path, step_sums, of_inner)
-            of_rate[:] = 0
+            of_rate = 0 * pace
             for i in range(count):
                 _add(of_path, i, load(staying, i))
                 of_capacity = load(step_sums, NEURON_SUMS * i + 2)
-                _add(of_rate, 0, of_capacity * weights.neurons[CAPACITANCE, i])
+                of_rate += of_capacity * weights.neurons[CAPACITANCE, i]
                 _add(sums, NEURON_SUMS * i, load(step_sums, NEURON_SUMS * i))
                 _add(sums, NEURON_SUMS * i + 1, load(step_sums, NEURON_SUMS * i + 1))
                 _add(sums, NEURON_SUMS * i + 2, of_capacity * pace)
-            read_step(x, row, step, tile)
             _drive_back(tile, weights.sensory, sensory, step_sums, of_tile, of_sensory)
             if of_x.size:
                 write_step(of_tile, of_x, row, step)
-            if of_rates.size:
-                write_step(of_rate, of_rates, row, step)
+            if of_times.size:
+                store(of_time, 0, -of_rate * pace * pace / unfolds)  # r = unfolds / elapsed
+                write_step(of_time, of_times, row, step)
         write_step(of_path, of_state, row, 0)
         for k in range(block_sums.shape[1]):
             block_sums[block, k] = total(load(sums, k))
@@ -443,34 +457,32 @@ def tick(x, elapsed, state, y, numbers, index, scratch):
 
 
 def integrate(
-    plan: Plan, x: Tensor, state: Tensor, elapsed: float | Tensor, advance: Tensor | None, parameters: list[Tensor]
+    plan: Plan, x: Tensor, state: Tensor, elapsed: float | Tensor, mask: Tensor | None, parameters: list[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """What `LTC.integrate` gives, whose arguments these are.
+    """What `LTC.fused_cpu` gives, whose arguments these are.
 
     Args:
         plan: the layer's synapses and options.
-        x: (T, B, C), float32 or float64 on the CPU, as are all tensors.
+        x: (B, T, C), float32 or float64 on the CPU, as are all tensors; anything at padding.
         state: (B, N).
-        elapsed: positive: a number, or (T, B).
-        advance: (T, B) bool, or None.
+        elapsed: a number ≥ 0, or (B, T), ≥ 0 at real steps.
+        mask: (B, T) bool, False at padding; or None.
         parameters: gleak, vleak, cm, sigma, mu, w, erev, the sensory sigma, mu, w, erev, and scale and shift of the
             input and of the output: ones and zeros where there is no mapping.
     """
     given = (x, state, elapsed, *parameters)
     if is_recorded(*given):
-        y, final = _LTC.apply(plan, advance, *given)
-    else:
-        with torch.no_grad():
-            y, final, _ = _integrate(plan, advance, x, state, elapsed, parameters, keep=False)
-    return y.transpose(0, 1), final
+        return _LTC.apply(plan, mask, *given)
+    with torch.no_grad():
+        return _integrate(plan, mask, x, state, elapsed, parameters, keep=False)[:2]
 
 
 class _LTC(torch.autograd.Function):
     """:func:`_integrate` with its gradients by x, state, elapsed and the parameters."""
 
     @staticmethod
-    def forward(ctx, plan, advance, x, state, elapsed, *parameters):
-        y, final, ctx.kept = _integrate(plan, advance, x, state, elapsed, parameters, keep=True)
+    def forward(ctx, plan, mask, x, state, elapsed, *parameters):
+        y, final, ctx.kept = _integrate(plan, mask, x, state, elapsed, parameters, keep=True)
         ctx.plan, ctx.parameters = plan, parameters
         # Saved for torch to notice if they are changed in place before the backward pass.
         ctx.save_for_backward(x, elapsed if isinstance(elapsed, Tensor) else None)
@@ -479,20 +491,25 @@ class _LTC(torch.autograd.Function):
     @staticmethod
     def backward(ctx, of_y, of_final):
         refuse_second_derivatives("the LTC")
-        _, elapsed = ctx.saved_tensors
+        _ = ctx.saved_tensors
         wants_x, wants_elapsed = ctx.needs_input_grad[2], ctx.needs_input_grad[4]
-        of_x, of_state, of_rates, of_packed = _gradients(ctx.plan, ctx.kept, of_y, of_final, wants_x, wants_elapsed)
-        # r = unfolds / elapsed, and the sum is zero where the state stays.
-        of_elapsed = -ctx.plan.unfolds * of_rates[..., 0].T / elapsed.square() if wants_elapsed else None
-        of_parameters = _unflatten_dense_tensors(of_packed, ctx.parameters)
-        return None, None, of_x.transpose(0, 1) if wants_x else None, of_state[:, 0], of_elapsed, *of_parameters
+        of_x, of_state, of_times, of_packed = _gradients(ctx.plan, ctx.kept, of_y, of_final, wants_x, wants_elapsed)
+        return (
+            None,
+            None,
+            of_x if wants_x else None,
+            of_state[:, 0],
+            of_times[..., 0] if wants_elapsed else None,
+            *_unflatten_dense_tensors(of_packed, ctx.parameters),
+        )
 
 
 class _Kept(NamedTuple):
     """What the backward pass needs of the forward pass."""
 
     rows: np.ndarray
-    rates: np.ndarray
+    elapsed: float
+    times: np.ndarray
     packed: np.ndarray
     weights: Weights
     path: Buffer
@@ -500,45 +517,46 @@ class _Kept(NamedTuple):
 
 
 def _integrate(
-    plan: Plan, advance: Tensor | None, x: Tensor, state: Tensor, elapsed: float | Tensor, parameters: Any, keep: bool
+    plan: Plan, mask: Tensor | None, x: Tensor, state: Tensor, elapsed: float | Tensor, parameters: Any, keep: bool
 ) -> tuple[Tensor, Tensor, _Kept]:
     """Y (B, T, O), the final state (B, N), and what a backward pass needs if ``keep``."""
-    steps, batch, _ = x.shape
-    rows = x.detach().transpose(0, 1).contiguous().numpy()
+    batch, steps, _ = x.shape
+    rows = x.detach().contiguous().numpy()
     packed = _flatten_dense_tensors(parameters).numpy()
     weights = _weights(plan, packed)
-    rates = _rates(plan, elapsed, advance, rows.dtype)
+    times = step_times(elapsed, mask, batch, steps, rows.dtype)
+    constant = 1.0 if isinstance(elapsed, Tensor) else elapsed
     y, final = x.new_empty(batch, steps, plan.outputs), torch.empty_like(state, memory_format=torch.contiguous_format)
     blocks, solves = block_count(batch), plan.unfolds * (steps if keep else 1)
     path = Buffer(blocks * (solves + solves // plan.unfolds + 1) * plan.neurons * LANES, rows.dtype)
     reciprocals = Buffer(blocks * solves * plan.neurons * LANES, rows.dtype)
     start = state.detach().contiguous().numpy()
     over_blocks(
-        _forward, blocks, _work(plan, batch * steps), rows, start[:, None], rates, weights, plan.inner, plan.sensory,
-        plan.unfolds, y.numpy(), final.numpy()[:, None], path.values, reciprocals.values, keep,
+        _forward, blocks, _work(plan, batch * steps), rows, start[:, None], constant, times, weights, plan.inner,
+        plan.sensory, plan.unfolds, y.numpy(), final.numpy()[:, None], path.values, reciprocals.values, keep,
     )  # fmt: skip
-    return y, final, _Kept(rows, rates, packed, weights, path, reciprocals)
+    return y, final, _Kept(rows, constant, times, packed, weights, path, reciprocals)
 
 
 def _gradients(
     plan: Plan, kept: _Kept, of_y: Tensor, of_final: Tensor, wants_x: bool, wants_elapsed: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of x (B, T, C), the initial state (B, 1, N), the rates (B, T, 1), and the packed parameters."""
+    """Of x (B, T, C), the initial state (B, 1, N), the elapsed times (B, T, 1), and the packed parameters."""
     batch, steps, inputs = kept.rows.shape
     of_x = of_y.new_empty(kept.rows.shape if wants_x else (0, 0, 0))
-    of_rates = of_y.new_empty((batch, steps, 1) if wants_elapsed else (0, 0, 0))
+    of_times = of_y.new_empty((batch, steps, 1) if wants_elapsed else (0, 0, 0))
     of_state = of_y.new_empty(batch, 1, plan.neurons)
     blocks, weights = block_count(batch), kept.weights
     sums = NEURON_SUMS * plan.neurons + SYNAPSE_SUMS * (len(weights.inner) + len(weights.sensory))
     block_sums = np.empty((blocks, sums + OUTPUT_SUMS * plan.outputs), kept.rows.dtype)
     over_blocks(
-        _backward, blocks, _work(plan, batch * steps), kept.rows, kept.rates, weights, plan.inner, plan.sensory,
-        plan.unfolds, kept.path.values, kept.reciprocals.values, of_y.contiguous().numpy(),
-        of_final.contiguous().numpy()[:, None], of_x.numpy(), of_state.numpy(), of_rates.numpy(), block_sums,
+        _backward, blocks, _work(plan, batch * steps), kept.rows, kept.elapsed, kept.times, weights, plan.inner,
+        plan.sensory, plan.unfolds, kept.path.values, kept.reciprocals.values, of_y.contiguous().numpy(),
+        of_final.contiguous().numpy()[:, None], of_x.numpy(), of_state.numpy(), of_times.numpy(), block_sums,
     )  # fmt: skip
     of_packed = of_y.new_empty(kept.packed.size)
     _finish(block_sums, kept.packed, plan.inner, plan.sensory, inputs, plan.outputs, plan.implicit, of_packed.numpy())
-    return of_x, of_state, of_rates, of_packed
+    return of_x, of_state, of_times, of_packed
 
 
 def _weights(plan: Plan, packed: np.ndarray) -> Weights:
@@ -546,17 +564,6 @@ def _weights(plan: Plan, packed: np.ndarray) -> Weights:
     weights = Weights(*(np.empty(size, packed.dtype) for size in sizes))
     _prepare(packed, plan.inner, plan.sensory, plan.inputs, plan.epsilon, plan.implicit, weights)
     return weights
-
-
-def _rates(plan: Plan, elapsed: float | Tensor, advance: Tensor | None, dtype: np.dtype) -> np.ndarray:
-    """R (B, T), or (1, 1) for all; 0 where the state stays."""
-    if isinstance(elapsed, Tensor):
-        rates = plan.unfolds / elapsed.detach().numpy().T
-    else:
-        rates = np.full((1, 1), plan.unfolds / elapsed, dtype)
-    if advance is not None:
-        rates = np.where(advance.numpy().T, rates, 0)
-    return np.ascontiguousarray(rates, dtype)
 
 
 def _work(plan: Plan, steps: int) -> int:

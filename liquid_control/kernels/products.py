@@ -10,7 +10,7 @@ from __future__ import annotations
 from numba import njit
 
 from liquid_control.kernels.fast_math import OPTIONS
-from liquid_control.kernels.simd import fill, load, store, total
+from liquid_control.kernels.simd import WIDE, fill, load, store, total
 
 TILE = 6
 """Rows of a matrix whose sums are in registers at the same time: with sixteen lanes of AVX2, twelve of its sixteen."""
@@ -46,15 +46,17 @@ def add_product(tiles, place, rows, columns, values, first_value, sums, first_su
     for row in range(first_sum, first_sum + rows, TILE):
         a, b, c = load(sums, row), load(sums, row + 1), load(sums, row + 2)
         d, e, f = load(sums, row + 3), load(sums, row + 4), load(sums, row + 5)
-        for column in range(first_value, first_value + columns):
-            value = load(values, column)
-            a += tiles[place] * value
-            b += tiles[place + 1] * value
-            c += tiles[place + 2] * value
-            d += tiles[place + 3] * value
-            e += tiles[place + 4] * value
-            f += tiles[place + 5] * value
-            place += TILE
+        # A slice of its own, from 0 on: indices that might be negative cost Numba a comparison for each weight.
+        tile = tiles[place : place + TILE * columns]
+        for column in range(columns):
+            value, at = load(values, first_value + column), TILE * column
+            a += tile[at] * value
+            b += tile[at + 1] * value
+            c += tile[at + 2] * value
+            d += tile[at + 3] * value
+            e += tile[at + 4] * value
+            f += tile[at + 5] * value
+        place += TILE * columns
         store(sums, row, a)
         store(sums, row + 1, b)
         store(sums, row + 2, c)
@@ -68,26 +70,30 @@ def add_product(tiles, place, rows, columns, values, first_value, sums, first_su
 def add_products(tiles, place, rows, columns, values, first_value, sums, first_sum, pair):
     """:func:`add_product` of values[0] to sums[0], and of values[1] to sums[1] too if ``pair``.
 
-    For a pair each weight is read once for two products: reading them is what limits a single one. Half a tile at a
-    time, so that its sums need no more registers.
+    With AVX-512 each weight of a pair is read once for two products: reading them is what limits a single one. Half a
+    tile at a time, so that its sums need no more registers. That is one register more than AVX2 has, where sums then
+    go through memory: it takes one product after the other.
     """
-    if not pair:
-        return add_product(tiles, place, rows, columns, values[0], first_value, sums[0], first_sum)
+    if not pair or not WIDE:
+        after = add_product(tiles, place, rows, columns, values[0], first_value, sums[0], first_sum)
+        if pair:
+            add_product(tiles, place, rows, columns, values[1], first_value, sums[1], first_sum)
+        return after
     values_0, values_1, sums_0, sums_1 = values[0], values[1], sums[0], sums[1]
-    for tile in range(first_sum, first_sum + rows, TILE):
+    for first_row in range(first_sum, first_sum + rows, TILE):
         for half in range(0, TILE, TILE // 2):
-            row = tile + half
+            row, tile = first_row + half, tiles[place + half : place + TILE * columns]
             a_0, b_0, c_0 = load(sums_0, row), load(sums_0, row + 1), load(sums_0, row + 2)
             a_1, b_1, c_1 = load(sums_1, row), load(sums_1, row + 1), load(sums_1, row + 2)
             for column in range(columns):
                 value_0, value_1 = load(values_0, first_value + column), load(values_1, first_value + column)
-                at = place + half + column * TILE
-                a_0 += tiles[at] * value_0
-                a_1 += tiles[at] * value_1
-                b_0 += tiles[at + 1] * value_0
-                b_1 += tiles[at + 1] * value_1
-                c_0 += tiles[at + 2] * value_0
-                c_1 += tiles[at + 2] * value_1
+                at = TILE * column
+                a_0 += tile[at] * value_0
+                a_1 += tile[at] * value_1
+                b_0 += tile[at + 1] * value_0
+                b_1 += tile[at + 1] * value_1
+                c_0 += tile[at + 2] * value_0
+                c_1 += tile[at + 2] * value_1
             store(sums_0, row, a_0)
             store(sums_0, row + 1, b_0)
             store(sums_0, row + 2, c_0)
@@ -112,27 +118,24 @@ def outer_products(left, first_left, rows, right, first_right, columns, stride, 
     the last row or column a tile repeats it: what is computed twice is stored twice.
     """
     zero = fill(sums.dtype.type(0))
-    for row in range(0, rows, 4):
-        row_1, row_2, row_3 = min(row + 1, rows - 1), min(row + 2, rows - 1), min(row + 3, rows - 1)
-        a, b = first_left + row * stride, first_left + row_1 * stride
-        c, d = first_left + row_2 * stride, first_left + row_3 * stride
+    for row in range(0, rows, 3):
+        row_1, row_2 = min(row + 1, rows - 1), min(row + 2, rows - 1)
+        a, b, c = first_left + row * stride, first_left + row_1 * stride, first_left + row_2 * stride
         for column in range(0, columns, 2):
             column_1 = min(column + 1, columns - 1)
             x, y = first_right + column * stride, first_right + column_1 * stride
-            ax, bx, cx, dx = zero, zero, zero, zero
-            ay, by, cy, dy = zero, zero, zero, zero
+            # Six sums are twelve registers of AVX2, which has sixteen: eight ran at a third of the speed.
+            ax, bx, cx = zero, zero, zero
+            ay, by, cy = zero, zero, zero
             for k in range(count):
                 x_k, y_k = load(right, x + k), load(right, y + k)
-                a_k, b_k, c_k, d_k = load(left, a + k), load(left, b + k), load(left, c + k), load(left, d + k)
+                a_k, b_k, c_k = load(left, a + k), load(left, b + k), load(left, c + k)
                 ax += a_k * x_k
                 ay += a_k * y_k
                 bx += b_k * x_k
                 by += b_k * y_k
                 cx += c_k * x_k
                 cy += c_k * y_k
-                dx += d_k * x_k
-                dy += d_k * y_k
             sums[begin + row * columns + column], sums[begin + row * columns + column_1] = total(ax), total(ay)
             sums[begin + row_1 * columns + column], sums[begin + row_1 * columns + column_1] = total(bx), total(by)
             sums[begin + row_2 * columns + column], sums[begin + row_2 * columns + column_1] = total(cx), total(cy)
-            sums[begin + row_3 * columns + column], sums[begin + row_3 * columns + column_1] = total(dx), total(dy)

@@ -21,12 +21,16 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic as numba_intrinsic
 from numba.extending import lower_builtin, models, register_model
 
 LANES = 16
+
+WIDE: bool = get_host_cpu_features().get("avx512f", False)
+"""Whether sixteen single-precision lanes are one register, of which there are then 32; with AVX2 two of sixteen."""
 
 # Numba types an intrinsic by the function that generates it; what compiled code calls has no first argument.
 intrinsic: Any = numba_intrinsic

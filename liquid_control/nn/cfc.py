@@ -233,12 +233,18 @@ class CfC(LiquidLayer):
             states.append(state)
         return self.fc(torch.stack(states[lag:])[..., self.motor]), state
 
-    def fused(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """See :class:`LiquidLayer`; `liquid_control.kernels.cfc` on the CPU, in single and double precision."""
-        if x.device.type == "cuda":
-            from liquid_control.kernels.cuda import cfc as cuda  # Triton is optional
+    def fused_cuda(
+        self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """See :class:`LiquidLayer`; `kernels.cuda.cfc`."""
+        from liquid_control.kernels.cuda import cfc  # Triton is optional
 
-            return cuda.integrate(self, x, state, elapsed, advance)
+        return cfc.integrate(self, x, state, elapsed, advance)
+
+    def fused_cpu(
+        self, x: Tensor, state: Tensor, elapsed: Elapsed, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """See :class:`LiquidLayer`; `kernels.cfc`, in single and double precision."""
         if x.dtype not in (torch.float32, torch.float64):
             use_reference(f"the CfC kernels compute in float32 or float64, not in {x.dtype}")
             return None
@@ -250,8 +256,12 @@ class CfC(LiquidLayer):
             return None
         from liquid_control.kernels import cfc  # Numba is optional
 
-        y, state = cfc.integrate(self._plan, x, state, elapsed, advance, self._head_parameters())
-        return self.fc(y), state
+        y, state = cfc.integrate(self._plan, x, state, elapsed, mask, self._head_parameters())
+        if self.proj_size is not None:
+            y = self.fc(y)
+            if mask is not None:  # a bias has filled the zeros of padded steps
+                y = torch.where(mask[..., None], y, y.new_zeros(()))
+        return y, state
 
     def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]] | None:
         """See :class:`LiquidLayer`."""
@@ -280,18 +290,24 @@ class CfC(LiquidLayer):
 
     def _head_parameters(self) -> list[Tensor]:
         """In the kernels' order: the backbone; of each group weight and bias of each head; in mode "pure" w_τ and A."""
-        parameters = [values for hidden in self._backbone() for values in (hidden.weight, hidden.bias)]
-        for cell, heads in self._heads:
-            for linear in heads:
-                parameters += [linear.weight, linear.bias]
-            if self.mode == "pure":
-                parameters += [cell.w_tau, cell.A]
-        return parameters
+        # Straight from the dictionaries, unless a parametrisation stands between: the way through Module.__getattr__
+        # takes as long as the kernel does for a short sequence.
+        places = self._head_places
+        parameters = [
+            module._parameters[name] if name in module._parameters else getattr(module, name) for module, name in places
+        ]
+        return cast(list[Tensor], parameters)
 
     @cached_property
-    def _heads(self) -> list[tuple[CfCCell, list[nn.Linear]]]:
-        """Each cell and its heads: to look them up costs as much as the kernel does for a short sequence."""
-        return [(cell, cell.heads()) for cell in self.cells]
+    def _head_places(self) -> list[tuple[nn.Module, str]]:
+        """Of those parameters the module and the name there."""
+        places: list[tuple[nn.Module, str]] = []
+        backbone = self._backbone()  # of a dense layer, which has one cell
+        for cell in self.cells:
+            places += [(linear, name) for linear in (*backbone, *cell.heads()) for name in ("weight", "bias")]
+            if self.mode == "pure":
+                places += [(cell, "w_tau"), (cell, "A")]
+        return places
 
     def lockstep(
         self, x: Tensor, elapsed: Elapsed, advance: Tensor | None

@@ -115,11 +115,14 @@ class ClosedFormLTC(LTC):
             states.append(state)
         return self._map(torch.stack(states)[..., : self.output_size], "output"), state
 
-    def fused(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> None:
+    def fused_cpu(self, x: Tensor, state: Tensor, elapsed: Elapsed, mask: Tensor | None) -> None:
         """None: the kernels of an :class:`LTC` are its solver, which this layer does without."""
 
+    def fused_cuda(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> None:
+        """None, as :meth:`fused_cpu`."""
+
     def step_kernel(self) -> None:
-        """None, as :meth:`fused`."""
+        """None, as :meth:`fused_cpu`."""
 
     @property
     def config(self) -> dict[str, Any]:

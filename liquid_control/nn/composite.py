@@ -9,12 +9,14 @@ from __future__ import annotations
 import itertools
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from liquid_control.nn.layer import Elapsed, LiquidLayer
+
+TimeFirst = TypeVar("TimeFirst", Tensor, Tensor | None, float | Tensor)
 
 
 class Composite(LiquidLayer):
@@ -84,12 +86,12 @@ class Stack(Composite):
 
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
         """See :class:`LiquidLayer`."""
+        y, elapsed, advance = x.transpose(0, 1), batch_first(elapsed), batch_first(advance)
         states = []
         for layer, own in zip(self._members(), self._states(state), strict=True):
-            y, own = layer._run(x, own, elapsed, advance)
-            x = y.transpose(0, 1)
+            y, own = layer._run(y, own, elapsed, advance)
             states.append(own)
-        return x, torch.cat(states, 1)
+        return y.transpose(0, 1), torch.cat(states, 1)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -137,10 +139,10 @@ class Bidirectional(Composite):
         """See :class:`LiquidLayer`."""
         onward, backward = self._members()
         first, second = self._states(state)
+        after = until_next(elapsed, advance).flip(0) if isinstance(elapsed, Tensor) else elapsed
+        x, elapsed, advance, after = x.transpose(0, 1), batch_first(elapsed), batch_first(advance), batch_first(after)
         y, first = onward._run(x, first, elapsed, advance)
-        if isinstance(elapsed, Tensor):
-            elapsed = until_next(elapsed, advance).flip(0)
-        z, second = backward._run(x.flip(0), second, elapsed, None if advance is None else advance.flip(0))
+        z, second = backward._run(x.flip(1), second, after, None if advance is None else advance.flip(1))
         return torch.cat([y, z.flip(1)], -1).transpose(0, 1), torch.cat([first, second], 1)
 
     @property
@@ -148,6 +150,11 @@ class Bidirectional(Composite):
         """See :class:`LiquidLayer`."""
         onward, backward = self._members()
         return {"layer": self.name, "onward": onward.config, "backward": backward.config}
+
+
+def batch_first(values: TimeFirst) -> TimeFirst:
+    """(T, B) as (B, T); a number or None as it is."""
+    return values.T if isinstance(values, Tensor) else values
 
 
 def until_next(elapsed: Tensor, mask: Tensor | None) -> Tensor:

@@ -78,9 +78,9 @@ class LiquidLayer(nn.Module, ABC):
             if mask.shape != (batch, time):
                 raise ValueError(f"mask has shape {tuple(mask.shape)}, expected (batch, time) = ({batch}, {time}).")
             # The fast path of a whole batch without padding is worth one look at the mask.
-            mask = None if not torch.compiler.is_compiling() and bool(mask.all()) else mask.T
+            mask = None if not torch.compiler.is_compiling() and bool(mask.all()) else mask
         elapsed, passes = self._per_step(elapsed, x, mask)
-        return self._run(x.transpose(0, 1), state, elapsed, mask, passes)
+        return self._run(x, state, elapsed, mask, passes)
 
     def step(
         self, x: Tensor, state: Tensor | None = None, elapsed: float | Tensor | None = None
@@ -108,7 +108,7 @@ class LiquidLayer(nn.Module, ABC):
                 )
             elapsed = elapsed[:, None]
         elapsed, passes = self._per_step(elapsed, x[:, None], None)
-        y, state = self._run(x[None], state, elapsed, None, passes)
+        y, state = self._run(x[:, None], state, elapsed, None, passes)
         return y[:, 0], state
 
     def initial_state(self, batch: int) -> Tensor:
@@ -136,8 +136,26 @@ class LiquidLayer(nn.Module, ABC):
             y (T, B, O), at steps that don't advance that of the state as it is, and the final state (B, S).
         """
 
-    def fused(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """What :meth:`integrate` gives, from a kernel of `liquid_control.kernels`; None where none covers the case."""
+    def fused_cpu(
+        self, x: Tensor, state: Tensor, elapsed: Elapsed, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """What :meth:`forward` gives, from a kernel of `liquid_control.kernels`; None where none covers the case.
+
+        Such a kernel looks after padding and steps without time itself: torch operations around it, and their backward,
+        would take up to a quarter of a pass.
+
+        Args:
+            x: (B, T, C) with T ≥ 1; padded steps may hold anything, NaN too.
+            state: (B, S).
+            elapsed: a number ≥ 0, or (B, T), ≥ 0 at real steps.
+            mask: (B, T) or None.
+        """
+        return None
+
+    def fused_cuda(
+        self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """What :meth:`integrate` gives, from a kernel of `kernels.cuda`; None where none covers the case."""
         return None
 
     def compile_step(self) -> CompiledStep:
@@ -178,16 +196,16 @@ class LiquidLayer(nn.Module, ABC):
     def _run(
         self, x: Tensor, state: Tensor | None, elapsed: Elapsed, mask: Tensor | None, passes: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """From checked time-first arguments to y (B, T, O) and state (B, S).
+        """From checked arguments to y (B, T, O) and state (B, S).
 
         Args:
-            x: (T, B, C).
+            x: (B, T, C).
             state: (B, S) or None.
-            elapsed: a number or (T, B).
-            mask: (T, B) or None.
+            elapsed: a number or (B, T).
+            mask: (B, T) or None.
             passes: whether it is known already that time passes in every step.
         """
-        time, batch, _ = x.shape
+        batch, time, _ = x.shape
         if state is None:
             state = self.initial_state(batch)
         elif state.shape != (batch, self.state_size):
@@ -203,18 +221,23 @@ class LiquidLayer(nn.Module, ABC):
         if time == 0:
             return x.new_zeros(batch, 0, self.output_size), state
 
+        device = kernel_device(x)
+        if device == "cpu" and (outcome := self.fused_cpu(x, state, elapsed, mask)) is not None:
+            return outcome
+        x, mask = x.transpose(0, 1), None if mask is None else mask.T
+        elapsed = elapsed.T if isinstance(elapsed, Tensor) else elapsed
         elapsed, advance = (elapsed, mask) if passes else self._advance(elapsed, mask, (time, batch))
         if mask is not None and (torch.compiler.is_compiling() or not math.isfinite(x.detach().sum().item())):
             # Padding may hold anything, NaN too, whose gradient would survive a later where(). The sum is a quick look.
             x = torch.where(mask[..., None], x, 0)
-        outcome = self.fused(x, state, elapsed, advance) if kernel_device(x) else None
+        outcome = self.fused_cuda(x, state, elapsed, advance) if device == "cuda" else None
         y, state = outcome or self.integrate(x, state, elapsed, advance)
         if mask is not None:
             y = torch.where(mask[..., None], y, y.new_zeros(()))  # a zero of another type would cost a conversion
         return y.transpose(0, 1), state
 
     def _per_step(self, elapsed: float | Tensor | None, x: Tensor, mask: Tensor | None) -> tuple[Elapsed, bool]:
-        """Elapsed as a number or (T, B), checked, and whether all are > 0; for x (B, T, C) and mask (T, B)."""
+        """Elapsed as a number or (B, T), checked, and whether all are > 0; for x (B, T, C) and mask (B, T)."""
         batch, time, _ = x.shape
         if elapsed is None:
             return 1.0, True
@@ -227,7 +250,7 @@ class LiquidLayer(nn.Module, ABC):
                 f"elapsed has shape {tuple(elapsed.shape)}, expected a number, (time,) = ({time},) or (batch, time) = "
                 f"({batch}, {time})."
             )
-        elapsed = elapsed.to(x).expand(batch, time).T
+        elapsed = elapsed.to(x).expand(batch, time)
         if torch.compiler.is_compiling():  # a traced graph cannot raise on values
             return elapsed, False
         low, high = (value.item() for value in elapsed.detach().aminmax()) if elapsed.numel() else (1.0, 1.0)
@@ -236,15 +259,18 @@ class LiquidLayer(nn.Module, ABC):
             if mask is not None:
                 wrong &= mask
             if wrong.any():
-                step, row = wrong.nonzero()[0].tolist()
+                row, step = wrong.nonzero()[0].tolist()
                 raise ValueError(
-                    f"elapsed is {elapsed[step, row].item()} at batch row {row}, step {step}, "
+                    f"elapsed is {elapsed[row, step].item()} at batch row {row}, step {step}, "
                     "expected a finite time ≥ 0."
                 )
         return elapsed, low > 0 and high < math.inf
 
     def _advance(self, elapsed: Elapsed, mask: Tensor | None, shape: tuple[int, int]) -> tuple[Elapsed, Tensor | None]:
-        """A positive elapsed and where the state advances: at real steps, and if time drives it, where time passes."""
+        """A positive elapsed and where the state advances: at real steps, and if time drives it, where time passes.
+
+        Of elapsed times and mask (T, B), as :meth:`integrate` takes them.
+        """
         if not self.time_driven:
             return elapsed, mask
         if isinstance(elapsed, float):

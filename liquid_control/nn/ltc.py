@@ -220,12 +220,18 @@ class LTC(LiquidLayer):
             self._check_divergence(x, start, state)
         return self._map(torch.stack(states)[..., : self.output_size], "output"), state
 
-    def fused(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """See :class:`LiquidLayer`; `kernels.ltc` on the CPU, semi-implicit, in single or double precision."""
-        if x.device.type == "cuda":
-            from liquid_control.kernels.cuda import ltc as cuda  # Triton is optional
+    def fused_cuda(
+        self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """See :class:`LiquidLayer`; `kernels.cuda.ltc`."""
+        from liquid_control.kernels.cuda import ltc  # Triton is optional
 
-            return cuda.integrate(self, x, state, elapsed, advance)
+        return ltc.integrate(self, x, state, elapsed, advance)
+
+    def fused_cpu(
+        self, x: Tensor, state: Tensor, elapsed: Elapsed, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """See :class:`LiquidLayer`; `kernels.ltc`, semi-implicit, in single or double precision."""
         if self.solver != "semi_implicit":
             use_reference(f"the LTC kernel is the semi-implicit solver, not {self.solver!r}")
             return None
@@ -234,7 +240,7 @@ class LTC(LiquidLayer):
             return None
         from liquid_control.kernels import ltc  # Numba is optional
 
-        return ltc.integrate(self._plan(), x, state, elapsed, advance, self._all_parameters())
+        return ltc.integrate(self._plan(), x, state, elapsed, mask, self._all_parameters())
 
     def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]] | None:
         """See :class:`LiquidLayer`; the semi-implicit solver's."""

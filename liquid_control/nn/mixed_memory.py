@@ -80,12 +80,12 @@ class MixedMemory(LiquidLayer):
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
         """See :class:`LiquidLayer`."""
         steps = len(x)
-        spans: list[Elapsed] = [elapsed] * steps if isinstance(elapsed, float) else list(elapsed.split(1))
+        spans: list[Elapsed] = [elapsed] * steps if isinstance(elapsed, float) else list(elapsed[..., None].unbind(0))
         moving = per_tick(None if advance is None else advance[..., None], steps)
         outputs = []
-        for u, drive, span, advances in zip(x.split(1), self.lstm.input_map(x).unbind(0), spans, moving, strict=True):
+        for u, drive, span, advances in zip(x.unbind(0), self.lstm.input_map(x).unbind(0), spans, moving, strict=True):
             h, c = self.lstm(drive, *state.chunk(2, 1))
-            y, h = self.cell._run(u, h, span, None)
+            y, h = self.cell._run(u[:, None], h, span, None)
             new = torch.cat([h, c], 1)
             state = new if advances is None else torch.where(advances, new, state)
             outputs.append(y[:, 0])

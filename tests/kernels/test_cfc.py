@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch.func import functional_call
 
 from liquid_control import kernels
@@ -177,6 +178,16 @@ def test_a_copy_made_after_a_pass_has_its_own_weights():
     assert torch.equal(layer(**arguments)[0], before)
     y = functional_call(layer, dict(twin.named_parameters()), (), arguments)[0]
     assert torch.equal(twin(**arguments)[0], y) and not torch.equal(y, before)
+
+
+def test_a_pruned_weight_is_used_as_pruned(reference):
+    layer = build("ncp")
+    arguments = given(layer)
+    before = layer(**arguments)[0]
+    torch.nn.utils.prune.l1_unstructured(layer.cells[0].ff1, "weight", 0.5)
+    y = layer(**arguments)[0]
+    torch.testing.assert_close(y, reference(layer, *arguments.values())[0], rtol=1e-10, atol=1e-12)
+    assert not torch.equal(y, before)
 
 
 def test_elapsed_times_changed_before_the_backward_pass_are_noticed():
