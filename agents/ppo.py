@@ -107,6 +107,9 @@ class PPOConfig:
     """Of continuous actions: gaussian, cut off at the bounds; squashed by tanh; or beta."""
     log_std: float = -0.7
     """Logarithm of the spread of actions at the beginning; for squashed and beta in units of half their range."""
+    final_log_std: float | None = -2.0
+    """What --log-std falls to, linearly, by the end: a driver that has learned amid noise drives otherwise without it.
+    None leaves the spread to be learned."""
     critic: Literal["separate", "shared", "feedforward"] = "separate"
     """The critic's memory: neurons of its own, those of the actor, or none."""
     learn_initial_state: bool = False
@@ -298,6 +301,8 @@ class PPO:
         )
         self.model.set_logger(Logger(None, []))
         self.policy: DriverPolicy = self.model.policy  # type: ignore[assignment]
+        if config.final_log_std is not None and hasattr(self.policy, "log_std"):
+            self.policy.log_std.requires_grad_(False)
         if config.init is not None:
             self.policy.take_over(load_driver(config.init))
             self.model.clone = load_driver(config.init).to(self.model.device) if config.clone_weight else None
@@ -376,6 +381,7 @@ class PPO:
 
     def _update(self, episodes: _Episodes, curves: SummaryWriter) -> None:
         model, progress = self.model, self.progress
+        self._set_spread()
         # A forward pass of a few frames is done before a second thread has woken up.
         torch.set_num_threads(1)
         with self._timed("driving"):
@@ -391,6 +397,12 @@ class PPO:
         if episodes.ended:
             progress.training_score = float(np.mean([episode["r"] for episode in model.ep_info_buffer or ()]))
         self._plot(episodes, curves)
+
+    def _set_spread(self) -> None:
+        final, spread = self.config.final_log_std, getattr(self.policy, "log_std", None)
+        if final is not None and spread is not None:
+            progress_remaining = max(self.model._current_progress_remaining, 0.0)
+            spread.data.fill_(final + (self.config.log_std - final) * progress_remaining)
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:
