@@ -518,4 +518,5 @@ def begin_ppo(config: PPOConfig, path: Path, workers: int) -> PPOConfig:
         raise UserError(f"--drop-frames is a probability below 1, not {config.drop_frames}.")
     if config.init is None and (config.clone_weight or config.value_warm_up):
         raise UserError("--clone-weight and --value-warm-up are for a driver that --init brings.")
+    Driver(describe_driver(config))  # whatever cannot be built is said before a run folder is there
     return replace(config, run=path, workers=config.workers or workers, threads=config.threads or workers)

@@ -18,6 +18,7 @@ import tyro
 from rich.console import Console
 
 from agents.dagger import TrainConfig
+from agents.ppo import PPOConfig
 from agents.rollout import OFFICIAL, TEST_SEEDS, Episode
 from liquid_control.checkpoint import CARD_NAME, CONFIG_NAME, write_atomically
 from liquid_control.command import parse, run
@@ -173,10 +174,18 @@ def _parts(driver: Driver) -> str:
                 f"{counts['eyes']:,}",
             ),
             ("core", core + (f" ({options})" if options else ""), f"{counts['core']:,}"),
-            ("hands", f"a gain and an offset for each of {', '.join(driver.view.controls)}", f"{counts['hands']:,}"),
+            ("hands", _hands(driver), f"{counts['hands']:,}"),
             ("total", "", f"{counts['total']:,}"),
         ],
     )
+
+
+def _hands(driver: Driver) -> str:
+    config = driver.config
+    motors = "steer, and one pedal for gas and brake" if config.pedals else ", ".join(driver.view.controls)
+    bent = "" if config.bound == "clip" else ", bent into its range by tanh"
+    lasts = f"; an action lasts {config.action_repeat} environment steps" if config.action_repeat > 1 else ""
+    return f"a gain and an offset for each of {motors}{bent}{lasts}"
 
 
 def _training(record: Mapping[str, Any]) -> str:
@@ -185,6 +194,7 @@ def _training(record: Mapping[str, Any]) -> str:
     job = record.get("job", {})
     lines = [f"```sh\n{training_command(job)}\n```\n"] if job else []
     facts = (
+        ("decisions", "decisions", "{:,}"),
         ("frames seen", "frames", "{:,}"),
         ("gradient steps", "gradient_steps", "{:,}"),
         ("chosen after round", "round", "{}"),
@@ -200,9 +210,12 @@ def _training(record: Mapping[str, Any]) -> str:
 
 def training_command(job: Mapping[str, Any]) -> str:
     """The command that makes a checkpoint again, from its ``record["job"]``: what differs from the defaults."""
-    words = ["python", "-m", "liquid_control.train", "--env", str(job.get("env", OFFICIAL))]
-    elsewhere = {"env", "demos", "run", "resume", "workers"}
-    for field in dataclasses.fields(TrainConfig):
+    words = ["python", "-m", "liquid_control.train"]
+    if job.get("agent") == "ppo":
+        words += ["--agent", "ppo"]
+    words += ["--env", str(job.get("env", OFFICIAL))]
+    elsewhere = {"env", "demos", "run", "resume", "workers", "threads"}
+    for field in dataclasses.fields(PPOConfig if job.get("agent") == "ppo" else TrainConfig):
         value = job.get(field.name, field.default)
         value = tuple(value) if isinstance(value, list) else value
         if field.name not in elsewhere and value != field.default:
@@ -247,6 +260,8 @@ def main(arguments: Sequence[str]) -> None:
     config = parse(CardConfig, arguments, PROGRAM)
     folder, console = config.checkpoint, Console()
     driver = load_driver(folder)
+    if driver.config.env != OFFICIAL:
+        raise UserError(f"cards are for drivers of {OFFICIAL}; this one drives {driver.config.env}.")
     evaluation = read_evaluation(folder)
     _check_same_weights(folder, driver, evaluation)
     with console.status("driving and drawing"):

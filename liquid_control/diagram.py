@@ -151,12 +151,13 @@ class Network:
             }
             sizes = {name: len(values) for name, values in _columns(parts).items()}
             return cls(((drawn.input_size, _inputs(drawn.input_size)),), sizes, synapses(drawn))
-        features, view = drawn.config.features, drawn.view
+        view = drawn.view
+        eyes = [(drawn.eyes.features, f"{drawn.eyes.features} features\nof the eyes")] if drawn.eyes else []
         return cls(
-            ((features, f"{features} features\nof the eyes"), *((1, name.replace("_", " ")) for name in view.gauges)),
+            (*eyes, *((1, name.replace("_", " ")) for name in view.gauges)),
             {name: len(values) for name, values in activity(drawn).items()},
             synapses(drawn.core),
-            tuple(view.controls),
+            () if view.choices else tuple(view.controls),
             tuple(zip(view.low, view.high, strict=True)),
         )
 
@@ -330,13 +331,13 @@ class Diagram:
         if not self.controls:
             return []
         last = next(reversed(self.columns))
-        if last == "motor":
-            heights = [point[1] for point in self.positions["motor"]]
-            left = self.positions["motor"][0][0] + 28 * self.unit
-        else:
+        motor = self.positions.get("motor", [])
+        if len(motor) == len(self.controls):
+            heights = [point[1] for point in motor]
+        else:  # no motor neurons, or one for two pedals
             middle, stride = self.height / 2, 92 * self.unit
             heights = [middle + (index - (len(self.controls) - 1) / 2) * stride for index in range(len(self.controls))]
-            left = self.positions[last][0][0] + 40 * self.unit
+        left = self.positions[last][0][0] + (28 if motor else 40) * self.unit
         thickness = 6 * self.unit
         return [(left, y - thickness, self.width - 16 * self.unit, y + thickness) for y in heights]
 

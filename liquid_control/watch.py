@@ -22,7 +22,7 @@ import tyro
 from PIL import Image
 from rich.console import Console
 
-from agents.rollout import TEST_SEEDS
+from agents.rollout import OFFICIAL, TEST_SEEDS
 from liquid_control.checkpoint import write_atomically
 from liquid_control.command import parse, run
 from liquid_control.diagram import BACKGROUND, FAINT_INK, INK, Diagram, Gain, Line, Traces, activity, write
@@ -102,6 +102,8 @@ class Lap:
     """
 
     def __init__(self, driver: Driver, seed: int, max_steps: int | None = None):
+        if driver.config.env != OFFICIAL:
+            raise UserError(f"only drivers of {OFFICIAL} can be watched; this one drives {driver.config.env}.")
         if seed < 0:
             raise UserError(f"--seed must be at least 0, not {seed}.")
         if max_steps is not None and max_steps < 1:

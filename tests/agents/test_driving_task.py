@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+from agents.driving_task import DrivingTask, TaskConfig
+from policies.driver import DriverConfig
+
+CAR = DriverConfig(pedals=True, action_repeat=4)
+
+
+def test_giving_up_ends_the_episode_and_costs():
+    task = DrivingTask(TaskConfig(CAR, patience=5, giving_up=-3.0))
+    task.reset(seed=0)
+    rewards = [task.step(np.array([0, -1], np.float32)) for _ in range(8)][:8]
+    ended = [step[2] for step in rewards]
+    # The first step pays for the tiles at the start; five without a reward follow.
+    assert ended.index(True) == 5
+    assert rewards[5][1] == pytest.approx(-0.4 - 3.0)
+
+
+def test_patience_of_zero_never_gives_up():
+    task = DrivingTask(TaskConfig(CAR))
+    task.reset(seed=0)
+    assert not any(task.step(np.array([0, -1], np.float32))[2] for _ in range(40))
+
+
+def test_episodes_are_settled_by_the_seed_and_stay_below_the_validation_seeds(monkeypatch):
+    task, seeds = DrivingTask(TaskConfig(CAR)), []
+    inner = task.env.reset
+    monkeypatch.setattr(task.env, "reset", lambda **kwargs: seeds.append(kwargs["seed"]) or inner(**kwargs))
+    for seed in (1, None, None, 1, None):
+        task.reset(seed=seed)
+    assert seeds[:2] == seeds[3:] and len(set(seeds)) == 3
+    assert all(0 <= seed < 1_000_000 for seed in seeds)
+
+
+def test_the_score_never_passes():
+    task = DrivingTask(TaskConfig(CAR))
+    seen, _ = task.reset(seed=0)
+    assert seen["image"].shape == (28 * 32 * 3,) and seen["gauges"].shape == (7,)
+
+
+def test_hidden_velocities_and_elapsed_time_are_part_of_what_is_seen():
+    driver = DriverConfig(env="CartPole-v1", vector={"size": 4, "observed": (0, 2), "choices": 2})
+    task = DrivingTask(TaskConfig(driver, drop_frames=0.5))
+    seen, _ = task.reset(seed=0)
+    assert seen["gauges"].shape == (2,) and seen["elapsed"] == 1
+    assert task.observation_space.contains(seen)
