@@ -55,7 +55,8 @@ def _with_config_file(config_class: type, arguments: list[str]) -> list[str]:
 
 def _with_values(config_class: type, arguments: list[str]) -> list[str]:
     """A bare ``--flag`` of a bool field becomes ``--flag True``, which is what a YAML file says."""
-    flags = {"--" + field.name.replace("_", "-") for field in dataclasses.fields(config_class) if field.type == "bool"}
+    fields = dataclasses.fields(config_class)
+    flags = {"--" + field.name.replace("_", "-") for field in fields if field.type in (bool, "bool")}
     words: list[str] = []
     for word, following in zip(arguments, [*arguments[1:], "--"], strict=True):
         words += [word, "True"] if word in flags and following.startswith("--") else [word]

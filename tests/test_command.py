@@ -25,6 +25,8 @@ class Job:
     """Whether to."""
     run: Path | None = None
     """Where."""
+    shuffle: bool = False
+    """In another order."""
 
 
 def test_yaml_says_what_the_command_line_says(tmp_path):
@@ -102,3 +104,8 @@ def test_the_list_of_commands():
     wrong = subprocess.run([sys.executable, "-m", "liquid_control", "trian"], capture_output=True, text=True)
     assert wrong.returncode == 2
     assert "did you mean 'train'" in wrong.stderr
+
+
+def test_a_bare_flag_is_true():
+    assert parse(Job, ["--shuffle"], "job").shuffle is True
+    assert parse(Job, ["--shuffle", "False"], "job").shuffle is False
