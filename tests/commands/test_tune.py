@@ -1,5 +1,6 @@
 """The search, tiny: what its words may say, what a study leaves, how it goes on after a kill, and where it runs."""
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -279,6 +280,39 @@ def test_importances_are_told_once_there_are_enough_trials(tmp_path):
     lines = [Ended(number, float(number), stopped=False) for number in range(12)]
     run_script(tmp_path / "study", lines, 12, words=("gamma=0.9..0.99", "epochs=1..9"))
     assert "gamma " in (tmp_path / "study" / "report.md").read_text().splitlines()[-1]
+
+
+class Formula(Script):
+    """An engine whose trials score what a formula says; it breaks off at one of them."""
+
+    def __init__(self, breaks_at=None):
+        super().__init__([])
+        self.breaks_at = breaks_at
+
+    def start(self, trial, config, path):
+        super().start(trial, config, path)
+        self.running = trial, config
+
+    def wait(self):
+        trial, config = self.running
+        if trial == self.breaks_at:
+            raise KeyboardInterrupt
+        return Ended(trial, -config.epochs * (config.gamma - 0.93) ** 2, stopped=False)
+
+
+def test_a_study_that_is_broken_off_goes_on_to_the_same_choices(tmp_path):
+    # The first ten trials are chosen at random, those after them by what the ones before them scored.
+    def run(folder, *engines):
+        folder.mkdir()
+        for engine in engines:
+            study = Study(folder, BASE, read_space(["gamma=0.9..0.99", "epochs=1..9"]), 3, 5, 0.0)
+            with contextlib.suppress(KeyboardInterrupt):
+                study.run(engine, 14, 1, lambda news: None)
+        return ended(folder)
+
+    unbroken = run(tmp_path / "unbroken", Formula())
+    assert len(unbroken) == 14
+    assert run(tmp_path / "broken", Formula(4), Formula(11), Formula()) == unbroken
 
 
 def test_a_damaged_database_is_said(tmp_path):
