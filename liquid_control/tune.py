@@ -51,7 +51,8 @@ class TuneConfig:
     """Where trials run: in processes of this machine, or on a Ray cluster, whose machines all see the study's folder
     and have liquid-control installed. Ray spreads the episodes of validations too."""
     ray_address: str | None = None
-    """A running Ray cluster, such as auto or ray-head:6379; by default a Ray of this machine's own."""
+    """A running Ray cluster, such as auto or ray-head:6379; by default a Ray of this machine's own. A cluster that asks
+    for a token wants RAY_AUTH_MODE=token in the environment."""
     parallel: int = 0
     """Trials that run side by side; 0 means as many as there are processors for. One at a time, the same seed gives the
     same trials again."""

@@ -47,7 +47,8 @@ class RayEngine:
                 logging_level=logging.ERROR,
             )
         except (ConnectionError, RayError, ValueError, RuntimeError) as error:
-            raise UserError(f"no Ray at {address or 'this machine'}: {' '.join(str(error).split())}") from None
+            hint = " A cluster that asks for a token wants RAY_AUTH_MODE=token." if address else ""
+            raise UserError(f"no Ray at {address or 'this machine'}: {' '.join(str(error).split())}{hint}") from None
         sizes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
         self.places = places or sum(size // cpus for size in sizes)
         if max(sizes) < cpus:
