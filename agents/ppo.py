@@ -33,7 +33,7 @@ from agents.device import resolve_device
 from agents.driving_task import DrivingTask, TaskConfig
 from agents.liquid_ppo import LiquidPPO
 from agents.optimizer_state import optimizer_tensors, part_of, restore_optimizer, to_save
-from agents.rollout import FAST, OFFICIAL, VALIDATION_SEEDS, Drive, Plan, RolloutPool
+from agents.rollout import FAST, OFFICIAL, VALIDATION_SEEDS, Drive, EpisodePool, Plan
 from agents.run_folder import RunFolder, checkpoint_record
 from agents.worker_env import WorkerVecEnv
 from envs.partial import positions
@@ -253,10 +253,10 @@ class PPO:
     Args:
         config: the job.
         folder: its run folder, begun.
-        pool: the processes that drive validations.
+        pool: what drives the validations.
     """
 
-    def __init__(self, config: PPOConfig, folder: RunFolder, pool: RolloutPool):
+    def __init__(self, config: PPOConfig, folder: RunFolder, pool: EpisodePool):
         self.config, self.folder, self.pool = config, folder, pool
         driver = describe_driver(config)
         car_racing = config.env == OFFICIAL

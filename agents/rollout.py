@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import gymnasium
@@ -213,6 +213,13 @@ def begin_worker() -> None:
 def _call(task: bytes) -> Any:
     function, arguments = pickle.loads(task)
     return function(*arguments)
+
+
+class EpisodePool(Protocol):
+    """Whatever drives episodes: processes of this machine, or those of a cluster."""
+
+    def drive(self, driver: Driver, plans: Sequence[Plan], drive: Drive) -> list[Episode]:
+        """:func:`drive_episode` for every plan; the result has their order."""
 
 
 class RolloutPool:

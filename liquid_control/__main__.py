@@ -12,6 +12,7 @@ from liquid_control.errors import nearest
 
 COMMANDS = {
     "train": "train a driver from nothing; with no argument, the main job: 19 liquid neurons learn CarRacing-v3",
+    "tune": "search for the options of a PPO training; resumable, with pruning, on this machine or a Ray cluster",
     "evaluate": "score a checkpoint on the official environment, on seeds that nothing was trained on",
     "watch": "see a checkpoint drive, its neurons beside the road; in a window or as a video",
     "record": "record demonstrations of the expert or of a checkpoint",

@@ -1,0 +1,190 @@
+"""``python -m liquid_control.tune STUDY --search …``: the options of a PPO training, searched for with Optuna."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from agents.ppo import PPOConfig, describe_driver
+from agents.rollout import processor_count
+from liquid_control.checkpoint import write_atomically
+from liquid_control.command import parse, run, write_yaml
+from liquid_control.errors import UserError
+from liquid_control.tuning.local_engine import LocalEngine
+from liquid_control.tuning.space import Space, read_space
+from liquid_control.tuning.trial import Engine
+
+PROGRAM = "python -m liquid_control.tune"
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """Searches for the options of a PPO training: Optuna chooses them, and stops trials that fall behind.
+
+    Each trial is a training in a run folder of its own; its score is its best validation. After Ctrl-C or a kill the
+    same command goes on. Options can be put in a YAML file: --config FILE.
+    """
+
+    study: Annotated[Path, tyro.conf.arg(metavar="STUDY")]
+    """The study's folder, new or to be continued: its database, the trials' run folders, report.md and best.yaml."""
+    base: Path | None = None
+    """A YAML file of the training that is varied, as train --config reads it; by default PPO's own defaults."""
+    search: tuple[str, ...] = ()
+    """What is searched, as words: learning_rate=1e-4..1e-3:log, gamma=0.95..0.999, epochs=3..10, policy=cfc,ltc."""
+    trials: int = 40
+    """Trials of the whole study; raise it to go on with one that has ended."""
+    seed: int = 0
+    """Seed of the search. Trials are all trained with the base's own seed."""
+    startup: int = 5
+    """Trials that must have come to their end before any is pruned."""
+    warm_up: float = 0.25
+    """Share of the training before which no trial is pruned."""
+    engine: Literal["local", "ray"] = "local"
+    """Where trials run: in processes of this machine, or on a Ray cluster, whose machines all see the study's folder
+    and have liquid-control installed. Ray spreads the episodes of validations too."""
+    ray_address: str | None = None
+    """A running Ray cluster, such as auto or ray-head:6379; by default a Ray of this machine's own. A cluster that asks
+    for a token wants RAY_AUTH_MODE=token in the environment."""
+    parallel: int = 0
+    """Trials that run side by side; 0 means as many as there are processors for. One at a time, the same seed gives the
+    same trials again."""
+    cpus: int = 1
+    """Processors of a trial: processes that run its environments, and threads that learn. They do not change its
+    result."""
+
+
+#: What may not change while a study goes on.
+KEPT = ("search", "seed", "startup", "warm_up")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Searches as the arguments say; see ``--help``."""
+    config = parse(TuneConfig, arguments, PROGRAM)
+    for name, least in (("trials", 1), ("startup", 0), ("parallel", 0), ("cpus", 1)):
+        if getattr(config, name) < least:
+            raise UserError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(config, name)}.")
+    if not 0 <= config.warm_up <= 1:
+        raise UserError(f"--warm-up is a share from 0 to 1, not {config.warm_up}.")
+    if config.ray_address is not None and config.engine != "ray":
+        raise UserError("--ray-address is for --engine ray.")
+    base = _read_base(["--config", str(config.base)] if config.base else [])
+    space = read_space(config.search)
+    console = Console()
+    with _alone(config.study):
+        _begin(config, base)
+        try:
+            _search(config, base, space, console)
+        except KeyboardInterrupt:
+            console.print(f"stopped. Continue: {PROGRAM} {shlex.join(arguments)}", highlight=False, soft_wrap=True)
+            raise
+
+
+def _search(config: TuneConfig, base: PPOConfig, space: Space, console: Console) -> None:
+    try:
+        from liquid_control.tuning.study import BEST_NAME, REPORT_NAME, Study
+    except ImportError as error:
+        raise UserError(f"the search needs {error.name}: pip install 'liquid-control[tune]'.") from None
+
+    def tell(news: str) -> None:
+        console.print(news, highlight=False, soft_wrap=True, markup=False)
+
+    study = Study(config.study, base, space, config.seed, config.startup, config.warm_up)
+    engine = _engine(config)
+    try:
+        study.run(engine, config.trials, config.cpus, tell)
+    finally:
+        engine.close()
+    best = shlex.quote(str(config.study / BEST_NAME))
+    tell(f"report: {config.study / REPORT_NAME}\nthe best: python -m liquid_control.train --config {best}")
+
+
+def _engine(config: TuneConfig) -> Engine:
+    processors = processor_count()
+    if config.engine == "local":
+        return LocalEngine(config.parallel or max(1, processors // config.cpus), config.cpus)
+    try:
+        from liquid_control.tuning.ray_engine import RayEngine
+    except ImportError as error:
+        raise UserError(f"--engine ray needs {error.name}: pip install 'liquid-control[ray]'.") from None
+    return RayEngine(config.ray_address, config.parallel, config.cpus, processors)
+
+
+def _read_base(arguments: list[str]) -> PPOConfig:
+    # Where a run lies is each trial's own affair.
+    return dataclasses.replace(parse(PPOConfig, arguments, PROGRAM), run=None, resume=None)
+
+
+def _begin(config: TuneConfig, base: PPOConfig) -> None:
+    """Writes what does not change, or checks that it has not.
+
+    Raises:
+        UserError: if the study was begun with another search or another base, or the base cannot be trained.
+    """
+    own, its_base = config.study / "study.yaml", config.study / "base.yaml"
+    if not own.exists():
+        describe_driver(base)  # an environment that cannot be made is said once, not by every trial
+        write_atomically(its_base, write_yaml(base))
+        write_atomically(own, write_yaml(config))
+        return
+    saved = parse(TuneConfig, ["--config", str(own)], PROGRAM)
+    saved_base = _read_base(["--config", str(its_base)])
+    changed = [
+        f"{name} is {_told(saved, name)}, not {_told(config, name)}" for name in KEPT if _differ(saved, config, name)
+    ]
+    names = [field.name for field in dataclasses.fields(PPOConfig)]
+    changed += [
+        f"{name} of the base is {_told(saved_base, name)}, not {_told(base, name)}"
+        for name in names
+        if _differ(saved_base, base, name)
+    ]
+    if changed:
+        raise UserError(
+            f"the study {config.study} was begun with another config: {'; '.join(changed)}. "
+            "Give the same, or begin a study in another folder."
+        )
+
+
+def _differ(one: object, other: object, name: str) -> bool:
+    return getattr(one, name) != getattr(other, name)
+
+
+def _told(config: object, name: str) -> str:
+    value = getattr(config, name)
+    return " ".join(value) if isinstance(value, tuple) else str(value)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds the study's folder: a second search in it would take the trials that run for interrupted ones.
+
+    Raises:
+        UserError: if another process holds it, or the folder cannot be written.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")  # noqa: SIM115  held, not read
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}. Choose another folder.") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another search runs in {folder}: wait for it, or choose another folder.") from None
+        yield
+
+
+if __name__ == "__main__":
+    run(main)
