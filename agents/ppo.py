@@ -195,6 +195,8 @@ def describe_driver(config: PPOConfig) -> DriverConfig:
             raise UserError(
                 f"{config.init} has the core {driver.policy}, not {config.policy}: give --policy {driver.policy}."
             )
+        if driver.bound == "clip" and not (driver.vector or {}).get("choices") and config.distribution != "gaussian":
+            raise UserError(f"{config.init} cuts its commands off at their bounds: give --distribution gaussian.")
         return driver
     options = parse_options(config.policy, config.policy_options)
     bound: Literal["clip", "tanh"] = "clip" if config.distribution == "gaussian" else "tanh"

@@ -247,6 +247,8 @@ class LiquidActorCriticPolicy(RecurrentActorCriticPolicy):
 
     def _with_initial_state(self, layer: LiquidLayer) -> LiquidLayer:
         if self.learn_initial_state:
+            if "learn_initial_state" not in layer.config:
+                raise UserError(f"the initial state of {layer.name!r} cannot be learned.")
             layer.learned_initial_state = nn.Parameter(torch.zeros(layer.state_size))
         return layer
 

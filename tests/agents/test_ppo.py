@@ -169,6 +169,8 @@ def test_a_checkpoint_of_another_environment_or_core_is_refused(clone):
     config = dataclasses.replace(TINY, init=clone)
     with pytest.raises(UserError, match="drives Pendulum-v1, not CartPole-v1"):
         describe_driver(config)
+    with pytest.raises(UserError, match="give --distribution gaussian"):
+        describe_driver(dataclasses.replace(config, env="Pendulum-v1"))
     with pytest.raises(UserError, match="has the core cfc, not ltc: give --policy cfc"):
         describe_driver(dataclasses.replace(config, env="Pendulum-v1", policy="ltc"))
 

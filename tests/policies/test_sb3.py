@@ -140,6 +140,7 @@ def test_options_of_the_core_reach_it():
         ({"distribution": "normal"}, "Known: beta, gaussian, squashed"),
         ({"neurons": 4}, "too few for 2 motor neurons"),
         ({"use_sde": True}, "use_sde"),
+        ({"core": "lan", "learn_initial_state": True}, "'lan' cannot be learned"),
         ({"net_arch": {"pi": [8]}}, "motor_actions=False"),
         ({"action": ACTIONS["discrete"], "distribution": "beta"}, "box actions"),
     ],
