@@ -89,8 +89,9 @@ class PPOConfig:
     """Learning rate of Adam at the beginning; it falls linearly to --final-rate of it."""
     final_rate: float = 0.02
     """Share of the learning rate that is left at the end."""
-    gamma: float = 0.99
-    """Discount of a decision."""
+    gamma: float = 0.998
+    """Discount of a decision. At 0.99 a car that drives faster than it can steer is worth more than one that misses
+    no tile."""
     gae_lambda: float = 0.95
     """λ of the generalised advantage estimate."""
     clip_range: float = 0.2
