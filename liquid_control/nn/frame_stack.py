@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from liquid_control.nn.layer import Elapsed, LiquidLayer
+
+if TYPE_CHECKING:
+    from liquid_control.kernels.step import Tick
 
 
 class MLP(LiquidLayer):
@@ -65,6 +69,12 @@ class MLP(LiquidLayer):
             recent = count[-1] + torch.arange(history, device=x.device)[:, None]
             last = inputs.gather(0, recent[..., None].expand(-1, -1, x.shape[2]))
         return y, last.transpose(0, 1).flatten(1)
+
+    def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]]:
+        """See :class:`LiquidLayer`."""
+        from liquid_control.kernels import frame_stack
+
+        return frame_stack.tick, frame_stack.step_arrays(self.input_size, self.hidden, self.readout)
 
     @property
     def neuron_count(self) -> int:

@@ -6,12 +6,16 @@ They take elapsed times, check them, and ignore them: a step is a step, even if 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from liquid_control.nn.layer import Elapsed, LiquidLayer
+
+if TYPE_CHECKING:
+    from liquid_control.kernels.step import Tick
 
 
 class GatedLayer(LiquidLayer):
@@ -112,6 +116,12 @@ class LSTM(GatedLayer):
         y, *final = torch.lstm(x, self._split(state), self._weights, True, 1, 0.0, self.training, False, False)
         return y, self._join(tuple(final))
 
+    def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]]:
+        """See :class:`LiquidLayer`."""
+        from liquid_control.kernels import gated
+
+        return gated.lstm_tick, gated.lstm_arrays(self._weights, self.readout)
+
     def _split(self, state: Tensor) -> tuple[Tensor, Tensor]:
         hidden, cell = state.chunk(2, 1)
         return hidden[None].contiguous(), cell[None].contiguous()
@@ -132,6 +142,12 @@ class GRU(GatedLayer):
     def _fused(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         y, final = torch.gru(x, self._split(state), self._weights, True, 1, 0.0, self.training, False, False)
         return y, self._join(final)
+
+    def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]]:
+        """See :class:`LiquidLayer`."""
+        from liquid_control.kernels import gated
+
+        return gated.gru_tick, gated.gru_arrays(self._weights, self.readout)
 
     def _split(self, state: Tensor) -> Tensor:
         return state[None].contiguous()

@@ -14,7 +14,7 @@ Both keep h between its initial value and ±1, whatever the elapsed time.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ncps.wirings
 import numpy as np
@@ -24,6 +24,9 @@ from torch.nn import functional as F
 
 from liquid_control.nn.layer import Elapsed, LiquidLayer, per_tick
 from liquid_control.nn.wiring import Circuit, Wiring, build_circuit
+
+if TYPE_CHECKING:
+    from liquid_control.kernels.step import Tick
 
 INTEGRATIONS = ("exponential", "explicit")
 
@@ -123,6 +126,20 @@ class Leaky(LiquidLayer):
             state = h if advances is None else torch.where(advances, h, state)
             states.append(state)
         return torch.stack(states)[..., : self.output_size], state
+
+    def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]]:
+        """See :class:`LiquidLayer`."""
+        from liquid_control.kernels import leaky
+
+        return leaky.tick, leaky.step_arrays(
+            self.weight * self.connected,
+            self.bias,
+            None if self.tau_weight is None else self.tau_weight * self.connected,
+            self.tau_bias,
+            self.tau_min,
+            self.ode_unfolds,
+            INTEGRATIONS.index(self.integration),
+        )
 
     def _tau(self, pace: Tensor) -> Tensor:
         return self.tau_min + F.softplus(pace)

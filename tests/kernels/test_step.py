@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from liquid_control.nn import GRU, LAN, LSTM, LTC, MLP, CfC, PlasticCfC, Wiring
+from liquid_control.nn import GRU, LAN, LSTM, LTC, MLP, CfC, Leaky, MixedMemory, PlasticCfC, Wiring
 
 INPUTS = 5
 
@@ -14,6 +14,14 @@ INPUTS = 5
 def frozen(name):
     layer = PlasticCfC(INPUTS, 4, retroactive=True, learn_initial_state=True)
     layer.freeze(name)
+    return layer
+
+
+def of_far_paces():
+    """Some time constants are the bound to the last bit, some are in the dozens."""
+    layer = Leaky(INPUTS, 20, adaptive=False)
+    with torch.no_grad():
+        layer.tau_bias.copy_(torch.linspace(-60, 60, 20))
     return layer
 
 
@@ -36,9 +44,17 @@ CASES = {
     "plastic-retroactive": lambda: PlasticCfC(INPUTS, NCP, retroactive=True, plastic_inputs=True),
     "plastic-frozen-trace": lambda: frozen("trace"),
     "plastic-frozen-eligibility": lambda: frozen("eligibility"),
+    "leaky-ncp": lambda: Leaky(INPUTS, NCP, ode_unfolds=3, learn_initial_state=True),
+    "leaky-explicit": lambda: Leaky(INPUTS, 18, integration="explicit", ode_unfolds=2),
+    "leaky-constant-tau": lambda: Leaky(INPUTS, NCP, integration="explicit", adaptive=False, tau_min=0.5),
+    "leaky-far-paces": of_far_paces,
     "lstm": lambda: LSTM(INPUTS, 4),
-    "gru": lambda: GRU(INPUTS, 4, output_size=2),
-    "mlp": lambda: MLP(INPUTS, 6, frames=3, output_size=2),
+    "lstm-readout": lambda: LSTM(INPUTS, 18, output_size=3, learn_initial_state=True),
+    "gru": lambda: GRU(INPUTS, 18, learn_initial_state=True),
+    "gru-readout": lambda: GRU(INPUTS, 4, output_size=2),
+    "gru-wide-readout": lambda: GRU(INPUTS, 2, output_size=150),
+    "mlp": lambda: MLP(INPUTS, 18, frames=2, learn_initial_state=True),
+    "mlp-readout": lambda: MLP(INPUTS, 6, frames=3, output_size=2),
 }
 
 
@@ -52,10 +68,17 @@ def random_layer(make, dtype):
     return layer
 
 
+WITHOUT_KERNEL = {
+    "ltc-explicit-solver": lambda: LTC(INPUTS, NCP, solver="explicit"),
+    "cfc-two-backbone-layers": lambda: CfC(INPUTS, 4, backbone_units=6, backbone_layers=2),
+    "mixed-memory": lambda: MixedMemory(CfC(INPUTS, NCP)),
+}
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", CASES | WITHOUT_KERNEL)
 def test_a_compiled_step_is_the_layers_step(name, dtype):
-    layer = random_layer(CASES[name], dtype)
+    layer = random_layer((CASES | WITHOUT_KERNEL)[name], dtype)
     step, state = layer.compile_step(), layer.initial_state(1)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12
     for _ in range(2):
@@ -67,6 +90,16 @@ def test_a_compiled_step_is_the_layers_step(name, dtype):
             np.testing.assert_allclose(step.state, state[0].detach(), rtol=0, atol=tolerance)
         step.reset()
         state = layer.initial_state(1)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_these_layers_have_a_kernel(name):
+    assert CASES[name]().step_kernel() is not None
+
+
+@pytest.mark.parametrize("name", WITHOUT_KERNEL)
+def test_these_layers_are_stepped_by_torch(name):
+    assert WITHOUT_KERNEL[name]().step_kernel() is None
 
 
 @pytest.fixture

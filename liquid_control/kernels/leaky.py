@@ -1,0 +1,91 @@
+"""Leaky neurons on the CPU: a single control step.
+
+The equations are in `liquid_control.nn.leaky`. Synapses that the wiring leaves out are zeros of a dense product, and
+constant time constants are those that nothing drives.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+from torch import Tensor
+
+from liquid_control.kernels.dense import add_product, pack, start_sums, whole_lanes
+from liquid_control.kernels.fast_math import OPTIONS, exp2, tanh
+from liquid_control.kernels.simd import LANES, clip, load, store, where_positive
+
+EXPONENTIAL, EXPLICIT = range(2)
+"""The integrations, in the order of `liquid_control.nn.leaky.INTEGRATIONS`."""
+
+LOG2_E = math.log2(math.e)
+
+ATANH = tuple(1 / power for power in range(33, 0, -2))
+"""Coefficients of s^33, s^31, …, s of atanh(s); up to s = 1/3 the rest is below 10^-17."""
+
+
+@njit(**OPTIONS)
+def _softplus(x):
+    """log(1 + e^x) = max(x, 0) + log(1 + u) of Lanes, with u = e^-|x| and log(1 + u) = 2 atanh(u / (2 + u))."""
+    u = exp2(-LOG2_E * where_positive(x, x, -x))
+    s = u / (2 + u)
+    square, series = s * s, 0 * s
+    for coefficient in ATANH:
+        series = series * square + coefficient
+    return where_positive(x, x, 0) + 2 * s * series
+
+
+@njit(cache=True, **OPTIONS)
+def tick(x, elapsed, state, y, numbers, scratch):
+    """A :data:`liquid_control.kernels.step.Tick`; the arrays are those of :func:`step_arrays`."""
+    if elapsed > 0:
+        unfolds, integration, tau_min = int(numbers[0]), int(numbers[1]), numbers[2]
+        neurons, width = state.size, whole_lanes(state.size)
+        # Targets f, then the paces of τ; what the input drives them with is the same in all unfolds.
+        driven, sums = scratch[: 2 * width], scratch[2 * width : 4 * width]
+        potential = scratch[4 * width :]
+        recurrent = add_product(driven, x, start_sums(driven, numbers[3:]))
+        for i in range(neurons):
+            potential[i] = state[i]
+        for _ in range(unfolds):
+            start_sums(sums, driven)
+            add_product(sums, potential[:neurons], recurrent)
+            for k in range(width // LANES):
+                h, target = load(potential, k), tanh(load(sums, k))
+                ratio = elapsed / unfolds / (tau_min + _softplus(load(sums[width:], k)))
+                share = clip(ratio, 1) if integration == EXPLICIT else 1 - exp2(-LOG2_E * ratio)
+                store(potential, k, h + share * (target - h))
+        for i in range(neurons):
+            state[i] = potential[i]
+    for o in range(y.size):
+        y[o] = state[o]
+
+
+def step_arrays(
+    weight: Tensor,
+    bias: Tensor,
+    tau_weight: Tensor | None,
+    tau_bias: Tensor,
+    tau_min: float,
+    unfolds: int,
+    integration: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The arrays of :func:`tick` after y, copies of the parameters.
+
+    Args:
+        weight: (N, C + N) of the targets, zero where there is no synapse.
+        bias: (N,).
+        tau_weight: the same of the paces; None if they are constant.
+        tau_bias: (N,).
+        tau_min: lower bound of the time constants.
+        unfolds: solver steps.
+        integration: EXPONENTIAL or EXPLICIT.
+    """
+    neurons, sources = weight.shape
+    sides = [sources - neurons, neurons]
+    paces = (None, None) if tau_weight is None else tau_weight.split(sides, 1)
+    biases = pack([bias, tau_bias], bias)
+    weights = [pack([targets, pace], targets) for targets, pace in zip(weight.split(sides, 1), paces, strict=True)]
+    numbers = np.concatenate([np.array([unfolds, integration, tau_min]), biases, *weights]).astype(biases.dtype)
+    return numbers, np.zeros(2 * len(biases) + len(biases) // 2, biases.dtype)
