@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -58,7 +59,7 @@ def _with_values(config_class: type, arguments: list[str]) -> list[str]:
     fields = dataclasses.fields(config_class)
     flags = {"--" + field.name.replace("_", "-") for field in fields if field.type in (bool, "bool")}
     words: list[str] = []
-    for word, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+    for word, following in itertools.pairwise([*arguments, "--"]):
         words += [word, "True"] if word in flags and following.startswith("--") else [word]
     return words
 

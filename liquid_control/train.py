@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
 import math
 from collections.abc import Sequence
 from contextlib import closing
@@ -144,8 +145,7 @@ def _begin(arguments: Sequence[str]) -> tuple[Config, RunFolder]:
 def _config_class(arguments: Sequence[str]) -> type[TrainConfig] | type[PPOConfig]:
     """The dataclass of the job that ``--agent`` names, by hand, in a ``--config`` file, or in the run to resume."""
     given: dict[str, str] = {}
-    words = list(arguments)
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in itertools.pairwise([*arguments, ""]):
         name, equals, value = word.partition("=")
         if name in ("--agent", "--config", "--resume"):
             given[name] = value if equals else following

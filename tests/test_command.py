@@ -109,3 +109,4 @@ def test_the_list_of_commands():
 def test_a_bare_flag_is_true():
     assert parse(Job, ["--shuffle"], "job").shuffle is True
     assert parse(Job, ["--shuffle", "False"], "job").shuffle is False
+    assert parse(Job, [], "job").shuffle is False
