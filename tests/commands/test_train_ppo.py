@@ -13,8 +13,11 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import liquid_control
+from agents.dagger import TrainConfig
+from agents.ppo import PPOConfig
 from liquid_control.card import training_command
 from liquid_control.evaluate import evaluate
+from liquid_control.train import _config_class
 from liquid_control.train import main as train
 
 TINY = (
@@ -98,3 +101,12 @@ def test_what_is_wrong_is_one_line(command, tmp_path, words, message):
     status, _, err = command(train, *TINY, "--steps", "32", "--run", tmp_path / "run", *words)
     assert status == 2 and message in err and "Traceback" not in err
     assert not (tmp_path / "run" / "best").exists()
+
+
+def test_the_agent_settles_which_options_there_are(car, tmp_path):
+    (tmp_path / "job.yaml").write_text("agent: ppo\n")
+    assert _config_class([]) is TrainConfig
+    assert _config_class(["--agent", "clone"]) is TrainConfig
+    assert _config_class(["--seed", "1", "--agent=ppo"]) is PPOConfig
+    assert _config_class(["--config", str(tmp_path / "job.yaml")]) is PPOConfig
+    assert _config_class(["--resume", str(car)]) is PPOConfig
