@@ -21,7 +21,7 @@ from policies.sequences import run_episodes
 
 
 class LiquidPPO(RecurrentPPO):
-    """sb3-contrib's ``RecurrentPPO`` for liquid policies, several times as fast, with the same API.
+    """sb3-contrib's ``RecurrentPPO`` for liquid policies, with the same API and no loop over time.
 
     Rollouts are cut into sequences of one length (`agents.sequence_buffer`), each one call of the layer, forward and
     backward.
