@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
 
 VELOCITIES: dict[str, tuple[int, ...]] = {
     "CartPole-v1": (1, 3),
@@ -33,7 +34,7 @@ def positions(env: str, size: int) -> tuple[int, ...]:
     return tuple(place for place in range(size) if place not in VELOCITIES[env])
 
 
-class HideVelocities(gymnasium.ObservationWrapper):
+class HideVelocities(gymnasium.ObservationWrapper, RecordConstructorArgs):
     """Shows positions only: whoever wants to know how fast they change must remember.
 
     ## Observation Space
@@ -52,7 +53,8 @@ class HideVelocities(gymnasium.ObservationWrapper):
     """
 
     def __init__(self, env: gymnasium.Env[np.ndarray, Any]):
-        super().__init__(env)
+        RecordConstructorArgs.__init__(self)
+        gymnasium.ObservationWrapper.__init__(self, env)
         space = env.observation_space
         name = env.spec.id if env.spec else type(env.unwrapped).__name__
         if not isinstance(space, spaces.Box) or len(space.shape) != 1:
@@ -65,7 +67,7 @@ class HideVelocities(gymnasium.ObservationWrapper):
         return observation[self._places]
 
 
-class IrregularTime(gymnasium.Wrapper):
+class IrregularTime(gymnasium.Wrapper, RecordConstructorArgs):
     """Observations come irregularly, and say how much time has passed: some are lost, others early or late.
 
     An action lasts until the next observation.
@@ -94,7 +96,8 @@ class IrregularTime(gymnasium.Wrapper):
     """
 
     def __init__(self, env: gymnasium.Env, drop: float = 0.0, jitter: int = 0, longest: int = 10):
-        super().__init__(env)
+        RecordConstructorArgs.__init__(self, drop=drop, jitter=jitter, longest=longest)
+        gymnasium.Wrapper.__init__(self, env)
         if not 0 <= drop < 1:
             raise ValueError(f"drop is {drop}, but a probability of losing an observation must be in [0, 1).")
         if jitter < 0 or longest < 1:
