@@ -6,6 +6,7 @@ Both take the mean command of the hands and one spread an action, as SB3's Gauss
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Self
 
 import torch
@@ -45,8 +46,9 @@ class BoundedDistribution(Distribution):
         self._set((command - self.middle) / self.half, log_std)
         return self
 
+    @abstractmethod
     def _set(self, z: Tensor, log_std: Tensor) -> None:
-        raise NotImplementedError
+        """The distribution of u about tanh z."""
 
     def _unit(self, actions: Tensor) -> Tensor:
         return ((actions - self.middle) / self.half).clamp(-1 + self.EDGE, 1 - self.EDGE)
