@@ -348,7 +348,6 @@ class PPO:
             return
         episodes = _Episodes()
         self.model._setup_learn(self.config.steps, episodes, reset_num_timesteps=False)
-        episodes.init_callback(self.model)
         with SummaryWriter(str(self.folder.tensorboard), purge_step=progress.steps) as curves:
             begin = time.monotonic() - progress.seconds
             for round in range(progress.round, self.rounds):
