@@ -10,10 +10,16 @@ import numpy as np
 from gymnasium import spaces
 
 from agents.rollout import FAST, OFFICIAL, VALIDATION_SEEDS
+from envs.car_racing.progress import PROGRESS_SIZE, lap_progress
 from envs.partial import IrregularTime
 from policies.driver import DriverConfig
 from policies.hands import PedalHands
 from policies.view import build_view
+
+RACE_FRAMES = 1000
+"""Frames of an episode of CarRacing."""
+FRAME_COST = 0.1
+"""What CarRacing takes off the score a frame."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +30,8 @@ class TaskConfig:
     """What the driver is made of: its environment, view, action repeat and hands."""
     patience: int = 0
     """Decisions without a reward after which an episode is given up; 0 never gives up."""
-    giving_up: float = 0.0
-    """Reward of giving up."""
+    privileged: bool = False
+    """CarRacing: whether to show what only a critic may know, the lap's progress."""
     drop_frames: float = 0.0
     """Probability that an observation is lost; see `envs.partial.IrregularTime`."""
     jitter: int = 0
@@ -38,20 +44,22 @@ class DrivingTask(gymnasium.Wrapper):
     ## Observation Space
     A dictionary of what `policies.view` makes of the observation: ``image``, flat uint8, where the driver has eyes,
     ``gauges`` float32, and ``elapsed``, where time is irregular. (Flat, because SB3 turns whatever looks like an image
-    its own way.)
+    its own way.) For the critic alone, ``privileged`` is `envs.car_racing.progress.lap_progress`.
 
     ## Action Space
     The driver's commands: for pedals two numbers from -1 to 1, else the environment's own actions.
 
     ## Rewards
-    Those of the environment, summed over the action repeat; that of giving up is added.
+    Those of the environment, summed over the action repeat. Giving up a race costs the frames that are left of it, as
+    if the car stood still until the end.
 
     ## Starting State
     That of the environment. Every episode has a seed of its own, drawn below `agents.rollout.VALIDATION_SEEDS` by the
     generator that ``reset(seed=…)`` sets: tracks that drivers are chosen or judged on are never trained on.
 
     ## Episode End
-    That of the environment; and terminated after ``patience`` decisions in a row without a positive reward.
+    That of the environment; and terminated after ``patience`` decisions in a row without a positive reward. A race is
+    1,000 frames long, and nothing comes after: its end is a termination where the critic sees the clock.
 
     Args:
         config: the task.
@@ -60,8 +68,11 @@ class DrivingTask(gymnasium.Wrapper):
     def __init__(self, config: TaskConfig):
         driver = config.driver
         repeat = driver.action_repeat
-        if driver.env == OFFICIAL:
-            env = gymnasium.make(FAST, action_repeat=repeat, max_episode_steps=1000 // repeat, disable_env_checker=True)
+        self._race = driver.env == OFFICIAL
+        if self._race:
+            env = gymnasium.make(
+                FAST, action_repeat=repeat, max_episode_steps=RACE_FRAMES // repeat, disable_env_checker=True
+            )
         else:
             env = gymnasium.make(driver.env)
         self._irregular = config.drop_frames > 0 or config.jitter > 0
@@ -77,17 +88,25 @@ class DrivingTask(gymnasium.Wrapper):
             parts["image"] = spaces.Box(0, 255, (int(np.prod(self.view.image_shape)),), np.uint8)
         if isinstance(env, IrregularTime):
             parts["elapsed"] = env.elapsed_space
+        if config.privileged:
+            parts["privileged"] = spaces.Box(-np.inf, np.inf, (PROGRESS_SIZE,), np.float32)
         self.observation_space = spaces.Dict(parts)
         if driver.pedals:
             self.action_space = spaces.Box(-1, 1, (2,), np.float32)
         self._seeds = np.random.default_rng()
-        self._idle = 0
+        self._idle = self._decisions = 0
+
+    @property
+    def _frames(self) -> int:
+        return self._decisions * self.config.driver.action_repeat
 
     def _observe(self, observation: Any) -> dict[str, np.ndarray]:
         seen = {}
         if self._irregular:
             observation, seen["elapsed"] = observation["obs"], observation["elapsed"]
         image, seen["gauges"] = self.view(observation)
+        if self.config.privileged:
+            seen["privileged"] = lap_progress(self.env, self._frames / RACE_FRAMES)
         return seen | {"image": image.reshape(-1)} if self._sees else seen
 
     def reset(
@@ -96,7 +115,7 @@ class DrivingTask(gymnasium.Wrapper):
         """Begins an episode on a training seed; ``seed`` begins the sequence of those anew."""
         if seed is not None:
             self._seeds = np.random.default_rng(seed)
-        self._idle = 0
+        self._idle = self._decisions = 0
         observation, info = self.env.reset(seed=int(self._seeds.integers(VALIDATION_SEEDS)), options=options)
         return self._observe(observation), info
 
@@ -106,8 +125,11 @@ class DrivingTask(gymnasium.Wrapper):
             action = PedalHands.spread(action)
         observation, reward, terminated, truncated, info = self.env.step(action)
         reward = float(reward)
+        self._decisions += 1
         self._idle = 0 if reward > 0 else self._idle + 1
-        given_up = 0 < self.config.patience <= self._idle
-        if given_up and not (terminated or truncated):
-            terminated, reward = True, reward + self.config.giving_up
+        if 0 < self.config.patience <= self._idle and not (terminated or truncated):
+            terminated = True
+            if self._race:
+                reward -= FRAME_COST * (RACE_FRAMES - self._frames)
+        terminated = terminated or (truncated and self.config.privileged)
         return self._observe(observation), reward, terminated, truncated, info

@@ -106,9 +106,9 @@ class PPOConfig:
     """Divergence from the acting policy at which an update is broken off."""
     distribution: Literal["gaussian", "squashed", "beta"] = "beta"
     """Of continuous actions: gaussian, cut off at the bounds; squashed by tanh; or beta."""
-    log_std: float = -0.7
+    log_std: float = -1.0
     """Logarithm of the spread of actions at the beginning; for squashed and beta in units of half their range."""
-    final_log_std: float | None = -2.0
+    final_log_std: float | None = -2.5
     """What --log-std falls to, linearly, by the end: a driver that has learned amid noise drives otherwise without it.
     None leaves the spread to be learned."""
     critic: Literal["separate", "shared", "feedforward"] = "separate"
@@ -120,9 +120,10 @@ class PPOConfig:
     action_repeat: int = 4
     """CarRacing: environment steps that an action lasts."""
     patience: int = 25
-    """CarRacing: decisions without reward after which a training episode is given up, at --giving-up reward."""
-    giving_up: float = -5.0
-    """CarRacing: reward of giving up."""
+    """CarRacing: decisions without reward after which a training episode is given up; it costs the frames left."""
+    privileged: bool = True
+    """CarRacing: whether the critic, which is no part of the driver, knows the lap's progress: how many tiles were
+    visited and missed, and the time."""
     playfield: tuple[int, int] = (28, 32)
     """CarRacing: (height, width) that the playfield is resized to for the eyes."""
     features: int = 32
@@ -266,7 +267,7 @@ class PPO:
         task = TaskConfig(
             driver,
             patience=config.patience if car_racing else 0,
-            giving_up=config.giving_up if car_racing else 0.0,
+            privileged=config.privileged and car_racing,
             drop_frames=config.drop_frames,
             jitter=config.jitter,
         )

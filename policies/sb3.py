@@ -48,6 +48,8 @@ from policies.sequences import run_episodes
 CRITICS = ("separate", "shared", "feedforward")
 ELAPSED = "elapsed"
 """The key of a dictionary observation that is the time since the previous observation, in environment steps."""
+PRIVILEGED = "privileged"
+"""The key of a dictionary observation that the critic alone sees."""
 
 
 class Memory(nn.Module):
@@ -78,25 +80,26 @@ class Memory(nn.Module):
         return y, torch.cat([after, state[:, size:]], -1)
 
 
-class Timed(BaseFeaturesExtractor):
-    """A features extractor that passes the observation's elapsed time on as the last feature.
+class ExtrasLast(BaseFeaturesExtractor):
+    """A features extractor of dictionaries with the keys :data:`PRIVILEGED` and :data:`ELAPSED`, which it puts last.
 
     Args:
-        space: the observation space, with the key :data:`ELAPSED`.
-        inner: what extracts the other features.
+        space: the observation space, with one of those keys or both.
+        inner: what extracts the features from the other keys.
         inner_kwargs: its further arguments.
     """
 
     def __init__(self, space: spaces.Dict, inner: type[BaseFeaturesExtractor], inner_kwargs: Mapping[str, Any]):
-        others = spaces.Dict({name: part for name, part in space.items() if name != ELAPSED})
+        others = spaces.Dict({name: part for name, part in space.items() if name not in (PRIVILEGED, ELAPSED)})
         extractor = inner(others, **inner_kwargs)
-        super().__init__(space, extractor.features_dim + 1)
+        super().__init__(space, extractor.features_dim + sum(_width(space, key) for key in (PRIVILEGED, ELAPSED)))
         self.inner = extractor
+        self.last = [key for key in (PRIVILEGED, ELAPSED) if key in space.spaces]
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
-        """(B, features)."""
-        others = {name: part for name, part in observations.items() if name != ELAPSED}
-        return torch.cat([self.inner(others), observations[ELAPSED].flatten(1)], -1)
+        """(B, features): those of the other keys, what is privileged, the elapsed time."""
+        others = {name: part for name, part in observations.items() if name not in self.last}
+        return torch.cat([self.inner(others), *(observations[key].flatten(1) for key in self.last)], -1)
 
 
 class Readouts(nn.Module):
@@ -128,7 +131,8 @@ class LiquidActorCriticPolicy(RecurrentActorCriticPolicy):
 
     Args:
         observation_space: as SB3 gives it. Of a dictionary, the key ``elapsed`` is the time since the previous
-            observation, which the core evolves by.
+            observation, which the core evolves by; the key ``privileged`` is a vector that the critic alone sees, which
+            a simulator knows and the actor will not have (the asymmetric actor-critic of Pinto et al., 2017).
         action_space: as SB3 gives it.
         lr_schedule: as SB3 gives it.
         core: a name of `policies.registry.CORES`: cfc, ltc, lan, plastic, leaky, lstm, gru or mlp.
@@ -184,11 +188,11 @@ class LiquidActorCriticPolicy(RecurrentActorCriticPolicy):
         self.core_name, self.neurons, self.core_options = core, neurons, dict(core_options or {})
         self.motor_actions, self.critic_kind, self.distribution = motor_actions, critic, distribution
         self.learn_initial_state = learn_initial_state
-        self.timed = isinstance(observation_space, spaces.Dict) and ELAPSED in observation_space.spaces
+        self.timed, self.privileged = _width(observation_space, ELAPSED) > 0, _width(observation_space, PRIVILEGED)
         extractor_kwargs = dict(features_extractor_kwargs or {})
-        if self.timed:
+        if self.timed or self.privileged:
             extractor_kwargs = {"inner": features_extractor_class, "inner_kwargs": extractor_kwargs}
-            features_extractor_class = Timed
+            features_extractor_class = ExtrasLast
         super().__init__(
             observation_space,
             action_space,
@@ -221,7 +225,7 @@ class LiquidActorCriticPolicy(RecurrentActorCriticPolicy):
 
     def _build_mlp_extractor(self) -> None:
         """Called by SB3 when the features are known: builds the memories, and what stands behind them."""
-        features = self.features_dim - self.timed
+        features = self.features_dim - self.timed - self.privileged
         actor = self._build_actor(features)
         critic = None
         if self.critic_kind == "separate":
@@ -230,7 +234,7 @@ class LiquidActorCriticPolicy(RecurrentActorCriticPolicy):
         self.actor = Memory(actor, self.timed, hidden)
         self.critic_memory = None if critic is None else Memory(critic, self.timed, hidden)
         widths = {
-            "separate": 0 if critic is None else critic.output_size,
+            "separate": 0 if critic is None else critic.output_size + self.privileged,
             "shared": self.features_dim + actor.output_size,
             "feedforward": self.features_dim,
         }
@@ -263,7 +267,7 @@ class LiquidActorCriticPolicy(RecurrentActorCriticPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
-        if self.timed:
+        if self.timed or self.privileged:
             data["features_extractor_class"] = self.features_extractor_kwargs["inner"]
             data["features_extractor_kwargs"] = self.features_extractor_kwargs["inner_kwargs"]
         return data | {
@@ -293,6 +297,8 @@ class LiquidActorCriticPolicy(RecurrentActorCriticPolicy):
         """What the value is read from; ``motor`` are the actor's outputs where it is needed."""
         if self.critic_memory is not None:
             latent, states = self._process_sequence(features, states, episode_starts, self.critic_memory)
+            seen = self.critic_memory.layer.input_size
+            latent = torch.cat([latent, features[:, seen : seen + self.privileged]], -1)
         elif self.critic_kind == "shared":
             if motor is None:
                 motor, states = self._process_sequence(features, states, episode_starts, self.actor)
@@ -451,15 +457,21 @@ class DriverPolicy(LiquidActorCriticPolicy):
         self._eyes_given = True
         space = self.observation_space
         assert isinstance(space, spaces.Dict)
-        if not self.timed:
+        if not (self.timed or self.privileged):
             return Perception(space, eyes, scale)
-        return Timed(space, Perception, {"eyes": eyes, "scale": scale})
+        return ExtrasLast(space, Perception, {"eyes": eyes, "scale": scale})
 
     def _build_actor(self, features: int) -> LiquidLayer:
         return self._with_initial_state(self.driver.core)
 
     def _build_hands(self) -> Hands:
         return self.driver.hands
+
+
+def _width(space: gymnasium.Space, key: str) -> int:
+    """Numbers under a key of a dictionary space; 0 where there are none."""
+    part = space.spaces.get(key) if isinstance(space, spaces.Dict) else None
+    return 0 if part is None else int(np.prod(part.shape or ()))
 
 
 def _motors(space: gymnasium.Space) -> int:

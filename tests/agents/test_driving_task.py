@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,20 +9,31 @@ from policies.driver import DriverConfig
 CAR = DriverConfig(pedals=True, action_repeat=4)
 
 
-def test_giving_up_ends_the_episode_and_costs():
-    task = DrivingTask(TaskConfig(CAR, patience=5, giving_up=-3.0))
+def test_giving_up_ends_the_episode_and_costs_the_frames_that_are_left():
+    task = DrivingTask(TaskConfig(CAR, patience=5))
     task.reset(seed=0)
     rewards = [task.step(np.array([0, -1], np.float32)) for _ in range(8)][:8]
     ended = [step[2] for step in rewards]
     # The first step pays for the tiles at the start; five without a reward follow.
     assert ended.index(True) == 5
-    assert rewards[5][1] == pytest.approx(-0.4 - 3.0)
+    assert rewards[5][1] == pytest.approx(-0.4 - 0.1 * (1000 - 24))
 
 
 def test_patience_of_zero_never_gives_up():
     task = DrivingTask(TaskConfig(CAR))
     task.reset(seed=0)
     assert not any(task.step(np.array([0, -1], np.float32))[2] for _ in range(40))
+
+
+def test_for_a_critic_that_sees_the_clock_the_end_of_the_race_is_the_end():
+    ends = {}
+    for privileged in (False, True):
+        task = DrivingTask(TaskConfig(replace(CAR, action_repeat=50), privileged=privileged))
+        task.reset(seed=0)
+        *_, (seen, _, *ends[privileged], _) = (task.step(np.array([0, -1], np.float32)) for _ in range(20))
+        assert task.observation_space.contains(seen)
+    assert ends == {False: [False, True], True: [True, True]}
+    assert seen["privileged"][1] == 1
 
 
 def test_episodes_are_settled_by_the_seed_and_stay_below_the_validation_seeds(monkeypatch):

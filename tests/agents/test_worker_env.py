@@ -15,7 +15,7 @@ from liquid_control.errors import UserError
 from policies.driver import DriverConfig
 
 CARTPOLE = TaskConfig(DriverConfig(env="CartPole-v1", vector={"size": 4, "choices": 2}))
-CAR = TaskConfig(DriverConfig(pedals=True, action_repeat=4), patience=6, giving_up=-1.0)
+CAR = TaskConfig(DriverConfig(pedals=True, action_repeat=4), patience=6)
 
 
 class Failing(gymnasium.Env):

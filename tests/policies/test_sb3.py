@@ -97,6 +97,23 @@ def test_elapsed_time_reaches_the_core():
     assert np.abs(now - later).max() > 1e-4
 
 
+@pytest.mark.parametrize("critic", ["separate", "shared", "feedforward"])
+def test_what_is_privileged_reaches_the_critic_alone(critic):
+    parts = {"obs": VECTOR, "privileged": spaces.Box(0, 1, (2,), np.float32), "elapsed": spaces.Box(0, 9, (1,))}
+    policy = build(spaces.Dict(parts), kind=LiquidMultiInputPolicy, critic=critic)
+    zeros = torch.zeros(1, 3, policy.actor.hidden_size)
+    states = RNNStates((zeros, zeros), (zeros, zeros))
+    seen = {"obs": torch.rand(3, 4), "privileged": torch.zeros(3, 2), "elapsed": torch.ones(3, 1)}
+    actions, values, *_ = policy(seen, states, torch.ones(3), deterministic=True)
+    more = seen | {"privileged": torch.ones(3, 2)}
+    same_actions, other_values, *_ = policy(more, states, torch.ones(3), deterministic=True)
+    torch.testing.assert_close(same_actions, actions, rtol=0, atol=0)
+    assert (other_values - values).abs().min() > 1e-4
+    later = policy.predict_values(seen | {"elapsed": torch.full((3, 1), 3.0)}, states.vf, torch.zeros(3))
+    now = policy.predict_values(seen, states.vf, torch.zeros(3))
+    assert critic == "feedforward" or (later - now).abs().max() > 1e-5
+
+
 def test_a_shared_critic_does_not_move_the_actor():
     policy = build(critic="shared")
     zeros = torch.zeros(1, 3, policy.actor.hidden_size)
