@@ -72,6 +72,9 @@ class FastCarRacing(CarRacing):
       the frame that is returned is drawn.
     - `observe`: False draws nothing and returns the same read-only black frame every time, for work on the physics.
 
+    ## Attributes
+    - `visited`: (N,) bool, which tiles a wheel has touched.
+
     ## Known traps of the official environment
     They are kept, since scores are compared on it.
     - `lap_complete_percent` has no effect: a lap is looked for when tile 0 is first visited, and the wheels already
@@ -115,6 +118,7 @@ class FastCarRacing(CarRacing):
         self.road: Any = None
         self.road_poly: Any = []
         self.track: Any = []
+        self.visited = np.zeros(0, bool)
         self._kerbs: list[bool] = []
         self._touched: list[int] = []
         self._road_map = RoadMap() if observe else None
@@ -266,6 +270,7 @@ class FastCarRacing(CarRacing):
         self._kerbs = kerbs(track)
         corners = [tile_corners(track, i) for i in range(len(track))]
         shades = self._shades()
+        self.visited = np.zeros(len(track), bool)
         for i, tile in enumerate(lay_tiles(self.world, self.fd_tile, corners)):
             tile.userData = tile
             tile.color = shades[i % 3].copy()
@@ -305,6 +310,7 @@ class TileContacts(contactListener):
         wheel.tiles.add(tile)
         if not tile.road_visited:
             tile.road_visited = True
+            env.visited[tile.idx] = True
             env.reward += 1000.0 / len(env.track)
             env.tile_visited_count += 1
             if tile.idx == 0 and env.tile_visited_count / len(env.track) > env.lap_complete_percent:

@@ -13,7 +13,7 @@ MANY = 10
 
 
 def lap_progress(env: gymnasium.Env[Any, Any], time: float) -> np.ndarray:
-    """Progress of the lap in (Fast)CarRacing-v3.
+    """Progress of the lap in `FastCarRacing`.
 
     A lap ends when no tile is missing, so that one missed tile costs all the frames that are left; which tiles were
     missed can be seen from no picture.
@@ -26,7 +26,7 @@ def lap_progress(env: gymnasium.Env[Any, Any], time: float) -> np.ndarray:
         (:data:`PROGRESS_SIZE`,) float32: share of the tiles that were visited, ``time``, whether a tile was missed (0
         or 1), and the number of missed tiles in units of :data:`MANY`.
     """
-    visited = np.array([tile.road_visited for tile in env.unwrapped.road])  # type: ignore[attr-defined]
+    visited = env.unwrapped.visited  # type: ignore[attr-defined]
     count, total = int(visited.sum()), len(visited)
     # Behind the start line lie the last tiles of the lap, where a car may stray at its beginning.
     reached = np.flatnonzero(visited[: total if 2 * count > total else total * 3 // 4])
