@@ -20,6 +20,8 @@ RACE_FRAMES = 1000
 """Frames of an episode of CarRacing."""
 FRAME_COST = 0.1
 """What CarRacing takes off the score a frame."""
+UNBOUNDED = 1e3
+"""A bound of an observation that is no unit to measure in; some environments write infinity as the largest float."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class TaskConfig:
     patience: int = 0
     """Decisions without a reward after which an episode is given up; 0 never gives up."""
     privileged: bool = False
-    """CarRacing: whether to show what only a critic may know, the lap's progress."""
+    """Whether to show what only a critic may know: in CarRacing the lap's progress, elsewhere the whole observation."""
     drop_frames: float = 0.0
     """Probability that an observation is lost; see `envs.partial.IrregularTime`."""
     jitter: int = 0
@@ -44,7 +46,8 @@ class DrivingTask(gymnasium.Wrapper):
     ## Observation Space
     A dictionary of what `policies.view` makes of the observation: ``image``, flat uint8, where the driver has eyes,
     ``gauges`` float32, and ``elapsed``, where time is irregular. (Flat, because SB3 turns whatever looks like an image
-    its own way.) For the critic alone, ``privileged`` is `envs.car_racing.progress.lap_progress`.
+    its own way.) For the critic alone, ``privileged`` is `envs.car_racing.progress.lap_progress`, or the
+    whole of an observation whose velocities are hidden, in units of its bounds.
 
     ## Action Space
     The driver's commands: for pedals two numbers from -1 to 1, else the environment's own actions.
@@ -89,10 +92,14 @@ class DrivingTask(gymnasium.Wrapper):
         if isinstance(env, IrregularTime):
             parts["elapsed"] = env.elapsed_space
         if config.privileged:
-            parts["privileged"] = spaces.Box(-np.inf, np.inf, (PROGRESS_SIZE,), np.float32)
+            size = PROGRESS_SIZE if self._race else self.view.observation_shape[0]
+            parts["privileged"] = spaces.Box(-np.inf, np.inf, (size,), np.float32)
         self.observation_space = spaces.Dict(parts)
         if driver.pedals:
             self.action_space = spaces.Box(-1, 1, (2,), np.float32)
+        if config.privileged and not self._race:
+            high = self.env.unwrapped.observation_space.high  # type: ignore[attr-defined]
+            self._units = np.where(high < UNBOUNDED, high, 1).astype(np.float32)
         self._seeds = np.random.default_rng()
         self._idle = self._decisions = 0
 
@@ -105,8 +112,10 @@ class DrivingTask(gymnasium.Wrapper):
         if self._irregular:
             observation, seen["elapsed"] = observation["obs"], observation["elapsed"]
         image, seen["gauges"] = self.view(observation)
-        if self.config.privileged:
+        if self.config.privileged and self._race:
             seen["privileged"] = lap_progress(self.env, self._frames / RACE_FRAMES)
+        elif self.config.privileged:
+            seen["privileged"] = observation / self._units
         return seen | {"image": image.reshape(-1)} if self._sees else seen
 
     def reset(
@@ -131,5 +140,5 @@ class DrivingTask(gymnasium.Wrapper):
             terminated = True
             if self._race:
                 reward -= FRAME_COST * (RACE_FRAMES - self._frames)
-        terminated = terminated or (truncated and self.config.privileged)
+        terminated = terminated or (truncated and self._race and self.config.privileged)
         return self._observe(observation), reward, terminated, truncated, info

@@ -122,8 +122,8 @@ class PPOConfig:
     patience: int = 25
     """CarRacing: decisions without reward after which a training episode is given up; it costs the frames left."""
     privileged: bool = True
-    """CarRacing: whether the critic, which is no part of the driver, knows the lap's progress: how many tiles were
-    visited and missed, and the time."""
+    """Whether the critic, which is no part of the driver, knows what the driver cannot see: in CarRacing the tiles that
+    were visited and missed, and the time; with --hide-velocities the velocities."""
     playfield: tuple[int, int] = (28, 32)
     """CarRacing: (height, width) that the playfield is resized to for the eyes."""
     features: int = 32
@@ -267,7 +267,7 @@ class PPO:
         task = TaskConfig(
             driver,
             patience=config.patience if car_racing else 0,
-            privileged=config.privileged and car_racing,
+            privileged=config.privileged and (car_racing or config.hide_velocities),
             drop_frames=config.drop_frames,
             jitter=config.jitter,
         )

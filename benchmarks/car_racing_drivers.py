@@ -15,7 +15,7 @@ from liquid_control.evaluate import main as evaluate
 from policies.driver import load_driver
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints" / OFFICIAL
-ORDER = ("cfc", "ltc", "lan", "leaky", "plastic", "lstm", "gru", "mlp")
+ORDER = ("cfc", "ltc", "lan", "leaky", "plastic", "lstm", "gru", "mlp", "cfc-tuned", "cfc-ppo")
 
 
 def main() -> None:

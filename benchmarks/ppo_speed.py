@@ -92,7 +92,7 @@ def make_stock(name: str) -> gymnasium.Env:
 
 def build_ours() -> tuple[RecurrentPPO, VecEnv]:
     """This project's loop."""
-    env = WorkerVecEnv([partial(make_task, TaskConfig(DRIVER, patience=25))] * ENVS, processor_count())
+    env = WorkerVecEnv([partial(make_task, TaskConfig(DRIVER, privileged=True))] * ENVS, processor_count())
     options = {"driver": DRIVER, "distribution": "gaussian"}
     return LiquidPPO(DriverPolicy, env, policy_kwargs=options, **shared()), env
 

@@ -58,3 +58,13 @@ def test_hidden_velocities_and_elapsed_time_are_part_of_what_is_seen():
     seen, _ = task.reset(seed=0)
     assert seen["gauges"].shape == (2,) and seen["elapsed"] == 1
     assert task.observation_space.contains(seen)
+
+
+def test_a_critic_may_see_the_velocities_that_the_driver_does_not():
+    driver = DriverConfig(env="Pendulum-v1", vector={"size": 3, "observed": (0, 1), "low": [-2], "high": [2]})
+    task = DrivingTask(TaskConfig(driver, privileged=True))
+    seen, _ = task.reset(seed=0)
+    assert task.observation_space.contains(seen)
+    whole = task.unwrapped._get_obs()
+    np.testing.assert_allclose(seen["privileged"], whole / [1, 1, 8], rtol=1e-6)
+    np.testing.assert_allclose(seen["gauges"], whole[:2], rtol=1e-6)
