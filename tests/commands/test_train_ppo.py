@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,16 +15,29 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import liquid_control
 from agents.dagger import TrainConfig
-from agents.ppo import PPOConfig
+from agents.ppo import PPOConfig, describe_driver
 from liquid_control.card import training_command
+from liquid_control.command import parse
 from liquid_control.evaluate import evaluate
-from liquid_control.train import _config_class
+from liquid_control.train import PROGRAM, _config_class
 from liquid_control.train import main as train
 
 TINY = (
     "--agent ppo --envs 2 --rollout 16 --sequence 8 --batch 16 --epochs 1 --round-updates 2 --validation-episodes 1 "
     "--validate-every 1 --test-episodes 0 --video False --workers 1 --device cpu --patience 4"
 ).split()
+
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "ppo").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_configs_in_git_are_of_this_release(path, monkeypatch):
+    monkeypatch.chdir(path.parents[2])
+    config = parse(_config_class(["--config", str(path)]), ["--config", str(path)], PROGRAM)
+    assert isinstance(config, PPOConfig)
+    assert describe_driver(config).env == config.env
+    assert config.rollout % config.sequence == 0 == (config.envs * config.rollout) % config.batch
 
 
 @pytest.fixture(scope="module")
