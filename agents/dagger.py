@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -30,7 +29,7 @@ from agents.rollout import (
     RolloutPool,
     drive_episode,
 )
-from agents.run_folder import RunFolder, checkpoint_record
+from agents.run_folder import RunFolder, RunProgress, checkpoint_record
 from policies.driver import Driver, DriverConfig
 from policies.registry import parse_options
 
@@ -101,18 +100,10 @@ class TrainConfig:
 
 
 @dataclass
-class Progress:
+class Progress(RunProgress):
     """Where a run is; saved with its state."""
 
-    round: int = 0
     frames: int = 0
-    best_score: float = -np.inf
-    score: float = float("nan")
-    """Mean score of the last validation; NaN before the first."""
-    seconds: float = 0.0
-    """Since the start, all together; :attr:`parts` says on what."""
-    parts: dict[str, float] = field(default_factory=dict)
-    """Seconds by part: driving, cloning, validation."""
     lost: list[int] = field(default_factory=list)
     """Seeds of the tracks whose lap was not completed in a round after the expert's and not driven again since."""
 
@@ -165,11 +156,11 @@ class Dagger:
         with SummaryWriter(str(self.folder.tensorboard), purge_step=self.cloner.step) as curves:
             begin = time.monotonic() - progress.seconds
             for round in range(progress.round, config.rounds):
-                with self._timed("driving"):
+                with progress.timed("driving"):
                     driven = self._collect(round)
                 self.episodes += driven
                 rng = np.random.default_rng([config.seed, round, 1])
-                with self._timed("cloning"):
+                with progress.timed("cloning"):
                     streams = Streams(self.episodes, config.batch, config.time, rng)
                     loss = self.cloner.train(streams, config.steps)
                 progress.round = round + 1
@@ -177,19 +168,13 @@ class Dagger:
                 if round > 0:
                     progress.lost += [episode.seed for episode in driven if not episode.lap]
                 if self._validates(round):
-                    with self._timed("validation"):
+                    with progress.timed("validation"):
                         self._validate(round, curves)
                 progress.seconds = time.monotonic() - begin
                 self._plot(curves, loss, driven)
                 self.folder.save_state(self.cloner.tensors(), vars(progress))
                 report(progress, loss)
         self.cloner.average.save(self.folder.last, self._record(self.progress.score))
-
-    @contextmanager
-    def _timed(self, part: str) -> Iterator[None]:
-        begin = time.monotonic()
-        yield
-        self.progress.parts[part] = self.progress.parts.get(part, 0.0) + time.monotonic() - begin
 
     def _collect(self, round: int) -> list[Episode]:
         config = self.config

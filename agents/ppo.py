@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +33,7 @@ from agents.driving_task import DrivingTask, TaskConfig
 from agents.liquid_ppo import LiquidPPO
 from agents.optimizer_state import optimizer_tensors, part_of, restore_optimizer, to_save
 from agents.rollout import FAST, OFFICIAL, VALIDATION_SEEDS, Drive, EpisodePool, Plan
-from agents.run_folder import RunFolder, checkpoint_record
+from agents.run_folder import RunFolder, RunProgress, checkpoint_record
 from agents.worker_env import WorkerVecEnv
 from envs.partial import positions
 from liquid_control.errors import UserError
@@ -157,23 +156,15 @@ class PPOConfig:
 
 
 @dataclass
-class Progress:
+class Progress(RunProgress):
     """Where a run is; saved with its state."""
 
-    round: int = 0
     steps: int = 0
     """Decisions so far."""
     updates: int = 0
     """Passes over rollouts, as SB3 counts them."""
-    best_score: float = -np.inf
-    score: float = float("nan")
-    """Mean score of the last validation; NaN before the first."""
     training_score: float = float("nan")
     """Mean return of the last hundred training episodes, driven with exploration."""
-    seconds: float = 0.0
-    """Since the start, all together; :attr:`parts` says on what."""
-    parts: dict[str, float] = field(default_factory=dict)
-    """Seconds by part: driving, learning, validation."""
     stopped: bool = False
     """Whether --stop-at was reached."""
 
@@ -359,7 +350,7 @@ class PPO:
                     report(progress)
                 progress.round = round + 1
                 if self._validates(round):
-                    with self._timed("validation"):
+                    with progress.timed("validation"):
                         self._validate(curves)
                 progress.seconds = time.monotonic() - begin
                 self.folder.save_state(self._tensors(), vars(progress))
@@ -387,11 +378,11 @@ class PPO:
         self._set_spread()
         # A forward pass of a few frames is done before a second thread has woken up.
         torch.set_num_threads(1)
-        with self._timed("driving"):
+        with progress.timed("driving"):
             model.collect_rollouts(self.env, episodes, model.rollout_buffer, self.config.rollout)
         model._update_current_progress_remaining(model.num_timesteps, self.config.steps)
         torch.set_num_threads(self.config.threads)
-        with self._timed("learning"):
+        with progress.timed("learning"):
             model.train()
             if self.driver.scale is not None:
                 gauges = model.rollout_buffer.observations["gauges"].reshape(-1, len(self.driver.view.gauges))
@@ -406,12 +397,6 @@ class PPO:
         if final is not None and spread is not None:
             progress_remaining = max(self.model._current_progress_remaining, 0.0)
             spread.data.fill_(final + (self.config.log_std - final) * progress_remaining)
-
-    @contextmanager
-    def _timed(self, part: str) -> Iterator[None]:
-        begin = time.monotonic()
-        yield
-        self.progress.parts[part] = self.progress.parts.get(part, 0.0) + time.monotonic() - begin
 
     def _validates(self, round: int) -> bool:
         left = self.rounds - 1 - round

@@ -14,6 +14,10 @@ from __future__ import annotations
 
 import json
 import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,27 @@ from liquid_control.checkpoint import write_atomically
 from liquid_control.errors import UserError
 
 _PACKAGES = ("liquid-control", "torch", "gymnasium", "numpy", "opencv-python-headless", "Box2D")
+
+
+@dataclass
+class RunProgress:
+    """Where a run is; saved with its state."""
+
+    round: int = 0
+    best_score: float = float("-inf")
+    score: float = float("nan")
+    """Mean score of the last validation; NaN before the first."""
+    seconds: float = 0.0
+    """Since the start, all together; :attr:`parts` says on what."""
+    parts: dict[str, float] = field(default_factory=dict)
+    """Seconds by part: driving, learning, validation."""
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Adds the time that its block takes to a part."""
+        begin = time.monotonic()
+        yield
+        self.parts[part] = self.parts.get(part, 0.0) + time.monotonic() - begin
 
 
 class RunFolder:

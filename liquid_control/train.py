@@ -21,7 +21,7 @@ from agents import dagger, ppo
 from agents.dagger import Dagger, TrainConfig
 from agents.ppo import PPO, PPOConfig
 from agents.rollout import OFFICIAL, TEST_SEEDS, RolloutPool, processor_count
-from agents.run_folder import RunFolder
+from agents.run_folder import RunFolder, RunProgress
 from liquid_control.checkpoint import write_atomically
 from liquid_control.command import parse, run, write_yaml
 from liquid_control.errors import UserError, nearest
@@ -95,7 +95,7 @@ def _introduce(driver: str, folder: RunFolder, console: Console) -> None:
     console.print(f"{driver}\nrun folder: {folder.path}", highlight=False, soft_wrap=True)
 
 
-def _scores(progress: dagger.Progress | ppo.Progress) -> str:
+def _scores(progress: RunProgress) -> str:
     validated = not math.isnan(progress.score)
     return f"score {progress.score:.0f} best {progress.best_score:.0f} " if validated else ""
 
@@ -109,7 +109,7 @@ def _bar(console: Console, unit: str) -> Bar:
     return Bar(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console)
 
 
-def _where_time_went(progress: dagger.Progress | ppo.Progress) -> str:
+def _where_time_went(progress: RunProgress) -> str:
     parts = progress.parts | {"other": progress.seconds - sum(progress.parts.values())}
     shares = (f"{part} {seconds:.0f} s ({seconds / progress.seconds:.0%})" for part, seconds in parts.items())
     return f"trained in {progress.seconds:.0f} s: {', '.join(shares)}"
