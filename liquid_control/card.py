@@ -195,8 +195,8 @@ def _training(record: Mapping[str, Any]) -> str:
     lines = [f"```sh\n{training_command(job)}\n```\n"] if job else []
     if job.get("agent") == "ppo":
         begin = f"Tuned by PPO from {Path(job['init']).as_posix()}" if job.get("init") else "From reward alone, by PPO"
-        knows = ", whose critic knew in training what the driver cannot see" if job.get("privileged") else ""
-        lines.append(f"{begin}{knows}.\n")
+        knows = " In training, the critic knew what the driver cannot see." if job.get("privileged") else ""
+        lines.append(f"{begin}.{knows}\n")
     facts = (
         ("decisions", "decisions", "{:,}"),
         ("frames seen", "frames", "{:,}"),
