@@ -54,7 +54,7 @@ def main() -> None:
     for index, run in enumerate(arguments.runs):
         config = yaml.safe_load((run / "config.yaml").read_text())
         record = json.loads((run / "last" / "config.json").read_text())["record"]
-        name = f"{config['policy']}, seed {config['seed']}"
+        name = f"{config['policy']}, seed {config['seed']}, γ {config['gamma']}"
         steps, returns = read_curve(run, "rollout/return")
         axes.plot(steps / 1000, smoothed(returns), color=f"C{index}", linewidth=1, alpha=0.6)
         at, scores = read_curve(run, "validation/score")
