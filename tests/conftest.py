@@ -1,5 +1,12 @@
-"""One thread a test process: the tensors here are tiny, and threads that wait for each other cost more than they do."""
+"""What every test process needs.
+
+One thread: the tensors here are tiny, and threads that wait for each other cost more than they do. And Ctrl-C: a shell
+that runs the tests in the background lets them ignore it, and with them every command that they start and interrupt.
+"""
+
+import signal
 
 import torch
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)
