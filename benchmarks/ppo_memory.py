@@ -24,8 +24,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from agents.rollout import TEST_SEEDS, processor_count
-from liquid_control.evaluate import EVALUATION_NAME, Evaluation, evaluate
+from agents.rollout import processor_count
+from liquid_control.evaluate import EVALUATION_NAME, Evaluation
+from liquid_control.evaluate import main as evaluate
 from liquid_control.statistics import bootstrap_interval, interquartile_mean
 from policies.driver import load_driver
 
@@ -64,20 +65,16 @@ class Run:
 
     def judge(self) -> Evaluation:
         """What the best checkpoint scores on the test seeds; read from its folder if it was judged before."""
-        path = self.folder / "best" / EVALUATION_NAME
-        if path.exists():
-            return Evaluation.from_json(path.read_text())
-        driver = load_driver(self.folder / "best")
-        seeds = range(TEST_SEEDS, TEST_SEEDS + EPISODES)
-        evaluation = evaluate(driver, seeds, processor_count(), driver.config.env)
-        path.write_text(evaluation.to_json() + "\n")
-        return evaluation
+        best = self.folder / "best"
+        if not (best / EVALUATION_NAME).exists():
+            evaluate([str(best), "--episodes", str(EPISODES)])
+        return Evaluation.from_json((best / EVALUATION_NAME).read_text())
 
 
 def add_row(table: Table, task: str, core: str, runs: list[Run]) -> None:
     """A core's seeds on a task."""
     evaluations = [run.judge() for run in runs]
-    means = np.array([np.mean([episode.score for episode in each.episodes]) for each in evaluations])
+    means = np.array([each.summary()["mean"] for each in evaluations])
     records = [json.loads((run.folder / "last" / "config.json").read_text())["record"] for run in runs]
     low, high = bootstrap_interval(means)
     table.add_row(
