@@ -62,8 +62,9 @@ def export_onnx(driver: Driver) -> bytes:
     """A driver as the bytes of an ONNX model; see the module for its inputs and outputs, the batch B is free.
 
     The model's metadata tell what is needed to drive with it, each as JSON: ``env``, ``playfield`` (height, width),
-    ``gauges`` and ``controls`` by name, ``low`` and ``high`` of the controls, ``initial_state``, ``driver`` (one line
-    in words) and ``weights`` (their sha256 in the checkpoint).
+    ``gauges`` and ``controls`` by name, ``low`` and ``high`` of the controls, ``action_repeat`` (environment steps
+    between two ticks, for which the controls are held), ``initial_state``, ``driver`` (one line in words) and
+    ``weights`` (their sha256 in the checkpoint).
 
     Raises:
         UserError: if onnx or onnxscript is not installed.
@@ -104,6 +105,7 @@ def export_onnx(driver: Driver) -> bytes:
         "controls": view.controls,
         "low": view.low,
         "high": view.high,
+        "action_repeat": driver.config.action_repeat,
         "initial_state": driver.core.initial_state(1)[0].tolist(),
         "driver": driver.describe(),
         "weights": pack_weights(driver.state_dict())[1],
