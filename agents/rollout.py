@@ -7,22 +7,18 @@ the cores.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import pickle
-import signal
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import cv2
 import gymnasium
 import numpy as np
-import torch
 from gymnasium.envs.box2d.car_racing import CarRacing
 
+from agents.workers import begin_worker, starting_worker
 from envs.car_racing.expert import Expert
 from envs.partial import IrregularTime
 from liquid_control.errors import UserError
@@ -194,22 +190,6 @@ def drive_episode(driver: Driver, plan: Plan, drive: Drive) -> Episode:
     return lane.episode
 
 
-def _leave_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-    os._exit(1)
-
-
-def begin_worker() -> None:
-    """Prepares a process that works for another: one thread, and it ends with its parent."""
-    # Ctrl-C goes to the parent alone, which closes the pool in order; a parent that was killed cannot, so watch it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-
-
 def _call(task: bytes) -> Any:
     function, arguments = pickle.loads(task)
     return function(*arguments)
@@ -283,7 +263,9 @@ class RolloutPool:
     def _submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         # Pickled here, tensors go as their values. The executor would send file descriptors of shared memory, which
         # the worker fetches from a thread of this process; a worker that is stopped meanwhile makes that thread print.
-        return self._executor.submit(_call, pickle.dumps((function, arguments)))
+        task = pickle.dumps((function, arguments))
+        with starting_worker():  # the executor starts one where none is idle
+            return self._executor.submit(_call, task)
 
     @staticmethod
     def _result(future: Any) -> Any:
@@ -294,8 +276,3 @@ class RolloutPool:
                 "a rollout process died (out of memory, or killed). What was saved is intact: "
                 "start again, or continue a training with --resume; fewer --workers need less memory."
             ) from error
-
-
-def processor_count() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from agents.rollout import processor_count
+from agents.workers import processor_count
 from liquid_control.checkpoint import write_atomically
 from liquid_control.errors import UserError
 

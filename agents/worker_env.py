@@ -14,7 +14,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import CloudpickleWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from agents.rollout import begin_worker
+from agents.workers import begin_worker, starting_worker
 from liquid_control.errors import UserError
 
 MakeEnv = Callable[[], gymnasium.Env]
@@ -49,7 +49,8 @@ class WorkerVecEnv(VecEnv):
             pipe, far = context.Pipe()
             share = CloudpickleWrapper([makers[index] for index in own])
             process = context.Process(target=_work, args=(far, share, memory, own.start), daemon=True)
-            process.start()
+            with starting_worker():
+                process.start()
             far.close()
             self._processes.append(process)
             self._pipes.append(pipe)

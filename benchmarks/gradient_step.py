@@ -14,7 +14,8 @@ import torch
 
 from agents.cloning import Cloner, Streams
 from agents.dagger import TrainConfig
-from agents.rollout import Episode, processor_count
+from agents.rollout import Episode
+from agents.workers import processor_count
 from liquid_control.memory import keep_freed_memory
 from policies.driver import Driver, DriverConfig
 

@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from agents.rollout import processor_count
+from agents.workers import processor_count
 from liquid_control.evaluate import EVALUATION_NAME, Evaluation
 from liquid_control.evaluate import main as evaluate
 from liquid_control.statistics import bootstrap_interval, interquartile_mean

@@ -33,8 +33,9 @@ from torch import Tensor
 from agents.driving_task import TaskConfig
 from agents.liquid_ppo import LiquidPPO
 from agents.ppo import make_task
-from agents.rollout import FAST, OFFICIAL, processor_count
+from agents.rollout import FAST, OFFICIAL
 from agents.worker_env import WorkerVecEnv
+from agents.workers import processor_count
 from envs.car_racing.observation import playfield
 from policies.driver import DriverConfig
 from policies.eyes import ConvEyes

@@ -12,7 +12,8 @@ from rich.progress import track
 from agents.dagger import record_shard
 from agents.demonstrations import read_folder
 from agents.minari_export import export_minari
-from agents.rollout import FAST, TRAINING_SEEDS, Drive, Plan, RolloutPool, processor_count
+from agents.rollout import FAST, TRAINING_SEEDS, Drive, Plan, RolloutPool
+from agents.workers import processor_count
 from liquid_control.command import parse, run
 from liquid_control.errors import UserError
 from policies.driver import Driver, DriverConfig, load_driver

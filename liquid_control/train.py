@@ -20,8 +20,9 @@ from rich.progress import Progress as Bar
 from agents import dagger, ppo
 from agents.dagger import Dagger, TrainConfig
 from agents.ppo import PPO, PPOConfig
-from agents.rollout import OFFICIAL, TEST_SEEDS, RolloutPool, processor_count
+from agents.rollout import OFFICIAL, TEST_SEEDS, RolloutPool
 from agents.run_folder import RunFolder, RunProgress
+from agents.workers import processor_count
 from liquid_control.checkpoint import write_atomically
 from liquid_control.command import parse, run, write_yaml
 from liquid_control.errors import UserError, nearest

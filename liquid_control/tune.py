@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 
 from agents.ppo import PPOConfig, describe_driver
-from agents.rollout import processor_count
+from agents.workers import processor_count
 from liquid_control.checkpoint import write_atomically
 from liquid_control.command import parse, run, write_yaml
 from liquid_control.errors import UserError

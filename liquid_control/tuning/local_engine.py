@@ -10,7 +10,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from agents.ppo import PPOConfig
-from agents.rollout import RolloutPool, begin_worker
+from agents.rollout import RolloutPool
+from agents.workers import begin_worker, starting_worker
 from liquid_control.tuning.trial import Failed, Message, Scored, run_trial
 
 
@@ -72,12 +73,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, far = context.Pipe()
         self.process = context.Process(target=_work, args=(far, cpus))
-        # A terminal sends Ctrl-C to all its processes. This one shall not hear it, not even while it loads.
-        heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
+        with starting_worker():
             self.process.start()
-        finally:
-            signal.signal(signal.SIGINT, heard)
         far.close()  # now the pipe ends when the process does
 
     def end(self) -> None:

@@ -48,7 +48,7 @@ def plastic_trace(
     rate: Tensor,
     state: Tensor | None = None,
     rule: str = "hebb",
-    chunk: int = 32,
+    chunk: int = 16,
 ) -> tuple[Tensor, Tensor] | None:
     """What `liquid_control.nn.trace.chunkwise_trace` gives; None where the reference form must run.
 
@@ -60,7 +60,8 @@ def plastic_trace(
         rate: (B, T, H) η.
         state: (B, H, V, K) the trace before the first step; None is zero.
         rule: "hebb" or "delta".
-        chunk: steps at a time, a power of two from 16 on. 64 needs the shared memory of an A100 or better.
+        chunk: steps at a time, a power of two from 16 on. What a program holds grows with its square: beyond 16 it no
+            longer fits the registers, and 64 needs the shared memory of an A100 or better.
 
     Returns:
         y (B, T, H, V) in the dtype of v, and the trace (B, H, V, K) in float32, or None.
@@ -329,7 +330,7 @@ def _backward(
             grad_eta = tl.sum(grad_writes * values, 1)[:, None]
             grad_values = eta * grad_writes
 
-        grad_log = tl.cumsum(grad_before + grad_after, 0, reverse=True) - grad_before + grad_whole
+        grad_log = _summed(grad_before + grad_after, True, CHUNK) - grad_before + grad_whole
         to = share + row
         tl.store(grad_q + to * WIDTH + key, grad_queries, keyed)
         tl.store(grad_k + to * WIDTH + key, grad_keys, keyed)
@@ -358,8 +359,16 @@ def _decays(decay, row, here, CHUNK: tl.constexpr):
     """Of each step b and g, (CHUNK, 1), then G, and λ; as in the module."""
     lam = tl.maximum(tl.load(decay + row, here, 1.0), 1.1754944e-38)
     log = tl.log(lam)
-    after = tl.cumsum(log, 0)
+    after = _summed(log, False, CHUNK)
     return after - log, after, tl.sum(log), lam
+
+
+@triton.jit
+def _summed(terms, LATER: tl.constexpr, CHUNK: tl.constexpr):
+    """(CHUNK, 1): the sum of terms up to each step, or from it on; `tl.cumsum` of so few rows fails in Triton 3.6."""
+    step = tl.arange(0, CHUNK)
+    among = (step[None, :] >= step[:, None]) if LATER else (step[None, :] <= step[:, None])
+    return tl.sum(tl.where(among, tl.trans(terms), 0.0), 1)[:, None]
 
 
 @triton.jit

@@ -1,0 +1,61 @@
+"""Processes that work for another: how they are started, how they end, how many there may be."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import cv2
+import torch
+
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+"""What the libraries of linear algebra ask, when they are loaded, how many threads to have."""
+
+
+@contextmanager
+def starting_worker() -> Iterator[None]:
+    """Whatever process is started inside has one thread for linear algebra and is deaf to Ctrl-C from the beginning.
+
+    Without the first, sixteen workers on sixteen processors have 256 threads, and inverting a matrix of 300 rows takes
+    seconds. A terminal sends Ctrl-C to all its processes: without the second, a worker that still loads torch prints a
+    traceback. Here Ctrl-C is only put off.
+    """
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+    can_block = hasattr(signal, "pthread_sigmask")  # not on Windows
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if can_block else set()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        if can_block:
+            signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+
+
+def begin_worker() -> None:
+    """Prepares a process that works for another: one thread, and it ends with its parent."""
+    # Ctrl-C goes to the parent alone, which closes the pool in order; a parent that was killed cannot, so watch it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
+
+
+def processor_count() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
