@@ -22,7 +22,7 @@ def starting_worker() -> Iterator[None]:
 
     Without the first, sixteen workers on sixteen processors have 256 threads, and inverting a matrix of 300 rows takes
     seconds. A terminal sends Ctrl-C to all its processes: without the second, a worker that still loads torch prints a
-    traceback. Here Ctrl-C is only put off.
+    traceback. In this process Ctrl-C interrupts as ever, at the latest at the end.
     """
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
