@@ -1,0 +1,1 @@
+"""The Udacity simulator: the bridge that it connects to, and what stands in for it."""
