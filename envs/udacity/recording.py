@@ -1,0 +1,367 @@
+"""Recorded drives in the simulator's own layout: a ``driving_log.csv`` and its images in ``IMG/``; reading, writing.
+
+A row is ``center,left,right,steering,throttle,brake,speed``: three image files, steering -1 to 1 (right positive,
+1 is 25°), throttle and brake 0 to 1, miles an hour. Logs differ by the simulator's version, by the language of its
+computer and by what people do to them afterwards:
+
+- with a header or without, after each comma a space or none;
+- paths of Windows or Linux, of folders that are long gone, or bare names: only the name counts;
+- where a comma is the decimal sign, numbers fall into two columns, unless they are whole;
+- without side cameras, or with images that are missing or broken.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+CAMERAS = ("center", "left", "right")
+LOG_NAME, IMAGES_NAME = "driving_log.csv", "IMG"
+NOMINAL_INTERVAL = 1 / 15
+"""Seconds between rows whose files do not tell the time."""
+LARGEST_GAP = 1.0
+"""Seconds between rows from which on they are of two stretches."""
+
+_NUMBERS = ("steering", "throttle", "brake", "speed")
+_LIMITS = {"steering": (-1.0, 1.0), "throttle": (-1.0, 1.0), "brake": (0.0, 1.0), "speed": (-100.0, 300.0)}
+_TIME = re.compile(r"(\d{4})_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d{3})")
+
+
+class RecordingError(ValueError):
+    """A folder that no drive can be read from, or written to; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One moment of a drive."""
+
+    center: Path
+    left: Path | None
+    right: Path | None
+    steering: float
+    """-1 to 1, right positive."""
+    throttle: float
+    brake: float
+    speed: float
+    """Miles an hour."""
+    time: float | None
+    """Seconds, as the image's name has it; from when they count is not said."""
+
+
+@dataclass
+class Recording:
+    """A drive: stretches of rows that follow each other, and what was left out."""
+
+    folder: Path
+    stretches: list[list[Row]]
+    """Between two of them time has passed that was not recorded."""
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    """Of each reason the lines or files that it is about."""
+
+    @property
+    def rows(self) -> list[Row]:
+        """All of them."""
+        return list(itertools.chain.from_iterable(self.stretches))
+
+    def summary(self) -> str:
+        """One line for people."""
+        told = [f"{len(which)} {reason} (such as {which[0]})" for reason, which in self.left_out.items()]
+        return "; ".join([f"{self.folder}: {len(self.rows)} rows in {len(self.stretches)} stretches", *told])
+
+
+def find_recordings(folder: Path) -> list[Path]:
+    """The folder itself, where it holds a log, and all folders below it that do.
+
+    Raises:
+        RecordingError: if there is none.
+    """
+    if not folder.is_dir():
+        raise RecordingError(f"{folder} is no folder; expected one with {LOG_NAME} and {IMAGES_NAME}/ in it.")
+    found = sorted(path.parent for path in folder.rglob(LOG_NAME))
+    if not found:
+        raise RecordingError(f"there is no {LOG_NAME} in {folder} or below; record a drive there, or name another.")
+    return found
+
+
+def read_recording(folder: Path) -> Recording:
+    """Reads a drive; images are looked at, not decoded.
+
+    Raises:
+        RecordingError: if there is no log, or not one row of it can be used.
+    """
+    path = folder / LOG_NAME
+    try:
+        lines = list(csv.reader(path.read_text(encoding="utf-8-sig", errors="replace").splitlines()))
+    except OSError as error:
+        raise RecordingError(f"cannot read {path}: {error.strerror or error}.") from None
+    except csv.Error as error:
+        raise RecordingError(f"{path} is not a table: {error}.") from None
+    images = _Images(folder)
+    left_out: dict[str, list[str]] = {}
+    rows: list[Row] = []
+    for number, cells in enumerate(lines, 1):
+        cells = [cell.strip() for cell in cells]
+        if not any(cells) or cells[0].lower() == "center":
+            continue
+        try:
+            rows.append(_read_row(cells, images, left_out))
+        except _UnusableError as error:
+            left_out.setdefault(str(error), []).append(error.file or f"line {number}")
+    if not rows:
+        reasons = "; ".join(f"{len(which)} {reason}, such as {which[0]}" for reason, which in left_out.items())
+        raise RecordingError(f"no row of {path} can be used: {reasons or 'it is empty'}.")
+    return Recording(folder, _stretches(rows), left_out)
+
+
+class _UnusableError(Exception):
+    """Why a row cannot be used; of which file, if of one."""
+
+    def __init__(self, reason: str, file: str = ""):
+        super().__init__(reason)
+        self.file = file
+
+
+class _Images:
+    """The files of a recording, by name."""
+
+    def __init__(self, folder: Path):
+        places = [folder / IMAGES_NAME, folder]
+        self.files = {path.name: path for place in places if place.is_dir() for path in place.iterdir()}
+
+    def find(self, written: str) -> Path:
+        """The file that a log means.
+
+        Raises:
+            _UnusableError: if it is missing or broken.
+        """
+        name = re.split(r"[\\/]", written)[-1]
+        path = self.files.get(name)
+        if path is None:
+            raise _UnusableError("missing images", name)
+        try:
+            with path.open("rb") as file:
+                begin = file.read(2)
+                file.seek(-2, 2)
+                whole = (begin, file.read()) == (b"\xff\xd8", b"\xff\xd9")  # the marks around a JPEG
+        except OSError:
+            whole = False
+        if not whole:
+            raise _UnusableError("broken images", name)
+        return path
+
+
+def _read_row(cells: list[str], images: _Images, left_out: dict[str, list[str]]) -> Row:
+    pictures = list(itertools.takewhile(lambda cell: not _is_number(cell), cells[:3]))
+    if not pictures or not pictures[0]:
+        raise _UnusableError("rows without an image")
+    numbers = read_numbers(cells[len(pictures) :])
+    if numbers is None:
+        raise _UnusableError("rows whose numbers cannot be read")
+    paths: list[Path | None] = [images.find(pictures[0]), None, None]
+    for place, written in enumerate(pictures[1:], 1):
+        if written:
+            try:
+                paths[place] = images.find(written)
+            except _UnusableError as error:
+                left_out.setdefault(str(error), []).append(error.file)
+    center, left, right = paths
+    assert center is not None
+    return Row(center, left, right, *numbers, time=_time_of(center.name))
+
+
+def read_numbers(cells: Sequence[str]) -> tuple[float, float, float, float] | None:
+    """Steering, throttle, brake and speed from the last columns of a row; None where they cannot be told.
+
+    With a decimal comma, 0,0858 is two columns and 0 is one, so four to eight columns are four numbers, of which
+    often only one choice lies within all limits. A fraction never ends in 0, and among what is left the choice is
+    taken in which the speed has one, as it is hardly ever whole.
+    """
+    cells = list(cells)
+    while cells and not cells[-1]:
+        cells.pop()
+    if len(cells) == 4 and any("." in cell for cell in cells):
+        return _within_limits(cells)
+    if not 4 <= len(cells) <= 8:
+        return None
+    for split in itertools.product((True, False), repeat=4):  # whether speed, brake, throttle, steering has a fraction
+        if sum(split) != len(cells) - 4:
+            continue
+        columns = iter(cells)
+        words = []
+        for fractional in reversed(split):
+            word = next(columns)
+            if fractional:
+                fraction = next(columns)
+                if not re.fullmatch(r"\d*[1-9](?:[eE][+-]?\d+)?", fraction):
+                    break
+                word += "." + fraction
+            words.append(word)
+        else:
+            numbers = _within_limits(words)
+            if numbers is not None:
+                return numbers
+    return None
+
+
+def _within_limits(words: Iterable[str]) -> tuple[float, float, float, float] | None:
+    numbers = []
+    for name, word in zip(_NUMBERS, words, strict=True):
+        low, high = _LIMITS[name]
+        if not _is_number(word) or not low <= float(word) <= high:
+            return None
+        numbers.append(float(word))
+    steering, throttle, brake, speed = numbers
+    return steering, throttle, brake, speed
+
+
+def _is_number(cell: str) -> bool:
+    return re.fullmatch(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", cell) is not None
+
+
+def _time_of(name: str) -> float | None:
+    found = _TIME.search(name)
+    if found is None:
+        return None
+    *date, milliseconds = map(int, found.groups())
+    try:
+        moment = datetime.datetime(*date, milliseconds * 1000, tzinfo=datetime.UTC)  # type: ignore[arg-type, misc]
+    except ValueError:
+        return None
+    return moment.timestamp()
+
+
+def elapsed(before: Row, after: Row) -> float:
+    """Seconds between two rows that follow each other; negative where the clock went back."""
+    if before.time is None or after.time is None:
+        return NOMINAL_INTERVAL
+    return after.time - before.time
+
+
+def _stretches(rows: list[Row]) -> list[list[Row]]:
+    stretches = [[rows[0]]]
+    for before, after in itertools.pairwise(rows):
+        if not 0 < elapsed(before, after) <= LARGEST_GAP:
+            stretches.append([])
+        stretches[-1].append(after)
+    return stretches
+
+
+def split_in_blocks(
+    stretches: Sequence[Sequence[Row]], share: float, seed: int = 0, block: int = 300
+) -> tuple[list[list[Row]], list[list[Row]]]:
+    """Stretches to learn from and to validate on.
+
+    Rows a moment apart look alike: chosen singly, the ones to validate on would have been learned. So whole blocks of
+    up to ``block`` rows are chosen, at least one of them wherever there are two.
+
+    Args:
+        stretches: to be shared out.
+        share: of the rows, about what goes to validation, 0 to 1.
+        seed: picks the blocks.
+        block: rows of a block at most; 300 are 20 s.
+
+    Returns:
+        (to learn from, to validate on); neighbouring blocks to learn from are one stretch again.
+    """
+    blocks = [
+        (index, stretch[begin : begin + block])
+        for index, stretch in enumerate(stretches)
+        for begin in range(0, len(stretch), block)
+    ]
+    wanted = share * sum(len(rows) for _, rows in blocks)
+    validates = np.zeros(len(blocks), bool)
+    held = 0
+    for place in np.random.default_rng(seed).permutation(len(blocks)):
+        if validates.sum() >= len(blocks) - 1 or (held > 0 and held >= wanted) or share <= 0:
+            break
+        validates[place] = True
+        held += len(blocks[place][1])
+    learned: list[list[Row]] = []
+    last = None
+    for place, (index, rows) in enumerate(blocks):
+        if validates[place]:
+            last = None
+            continue
+        if last == index:
+            learned[-1] += rows
+        else:
+            learned.append(list(rows))
+        last = index
+    return learned, [list(rows) for place, (_, rows) in enumerate(blocks) if validates[place]]
+
+
+class Recorder:
+    """Writes a drive as the simulator does; as a context manager it closes the log.
+
+    Every row is on its way to the disk before the next, so what was driven until a crash is there.
+
+    Args:
+        folder: a new one, or an empty one; nothing is ever deleted.
+
+    Raises:
+        RecordingError: if there is something in it, or it cannot be made.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        try:
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise RecordingError(f"{folder} exists and is not empty; name a new folder to record into.")
+            (folder / IMAGES_NAME).mkdir(parents=True)
+            self._log = (folder / LOG_NAME).open("w", newline="", encoding="utf-8")
+        except OSError as error:
+            raise RecordingError(f"cannot record into {folder}: {error.strerror or error}.") from None
+        self._last = 0
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write(
+        self,
+        jpegs: Sequence[bytes],
+        steering: float,
+        throttle: float,
+        brake: float,
+        speed: float,
+        time: float,
+    ) -> None:
+        """A row and its images.
+
+        Args:
+            jpegs: of the camera in the middle and, where there are any, the left and the right one.
+            steering: -1 to 1.
+            throttle: 0 to 1.
+            brake: 0 to 1.
+            speed: miles an hour.
+            time: seconds since 1970. Rows of one millisecond get different ones, as it is their name.
+        """
+        self._last = max(self._last + 1, round(time * 1000))
+        moment = datetime.datetime.fromtimestamp(self._last // 1000, datetime.UTC)
+        stamp = f"{moment:%Y_%m_%d_%H_%M_%S}_{self._last % 1000:03d}"
+        names = [f"{camera}_{stamp}.jpg" for camera, _ in zip(CAMERAS, jpegs, strict=False)]
+        for name, jpeg in zip(names, jpegs, strict=True):
+            (self.folder / IMAGES_NAME / name).write_bytes(jpeg)
+        cells = [f"{IMAGES_NAME}/{name}" for name in names] + [""] * (len(CAMERAS) - len(names))
+        self._log.write(",".join([*cells, *(f"{number:.7g}" for number in (steering, throttle, brake, speed))]) + "\n")
+        self._log.flush()
+
+    def close(self) -> None:
+        """No more rows."""
+        self._log.close()
+
+
+def iterate_pairs(stretch: Sequence[Row]) -> Iterator[tuple[Row, float]]:
+    """Rows of a stretch, each with the seconds since the one before; the first with the mean of the others."""
+    times = [elapsed(before, after) for before, after in itertools.pairwise(stretch)]
+    first = sum(times) / len(times) if times else NOMINAL_INTERVAL
+    yield from zip(stretch, [first, *times], strict=True)
