@@ -13,8 +13,9 @@ help:
 train: $(ENVIRONMENT)
 	$(RUN) liquid_control.train --env CarRacing-v3
 
+# Files are shared out between processes, one a processor: most tests wait for a process that they have started.
 test: $(ENVIRONMENT)
-	$(RUN) pytest
+	$(RUN) pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
 check: $(ENVIRONMENT)
 	.venv/bin/ruff check

@@ -30,6 +30,13 @@ def drive(wire, jpeg, frames, speed=10.0):
     return asked
 
 
+def wait_until(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def modern(server, revision=4, **options):
     return connect(
         f"ws://127.0.0.1:{server.port}/socket.io/?EIO={revision}&transport=websocket", compression=None, **options
@@ -70,7 +77,7 @@ def test_one_answer_for_each_telemetry_and_two_chains_stay_two(bridge, pilots, j
     while under_way < 2:
         under_way += len(wire.poll(timeout=2.0))
     assert wire.poll(timeout=0.2) == []  # nothing more than was asked for
-    assert sent == 400
+    assert 400 <= sent <= 401
     assert len(pilots[0].seen) == sent
 
 
@@ -78,16 +85,13 @@ def test_each_simulator_has_its_own_pilot_and_is_seen(bridge, pilots, jpeg, simu
     wires = [simulator() for _ in range(3)]
     for speed, wire in enumerate(wires):
         drive(wire, jpeg, 6, speed=float(speed))
+    wait_until(lambda: all(each.answered >= 6 for each in bridge.drives.values()))
     assert [{seen.speed for seen in pilot.seen} for pilot in pilots] == [{0.0}, {1.0}, {2.0}]
     seen = list(bridge.drives.values())
     assert [each.number for each in seen] == [1, 2, 3]
-    assert all(each.answered == len(each.latencies) >= 5 for each in seen)
+    assert all(each.answered == len(each.latencies) for each in seen)
     wires[1].close()
-    for _ in range(100):
-        if len(bridge.drives) == 2:
-            break
-        time.sleep(0.02)
-    assert sorted(bridge.drives) == [1, 3]
+    wait_until(lambda: sorted(bridge.drives) == [1, 3])
 
 
 def test_held_keys_are_answered_and_the_time_starts_anew(bridge, pilots, jpeg, simulator):
@@ -96,13 +100,10 @@ def test_held_keys_are_answered_and_the_time_starts_anew(bridge, pilots, jpeg, s
     for _ in range(10):
         for _asked in wire.poll(timeout=2.0):
             wire.send_manual()
-    asked = wire.poll(timeout=2.0)
-    assert asked
-    assert all(each == Asked() for each in asked)
     before = len(pilots[0].elapsed)
-    for _ in asked:
-        wire.send_telemetry(0.0, 0.0, 5.0, jpeg)
-    assert any(each.steering is not None for each in wire.poll(timeout=2.0))
+    asked = drive(wire, jpeg, 8)
+    assert asked[0] == Asked()  # nobody steers while keys are held
+    assert asked[-1] == Asked(-0.25, 0.5)
     assert pilots[0].elapsed[before] == 0
 
 
