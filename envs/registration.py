@@ -22,3 +22,9 @@ def register_environments() -> None:
             max_episode_steps=1000,
             reward_threshold=900,
         )
+    if "liquid_control/UdacityStandIn-v0" not in gymnasium.registry:
+        gymnasium.register(
+            id="liquid_control/UdacityStandIn-v0",
+            entry_point="envs.udacity.stand_in.environment:UdacityStandIn",
+            max_episode_steps=2500,
+        )

@@ -1,0 +1,161 @@
+"""``liquid_control/UdacityStandIn-v0``: the stand-in as a Gymnasium environment, in this process, without a socket."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from envs.udacity.stand_in.camera import CENTER, HEIGHT, LEFT, RIGHT, WIDTH, Camera, Lens
+from envs.udacity.stand_in.car import MPH, TICK, Car
+from envs.udacity.stand_in.road import Road, preset
+from envs.udacity.stand_in.scenery import SHOULDER_WIDTH, Scenery, make_scenery
+
+SMALLEST_SEED = 100
+"""Of random tracks, so that none is a preset's."""
+
+
+@functools.lru_cache(maxsize=4)
+def world(track: str) -> tuple[Road, Scenery]:
+    """A road and its land, by name or by seed; making one takes a second or two, so a few are kept."""
+    road = preset(track)
+    return road, make_scenery(road, seed=sum(track.encode()))
+
+
+class UdacityStandIn(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
+    """Drive along a road and see what the simulator's camera would see.
+
+    ## Observation Space
+    A dictionary: `image` (160, 320, 3) uint8 RGB of the camera in the middle, `speed` (1,) miles an hour, `elapsed`
+    (1,) seconds since the last observation.
+
+    ## Action Space
+    `[steering, throttle]`, each -1 to 1: steering 1 is 25° to the right, a negative throttle brakes.
+
+    ## Rewards
+    Metres of progress along the road; -10 for leaving it.
+
+    ## Starting State
+    At rest in the middle of the road, somewhere on the lap.
+
+    ## Episode End
+    Terminated when the middle of the car has left the shoulder, or after a lap (`info["lap_finished"]`).
+
+    ## Arguments
+    - `track`: `"lake"`, `"mountain"`, a seed as a number, or `"random"`, which is another at every reset.
+    - `interval`: (least, most) ticks of 20 ms between two observations; which, is drawn. The simulator's vary too.
+    - `start_speed`: miles an hour at the start.
+
+    `info` has `cross_track` (metres left of the middle), `heading_error` (radians), `progress` (metres of this episode)
+    and `curvature` (1/m, where the car is, positive to the left). `pictures()` gives all three cameras' pictures.
+
+    Example:
+        >>> env = gymnasium.make("envs:liquid_control/UdacityStandIn-v0")
+        >>> observation, info = env.reset(seed=0)
+        >>> observation["image"].shape
+        (160, 320, 3)
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 13}  # noqa: RUF012
+
+    def __init__(
+        self,
+        track: str = "lake",
+        interval: tuple[int, int] = (4, 4),
+        start_speed: float = 0.0,
+        render_mode: str | None = None,
+    ):
+        if track != "random":
+            preset(track)  # says what is wrong with it
+        least, most = interval
+        if not 1 <= least <= most:
+            raise ValueError(f"interval is {interval}, expected (least, most) with 1 <= least <= most.")
+        self.track, self.interval, self.start_speed, self.render_mode = track, (least, most), start_speed, render_mode
+        self.observation_space = spaces.Dict(  # type: ignore[assignment]
+            {
+                "image": spaces.Box(0, 255, (HEIGHT, WIDTH, 3), np.uint8),
+                "speed": spaces.Box(-10.0, 40.0, (1,), np.float32),
+                "elapsed": spaces.Box(0.0, np.inf, (1,), np.float32),
+            }
+        )
+        self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+        self._track = ""
+
+    def _load(self, track: str) -> None:
+        if track != self._track:
+            self.road, scenery = world(track)
+            self.cameras = {lens: Camera(scenery, lens) for lens in (CENTER, LEFT, RIGHT)}
+            self._track = track
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Puts the car back on the road; `options={"start": share}` says where on the lap, 0 to 1."""
+        super().reset(seed=seed)
+        random = self.track == "random"
+        self._load(str(self.np_random.integers(SMALLEST_SEED, 2**31)) if random else self.track)
+        share = (options or {}).get("start", self.np_random.random())
+        self.nearest = int(share * len(self.road.points)) % len(self.road.points)
+        x, y, _ = self.road.points[self.nearest]
+        self.car = Car(float(x), float(y), float(self.road.heading[self.nearest]), self.start_speed * MPH)
+        self.progress = 0.0
+        self._follow()
+        return self._observation(0.0), self._info(False)
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Holds the action for some ticks."""
+        self.car.command(float(action[0]), float(action[1]))
+        ticks = int(self.np_random.integers(self.interval[0], self.interval[1] + 1))
+        before = self.progress
+        for _ in range(ticks):
+            self.car.tick(self.slope, abs(self.cross_track) > self.road.half_width)
+            self._follow()
+        left_road = abs(self.cross_track) > self.road.half_width + SHOULDER_WIDTH
+        lap = self.progress >= self.road.length
+        reward = self.progress - before - 10.0 * left_road
+        return self._observation(ticks * TICK), reward, left_road or lap, False, self._info(lap and not left_road)
+
+    def _follow(self) -> None:
+        """Where on the road the car is now."""
+        road, count = self.road, len(self.road.points)
+        nearest, self.cross_track = road.locate(self.car.x, self.car.y, self.nearest)
+        self.progress += ((nearest - self.nearest + count // 2) % count - count // 2) * road.spacing
+        self.nearest = nearest
+        ahead = road.points[(nearest + 4) % count, 2] - road.points[(nearest - 4) % count, 2]
+        along = self.car.heading - road.heading[nearest]
+        self.heading_error = math.remainder(along, 2 * math.pi)
+        self.slope = float(ahead) / (8 * road.spacing) * math.cos(along)
+
+    def draw(self, lens: Lens) -> np.ndarray:
+        """What a camera sees now, (160, 320, 3) uint8 RGB."""
+        car = self.car
+        return self.cameras[lens].draw(car.x, car.y, car.heading, math.atan(self.slope)).copy()
+
+    def _observation(self, elapsed: float) -> dict[str, np.ndarray]:
+        return {
+            "image": self.draw(CENTER),
+            "speed": np.array([self.car.speed / MPH], np.float32),
+            "elapsed": np.array([elapsed], np.float32),
+        }
+
+    def _info(self, lap: bool) -> dict[str, Any]:
+        return {
+            "cross_track": self.cross_track,
+            "heading_error": self.heading_error,
+            "progress": self.progress,
+            "curvature": float(self.road.curvature[self.nearest] / self.road.spacing),
+            "lap_finished": lap,
+        }
+
+    def pictures(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What the cameras in the middle, on the left and on the right see now, (160, 320, 3) uint8 RGB each."""
+        center, left, right = (self.draw(lens) for lens in (CENTER, LEFT, RIGHT))
+        return center, left, right
+
+    def render(self) -> np.ndarray | None:
+        """The picture of the camera in the middle, where `render_mode` is `"rgb_array"`."""
+        return self.draw(CENTER) if self.render_mode == "rgb_array" else None
