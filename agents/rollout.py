@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -101,6 +102,8 @@ class _Lane:
             self.env = IrregularTime(self.env, drop_frames, jitter)
         self.elapsed = 1.0
         self.busy = False
+        # The official car draws every step, which is nearly all that a step costs, whether somebody looks or not.
+        self.draws_unseen = type(self.car_racing) is CarRacing and not self.irregular
 
     def start(self, plan: Plan, drive: Drive) -> None:
         self.plan, self.drive = plan, drive
@@ -120,12 +123,15 @@ class _Lane:
             observation, self.elapsed = observation["obs"], float(observation["elapsed"][0])
         self.observation = observation
 
-    def advance(self, action: np.ndarray, seen: tuple[np.ndarray, np.ndarray] | None) -> None:
+    def advance(
+        self, action: np.ndarray, seen: tuple[np.ndarray, np.ndarray] | None = None, looks: bool = True
+    ) -> None:
         """One step.
 
         Args:
             action: the driver's; the lane decides whether the expert's is taken instead.
             seen: image and gauges, where the episode is recorded.
+            looks: whether the observation that it leads to is looked at; the official car then draws it.
         """
         label = self.expert.act(self.env) if self.needs_expert else action
         if self.episode.steps % self.STRETCH == 0:
@@ -133,7 +139,8 @@ class _Lane:
         taken = label if self.expert_drives else action
         if self.plan.disturbed:
             taken = self._disturb(taken)
-        observation, reward, terminated, truncated, info = self.env.step(taken)
+        with nullcontext() if looks or not self.draws_unseen else _without_drawing(self.car_racing):
+            observation, reward, terminated, truncated, info = self.env.step(taken)
         self._see(observation)
         if seen is not None:
             self.frames.append((*seen, label, taken, np.float32(reward)))
@@ -171,6 +178,16 @@ class _Lane:
         self.busy = False
 
 
+@contextmanager
+def _without_drawing(car_racing: Any) -> Iterator[None]:
+    """The official environment draws nothing and its observation stays the last one; physics and rewards do not care."""
+    car_racing._render = lambda mode: car_racing.state
+    try:
+        yield
+    finally:
+        del car_racing._render
+
+
 _lanes: dict[tuple[str, float, int], _Lane] = {}
 
 
@@ -186,7 +203,8 @@ def drive_episode(driver: Driver, plan: Plan, drive: Drive) -> Episode:
             seen = compiled.view(lane.observation)
             lane.advance(compiled.act_on(seen, lane.elapsed), seen)
         else:
-            lane.advance(compiled.act(lane.observation, lane.elapsed), None)
+            action = compiled.act(lane.observation, lane.elapsed)
+            lane.advance(action, looks=not compiled.holds)
     return lane.episode
 
 

@@ -49,6 +49,11 @@ class CompiledDriver:
         self.core.reset()
         self._repeat.reset()
 
+    @property
+    def holds(self) -> bool:
+        """Whether the next observation is not looked at, because the action still lasts."""
+        return self._repeat.holds
+
     def act(self, observation: np.ndarray, elapsed: float = 1.0) -> np.ndarray:
         """One raw observation of the environment -> one action within the action space; see `Driver.act`.
 

@@ -27,6 +27,11 @@ class ActionRepeat:
         """The next observation is the first of an episode."""
         self._held, self._elapsed, self._action = 0, 0.0, np.empty(0)
 
+    @property
+    def holds(self) -> bool:
+        """Whether the next observation is not looked at, because the action still lasts."""
+        return self._action.size > 0 and self._held < self.steps
+
     def __call__(self, decide: Callable[[Seen, float], np.ndarray], observation: Seen, elapsed: float) -> np.ndarray:
         """The action for an observation: ``decide(observation, elapsed)``, or the one that still lasts.
 
@@ -38,7 +43,7 @@ class ActionRepeat:
         # The first decision of an episode has the time of one step before it, as if the episode had gone on like that.
         first = self._action.size == 0
         self._elapsed += elapsed
-        if first or self._held == self.steps:
+        if not self.holds:
             self._action = np.asarray(decide(observation, elapsed if first else self._elapsed / self.steps))
             self._held, self._elapsed = 0, 0.0
         self._held += 1

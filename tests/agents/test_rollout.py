@@ -7,8 +7,9 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.box2d.car_racing import CarRacing
 
-from agents.rollout import FAST, Drive, Episode, Plan, RolloutPool, drive_episode
+from agents.rollout import FAST, OFFICIAL, Drive, Episode, Plan, RolloutPool, drive_episode
 from envs.car_racing.expert import Expert
 from liquid_control.errors import UserError
 from policies.driver import Driver, DriverConfig
@@ -60,6 +61,28 @@ def test_a_drive_is_the_environments_own_episode(driver):
         if terminated or truncated or expert.off_road_distance(env) > 20:
             break
     assert (episode.steps, episode.score) == (steps, score)
+
+
+def test_what_nobody_looks_at_is_not_drawn_and_changes_nothing(monkeypatch):
+    torch.manual_seed(1)
+    driver = Driver(DriverConfig(action_repeat=4)).eval()
+    driver.hands.offset.data = torch.tensor([0.0, 0.5, 0.0])
+    env, expert, compiled = gymnasium.make(OFFICIAL, disable_env_checker=True), Expert(), driver.compile_step()
+    observation, _ = env.reset(seed=11)
+    expert.reset(env)
+    score, actions, strayed = 0.0, [], False
+    while not strayed:
+        actions.append(compiled.act(observation).copy())
+        observation, reward, *_ = env.step(actions[-1])
+        score += float(reward)
+        strayed = expert.off_road_distance(env) > 5
+    drawn = []
+    render = CarRacing._render
+    monkeypatch.setattr(CarRacing, "_render", lambda env, mode: drawn.append(mode) or render(env, mode))
+    episode = drive_episode(driver, Plan(11), Drive(env=OFFICIAL, leash=5.0))
+    assert (episode.score, episode.steps) == (score, len(actions))
+    assert episode.steps // 4 <= len(drawn) <= episode.steps // 4 + 3
+    assert len({tuple(action) for action in actions}) > 5
 
 
 def test_disturbed_actions_differ_from_the_labels_in_bursts(driver):
