@@ -180,7 +180,7 @@ class _Lane:
 
 @contextmanager
 def _without_drawing(car_racing: Any) -> Iterator[None]:
-    """The official environment draws nothing and its observation stays the last one; physics and rewards do not care."""
+    """The official environment draws nothing and its observation stays the last one; the physics does not care."""
     car_racing._render = lambda mode: car_racing.state
     try:
         yield
