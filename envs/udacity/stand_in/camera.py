@@ -35,6 +35,31 @@ class Lens:
     """Row of the horizon on a level road."""
 
 
+@dataclass(frozen=True)
+class Weather:
+    """What lies between a camera and the land."""
+
+    haze: float = 0.75
+    """Share of a far thing's colour that the air takes."""
+    visibility: float = FARTHEST
+    """Metres from which on a thing is far."""
+    cloud: float = 0.0
+    """Share of the sky's blue that is covered."""
+    light: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Of red, green and blue, beside a clear noon."""
+
+    def fade(self, depth: np.ndarray) -> np.ndarray:
+        """How much of a thing's colour the air takes at a depth (m)."""
+        return (self.haze * np.minimum(depth / self.visibility, 1) ** 1.2).astype(np.float32)
+
+
+WEATHERS = {
+    "clear": Weather(),
+    "overcast": Weather(cloud=0.85, light=(0.78, 0.8, 0.84)),
+    "fog": Weather(haze=0.97, visibility=110.0, cloud=1.0, light=(0.9, 0.92, 0.94)),
+    "dusk": Weather(cloud=0.25, light=(0.62, 0.5, 0.42)),
+}
+
 CENTER, LEFT, RIGHT = Lens(), Lens(aside=0.95), Lens(aside=-0.95)
 
 
@@ -44,10 +69,11 @@ class Camera:
     Args:
         scenery: the land.
         lens: the camera.
+        weather: between them.
     """
 
-    def __init__(self, scenery: Scenery, lens: Lens = CENTER):
-        self.scenery, self.lens = scenery, lens
+    def __init__(self, scenery: Scenery, lens: Lens = CENTER, weather: Weather = WEATHERS["clear"]):
+        self.scenery, self.lens, self.weather = scenery, lens, weather
         # Half a row apart on level ground as long as that is closer than 2 %, then 2 % apart.
         rows = np.arange(HEIGHT + 0.5 - lens.horizon, 25, -0.5)
         near = lens.up * lens.focal / rows
@@ -56,8 +82,10 @@ class Camera:
         texel = self.depths / lens.focal * PIXELS_PER_METRE  # map pixels that a picture's pixel is wide
         last = len(scenery.colours) - 1
         self.levels = np.clip(np.round(np.log2(np.maximum(texel, 1)) + 0.3), 0, last).astype(np.int32)
-        self.fade = _fade(self.depths)
-        self.sky = _sky(lens)
+        self.fade = weather.fade(self.depths)
+        self.sky = _sky(lens, weather)
+        levels = np.arange(256)[:, None] * np.array(weather.light)
+        self.light = np.clip(levels, 0, 255).astype(np.uint8)[None]  # (1, 256, 3)
         self.hood, self.hood_here = _hood(lens)
         self.picture = np.empty((HEIGHT, WIDTH, 3), np.uint8)
         self.distance = np.empty((HEIGHT, WIDTH), np.float32)
@@ -96,7 +124,7 @@ class Camera:
         )
         self._draw_trees(eye, up, forward, horizon)
         np.copyto(self.picture, self.hood, where=self.hood_here)
-        return self.picture
+        return self.picture if self.weather.light == (1.0, 1.0, 1.0) else cv2.LUT(self.picture, self.light)
 
     def _draw_trees(self, eye: np.ndarray, up: float, forward: np.ndarray, horizon: float) -> None:
         land, focal = self.scenery, self.lens.focal
@@ -109,20 +137,18 @@ class Camera:
         scale = focal / depth
         wide = tall * scale * np.where(kind < BUSH, 0.5, 1.6)
         top = horizon + (up - foot - tall) * scale
-        places = np.column_stack([WIDTH / 2 + aside * scale - wide / 2, top, wide, tall * scale, depth, _fade(depth)])
+        places = np.column_stack(
+            [WIDTH / 2 + aside * scale - wide / 2, top, wide, tall * scale, depth, self.weather.fade(depth)]
+        )
         _stamp(self.picture, self.distance, land.sprites, kind.astype(np.int64), places, np.array(HAZE, np.float32))
 
 
-def _sky(lens: Lens) -> np.ndarray:
+def _sky(lens: Lens, weather: Weather) -> np.ndarray:
     """(HEIGHT, WIDTH, 3): from the zenith's blue to haze, and haze below."""
     share = np.clip(np.arange(HEIGHT) / lens.horizon, 0, 1)[:, None, None] ** 1.3
+    share = share + (1 - share) * weather.cloud
     rows = np.array(ZENITH) * (1 - share) + np.array(HAZE) * share
     return np.broadcast_to(rows, (HEIGHT, WIDTH, 3)).astype(np.uint8)
-
-
-def _fade(depth: np.ndarray) -> np.ndarray:
-    """How much of a thing's colour the haze takes."""
-    return (0.75 * np.minimum(depth / FARTHEST, 1) ** 1.2).astype(np.float32)
 
 
 def _hood(lens: Lens) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs.udacity.stand_in.camera import CENTER, HEIGHT, LEFT, RIGHT, WIDTH, Camera, Lens
+from envs.udacity.stand_in.camera import CENTER, HEIGHT, LEFT, RIGHT, WEATHERS, WIDTH, Camera, Lens
 from envs.udacity.stand_in.car import MPH, TICK, Car
 from envs.udacity.stand_in.road import Road, preset
 from envs.udacity.stand_in.scenery import SHOULDER_WIDTH, Scenery, make_scenery
@@ -48,6 +48,7 @@ class UdacityStandIn(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     ## Arguments
     - `track`: `"lake"`, `"mountain"`, a seed as a number, or `"random"`, which is another at every reset.
     - `interval`: (least, most) ticks of 20 ms between two observations; which, is drawn. The simulator's vary too.
+    - `weather`: `"clear"`, `"overcast"`, `"fog"` or `"dusk"`.
     - `start_speed`: miles an hour at the start.
 
     `info` has `cross_track` (metres left of the middle), `heading_error` (radians), `progress` (metres of this episode)
@@ -66,6 +67,7 @@ class UdacityStandIn(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self,
         track: str = "lake",
         interval: tuple[int, int] = (4, 4),
+        weather: str = "clear",
         start_speed: float = 0.0,
         render_mode: str | None = None,
     ):
@@ -74,7 +76,10 @@ class UdacityStandIn(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         least, most = interval
         if not 1 <= least <= most:
             raise ValueError(f"interval is {interval}, expected (least, most) with 1 <= least <= most.")
-        self.track, self.interval, self.start_speed, self.render_mode = track, (least, most), start_speed, render_mode
+        if weather not in WEATHERS:
+            raise ValueError(f"unknown weather {weather!r}: expected {', '.join(WEATHERS)}.")
+        self.track, self.interval, self.weather = track, (least, most), weather
+        self.start_speed, self.render_mode = start_speed, render_mode
         self.observation_space = spaces.Dict(  # type: ignore[assignment]
             {
                 "image": spaces.Box(0, 255, (HEIGHT, WIDTH, 3), np.uint8),
@@ -88,7 +93,8 @@ class UdacityStandIn(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     def _load(self, track: str) -> None:
         if track != self._track:
             self.road, scenery = world(track)
-            self.cameras = {lens: Camera(scenery, lens) for lens in (CENTER, LEFT, RIGHT)}
+            weather = WEATHERS[self.weather]
+            self.cameras = {lens: Camera(scenery, lens, weather) for lens in (CENTER, LEFT, RIGHT)}
             self._track = track
 
     def reset(
@@ -111,13 +117,17 @@ class UdacityStandIn(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self.car.command(float(action[0]), float(action[1]))
         ticks = int(self.np_random.integers(self.interval[0], self.interval[1] + 1))
         before = self.progress
-        for _ in range(ticks):
-            self.car.tick(self.slope, abs(self.cross_track) > self.road.half_width)
-            self._follow()
+        self.advance(ticks)
         left_road = abs(self.cross_track) > self.road.half_width + SHOULDER_WIDTH
         lap = self.progress >= self.road.length
         reward = self.progress - before - 10.0 * left_road
         return self._observation(ticks * TICK), reward, left_road or lap, False, self._info(lap and not left_road)
+
+    def advance(self, ticks: int) -> None:
+        """Lets time pass, 20 ms a tick, without looking."""
+        for _ in range(ticks):
+            self.car.tick(self.slope, abs(self.cross_track) > self.road.half_width)
+            self._follow()
 
     def _follow(self) -> None:
         """Where on the road the car is now."""

@@ -9,7 +9,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import envs  # noqa: F401
-from envs.udacity.stand_in.camera import CENTER, LEFT, RIGHT, Camera, Lens
+from envs.udacity.stand_in.camera import CENTER, LEFT, RIGHT, WEATHERS, Camera, Lens
 from envs.udacity.stand_in.car import GRIP, MAX_ANGLE, MPH, TICK, WHEELBASE, Car
 from envs.udacity.stand_in.environment import UdacityStandIn, world
 from envs.udacity.stand_in.road import LAKE, MOUNTAIN, Road, make_road, preset
@@ -217,6 +217,19 @@ def test_the_environment_keeps_gymnasiums_contract_and_its_seeds(recwarn):
         assert one[1] == other[1]
 
 
+def test_weather_changes_the_picture_and_not_the_drive():
+    means = {}
+    for weather in WEATHERS:
+        env = UdacityStandIn(weather=weather)
+        observation, info = env.reset(seed=0)
+        means[weather] = observation["image"].astype(float)
+        assert info["cross_track"] == 0
+    assert means["dusk"].mean() < means["overcast"].mean() < means["clear"].mean()
+    far, near = means["fog"][50:60], means["fog"][110:130, 100:220]
+    assert far.std() < 0.8 * means["clear"][50:60].std()
+    assert near.std() > 0.7 * means["clear"][110:130, 100:220].std()
+
+
 def test_three_cameras_look_from_three_places():
     env = UdacityStandIn(render_mode="rgb_array")
     observation, _ = env.reset(seed=0)
@@ -228,7 +241,12 @@ def test_three_cameras_look_from_three_places():
 
 
 @pytest.mark.parametrize(
-    ("options", "why"), [({"track": "sea"}, "unknown track"), ({"interval": (0, 3)}, "least, most")]
+    ("options", "why"),
+    [
+        ({"track": "sea"}, "unknown track"),
+        ({"interval": (0, 3)}, "least, most"),
+        ({"weather": "hail"}, "expected clear, overcast"),
+    ],
 )
 def test_wrong_options_are_named(options, why):
     with pytest.raises(ValueError, match=why):

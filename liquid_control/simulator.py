@@ -1,0 +1,91 @@
+"""``python -m liquid_control.simulator``: the stand-in for the Udacity simulator, for who has no Unity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from envs.udacity.recording import Recorder, RecordingError
+from envs.udacity.simulator_wire import LOCALES
+from envs.udacity.stand_in.camera import WEATHERS
+from envs.udacity.stand_in.environment import UdacityStandIn
+from envs.udacity.stand_in.expert import RoadExpert
+from envs.udacity.stand_in.simulator import Autonomous, record
+from liquid_control.command import parse, run
+from liquid_control.errors import UserError, nearest
+
+PROGRAM = "python -m liquid_control.simulator"
+
+
+@dataclass
+class SimulatorConfig:
+    """Stands in for the Udacity simulator: drives on a bridge as it does, or records drives to learn from.
+
+    Without --record it connects to a bridge, waits for one where there is none, and drives as that says. Nothing is
+    shown here: whoever drives sees. Options can be put in a YAML file: --config FILE.
+    """
+
+    track: str = "lake"
+    """lake, mountain, or a whole number, the seed of another road."""
+    weather: str = "clear"
+    """clear, overcast, fog or dusk."""
+    host: str = "127.0.0.1"
+    """Address of the bridge."""
+    port: int = 4567
+    """Port of the bridge."""
+    locale: str = "en-US"
+    """How numbers are written on the simulator's computer: en-US, de-DE or fr-FR."""
+    rate: float = 1.0
+    """Simulated seconds a second."""
+    seconds: float = float("inf")
+    """Simulated seconds to drive."""
+    record: Path | None = None
+    """A new folder: an expert who knows the road drives, and driving_log.csv and IMG/ of three cameras are written."""
+    laps: float = 1.0
+    """With --record: how far."""
+    speed: float = 15.0
+    """With --record: miles an hour on the straight."""
+    seed: int = 0
+    """With --record: of the moments when the car is pushed aside."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command; see :class:`SimulatorConfig`."""
+    config = parse(SimulatorConfig, arguments, PROGRAM)
+    _check(config)
+    console = Console()
+    try:
+        env = UdacityStandIn(config.track, weather=config.weather)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    env.reset(seed=config.seed, options={"start": 0.0})
+    if config.record is None:
+        autonomous = Autonomous(env, config.host, config.port, config.locale, config.rate, console.print)
+        try:
+            autonomous.run(config.seconds)
+        finally:
+            told = f"{autonomous.telemetries} telemetries in {autonomous.seconds:.0f} s, {env.progress:.0f} m of road."
+            console.print(told)
+        return
+    try:
+        with Recorder(config.record) as recorder:
+            rows = record(env, recorder, config.laps, RoadExpert(config.speed), config.seed)
+    except RecordingError as error:
+        raise UserError(str(error)) from None
+    console.print(f"{rows} rows of {env.progress:.0f} m of road: {config.record}")
+
+
+def _check(config: SimulatorConfig) -> None:
+    for name, given, known in (("weather", config.weather, WEATHERS), ("locale", config.locale, LOCALES)):
+        if given not in known:
+            raise UserError(f"unknown {name} {given!r}: {nearest(given, known)}")
+    for name in ("rate", "seconds", "laps", "speed"):
+        if not (value := getattr(config, name)) > 0:
+            raise UserError(f"{name} must be above 0, not {value}.")
+
+
+if __name__ == "__main__":
+    run(main)
