@@ -192,17 +192,17 @@ class _Client:
             "maxPayload": LARGEST_MESSAGE,
         }
         await self.connection.send(packets.OPEN + json.dumps(opening))
-        if (
-            self.revision == "3"
-        ):  # of 4, the client connects by itself; told so, one of today takes us for an old server
+        # Clients of revision 4 connect by themselves, and would take whoever tells them so for a server of revision 3.
+        if self.revision == "3":
             await self.connection.send(packets.MESSAGE + packets.CONNECT)
         pings = asyncio.create_task(self._ping()) if self.revision == "4" else None
+        patience = PING_INTERVAL + PING_TIMEOUT
         try:
             while True:
                 try:
-                    message = await asyncio.wait_for(self.connection.recv(), PING_INTERVAL + PING_TIMEOUT)
+                    message = await asyncio.wait_for(self.connection.recv(), patience)
                 except TimeoutError:
-                    LOG.warning("client %d said nothing for 85 s: closed.", self.drive.number)
+                    LOG.warning("client %d said nothing for %g s: closed.", self.drive.number, patience)
                     return
                 begin = time.perf_counter()
                 for answer in self._answers(message):

@@ -204,16 +204,17 @@ def _march(picture, distance, heights, map0, map1, map2, map3, map4, depths, lev
                 continue
             top = max(top, 0)
             level = levels[index]
+            scale = PIXELS_PER_METRE / (1 << level)
             if level == 0:
-                red, green, blue = _sample(map0, x * 8.0, y * 8.0)
+                red, green, blue = _sample(map0, x * scale, y * scale)
             elif level == 1:
-                red, green, blue = _sample(map1, x * 4.0, y * 4.0)
+                red, green, blue = _sample(map1, x * scale, y * scale)
             elif level == 2:
-                red, green, blue = _sample(map2, x * 2.0, y * 2.0)
+                red, green, blue = _sample(map2, x * scale, y * scale)
             elif level == 3:
-                red, green, blue = _sample(map3, x, y)
+                red, green, blue = _sample(map3, x * scale, y * scale)
             else:
-                red, green, blue = _sample(map4, x * 0.5, y * 0.5)
+                red, green, blue = _sample(map4, x * scale, y * scale)
             far = fade[index]
             for row in range(top, lowest_free):
                 picture[row, column, 0] = red + (haze[0] - red) * far

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -115,6 +115,7 @@ def make_road(seed: int, shape: RoadShape = LAKE) -> Road:
     return Road(np.column_stack([plan, height]), shape.half_width)
 
 
+@lru_cache(maxsize=4)
 def preset(name: str) -> Road:
     """The road of a name of :data:`PRESETS`, or of a seed written as a number.
 
