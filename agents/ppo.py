@@ -434,10 +434,11 @@ class PPO:
         seconds = progress.parts["driving"] + progress.parts["learning"]
         curves.add_scalar("time/steps_per_second", progress.steps / seconds, progress.steps)
         if (progress.updates // self.config.epochs) % self.config.round_updates == 0:
-            state = torch.from_numpy(model.rollout_buffer.states[0].reshape(-1, model.policy.actor.hidden_size))
+            state = torch.from_numpy(model.rollout_buffer.states[0]).flatten(0, 1)
             parts = self._checkpoint_driver().core.unpack(state[:, : self.driver.core.state_size])
             for name, part in parts.items():
-                curves.add_histogram(f"neurons/{name}", part.detach().numpy(), progress.steps)
+                if part.numel():  # a net without memory has none
+                    curves.add_histogram(f"neurons/{name}", part.detach().numpy(), progress.steps)
         episodes.ended.clear()
 
     # What is saved

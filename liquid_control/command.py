@@ -67,10 +67,6 @@ def _with_values(config_class: type, arguments: list[str]) -> list[str]:
 def _yaml_arguments(config_class: type, path: Path) -> list[str]:
     try:
         content = yaml.safe_load(path.read_text())
-    except BrokenPipeError:
-        # The reader of our output left (`… | head`): that is its right. Keep the interpreter from complaining too.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
     except OSError as error:
         raise UserError(f"cannot read the config {path}: {error.strerror or error}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

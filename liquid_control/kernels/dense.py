@@ -33,10 +33,10 @@ def pack(parts: Sequence[Tensor | None], like: Tensor) -> np.ndarray:
     rows = []
     for part in parts:
         array = (torch.zeros_like(like) if part is None else part).detach().numpy()
-        array = array.reshape(len(array), -1)
+        array = array[:, None] if array.ndim == 1 else array
         rows.append(np.pad(array, ((0, -len(array) % LANES), (0, 0))))
     wide = np.concatenate(rows)
-    return wide.reshape(-1, LANES, wide.shape[1]).transpose(0, 2, 1).ravel()
+    return wide.reshape(len(wide) // LANES, LANES, wide.shape[1]).transpose(0, 2, 1).ravel()
 
 
 def pack_readout(readout: nn.Module) -> list[np.ndarray]:

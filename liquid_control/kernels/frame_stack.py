@@ -21,11 +21,12 @@ def tick(x, elapsed, state, y, numbers, scratch):
     readout = add_product(hidden, x, add_product(hidden, state, start_sums(hidden, numbers[1:])))
     for k in range(width // LANES):
         store(hidden, k, tanh(load(hidden, k)))
-    earlier = state.size - x.size
-    for i in range(earlier):
-        state[i] = state[x.size + i]
-    for c in range(x.size):
-        state[earlier + c] = x[c]
+    if state.size:  # else it sees the present input alone
+        earlier = state.size - x.size
+        for i in range(earlier):
+            state[i] = state[x.size + i]
+        for c in range(x.size):
+            state[earlier + c] = x[c]
     read_out(y, hidden[:units], readout, scratch[width:])
 
 

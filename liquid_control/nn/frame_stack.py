@@ -23,7 +23,7 @@ class MLP(LiquidLayer):
     Args:
         input_size: number of inputs.
         units: width of the hidden layer.
-        frames: how many inputs it sees, the present one included; at least 2.
+        frames: how many inputs it sees, the present one included; with 1 it has no memory, and a state of size 0.
         output_size: if given, outputs go through a linear readout of this size; else they are the hidden layer.
         learn_initial_state: whether the inputs before the first are a parameter.
     """
@@ -40,8 +40,8 @@ class MLP(LiquidLayer):
         *,
         learn_initial_state: bool = False,
     ):
-        if frames < 2:
-            raise ValueError(f"frames must be at least 2, the present input and one before it, given {frames}.")
+        if frames < 1:
+            raise ValueError(f"frames must be at least 1, the present input, given {frames}.")
         super().__init__(input_size, (frames - 1) * input_size, output_size or units, learn_initial_state)
         self.units, self.frames = units, frames
         self.hidden = nn.Linear(frames * input_size, units)
@@ -62,7 +62,7 @@ class MLP(LiquidLayer):
         windows = inputs.unfold(0, self.frames, 1).transpose(2, 3)  # (T, B, frames, C)
         y = self.readout(torch.tanh(self.hidden(windows.flatten(2))))
         if advance is None:
-            last = inputs[-history:]
+            last = inputs[len(inputs) - history :]
         else:
             count = advance.cumsum(0)
             y = y.gather(0, (count - 1).clamp(min=0)[..., None].expand_as(y))

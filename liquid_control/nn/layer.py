@@ -28,7 +28,7 @@ class LiquidLayer(nn.Module, ABC):
 
     Attributes:
         input_size: number of inputs, C.
-        state_size: width of the flat state, S.
+        state_size: width of the flat state, S; 0 of a layer without memory.
         output_size: number of outputs, O.
         name: the layer's name in :func:`liquid_control.nn.build_layer`.
         time_driven: whether the state evolves with elapsed time. Then a step of zero elapsed time leaves it as it is.
@@ -39,9 +39,13 @@ class LiquidLayer(nn.Module, ABC):
 
     def __init__(self, input_size: int, state_size: int, output_size: int, learn_initial_state: bool = False):
         super().__init__()
-        for what, size in (("input_size", input_size), ("state_size", state_size), ("output_size", output_size)):
-            if size < 1:
-                raise ValueError(f"{what} must be at least 1, given {size}.")
+        for what, size, least in (
+            ("input_size", input_size, 1),
+            ("state_size", state_size, 0),
+            ("output_size", output_size, 1),
+        ):
+            if size < least:
+                raise ValueError(f"{what} must be at least {least}, given {size}.")
         self.input_size, self.state_size, self.output_size = input_size, state_size, output_size
         self.learned_initial_state = nn.Parameter(torch.zeros(state_size)) if learn_initial_state else None
 

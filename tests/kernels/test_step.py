@@ -55,6 +55,7 @@ CASES = {
     "gru-wide-readout": lambda: GRU(INPUTS, 2, output_size=150),
     "mlp": lambda: MLP(INPUTS, 18, frames=2, learn_initial_state=True),
     "mlp-readout": lambda: MLP(INPUTS, 6, frames=3, output_size=2),
+    "mlp-present": lambda: MLP(INPUTS, 6, frames=1, output_size=2),
 }
 
 
