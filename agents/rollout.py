@@ -100,7 +100,7 @@ class _Lane:
         self.irregular = drop_frames > 0 or jitter > 0
         if self.irregular:
             self.env = IrregularTime(self.env, drop_frames, jitter)
-        self.elapsed = 1.0
+        self.elapsed: float | None = None  # what the observation tells, or one step
         self.busy = False
         # The official car draws every step, which is nearly all that a step costs, whether somebody looks or not.
         self.draws_unseen = type(self.car_racing) is CarRacing and not self.irregular
@@ -201,7 +201,7 @@ def drive_episode(driver: Driver, plan: Plan, drive: Drive) -> Episode:
     while lane.busy:
         if drive.record:
             seen = compiled.view(lane.observation)
-            lane.advance(compiled.act_on(seen, lane.elapsed), seen)
+            lane.advance(compiled.act_on(seen, lane.elapsed or 1.0), seen)
         else:
             action = compiled.act(lane.observation, lane.elapsed)
             lane.advance(action, looks=not compiled.holds)

@@ -191,16 +191,16 @@ def _check_environment(driver: Driver, env: str) -> None:
         raise UserError(f"the environment {env!r} cannot be made ({' '.join(str(error).split())}): {hint}") from None
     seen, controlled = made.observation_space, made.action_space
     made.close()
-    expected, count = driver.view.observation_shape, len(driver.view.controls)
+    expected, count = driver.view.observation_shape, len(driver.view.controls) + (driver.cruise is not None)
     if driver.view.choices:
         gives, fits = f"chooses among {count} actions", isinstance(controlled, Discrete) and controlled.n == count
     else:
         gives, fits = f"gives {count} continuous controls", isinstance(controlled, Box) and controlled.shape == (count,)
-    if seen.shape != expected or not fits:
+    if not driver.view.shown_by(seen) or not fits:
         choices = f"{driver.config.env} or {FAST}" if driver.config.env == OFFICIAL else driver.config.env
         raise UserError(
-            f"this driver sees observations of shape {expected} and {gives}; {env!r} has shape {seen.shape} and "
-            f"{type(controlled).__name__} actions. Choose {choices}."
+            f"this driver sees observations of shape {expected} and {gives}; {env!r} has {seen} and "
+            f"{controlled} actions. Choose {choices}."
         )
 
 

@@ -132,7 +132,7 @@ class Lap:
             env.close()
 
     @torch.inference_mode()
-    def _moment(self, env: gymnasium.Env[Any, Any], observation: np.ndarray, action: np.ndarray) -> Moment:
+    def _moment(self, env: gymnasium.Env[Any, Any], observation: Any, action: np.ndarray) -> Moment:
         image, gauges = self.driver.view(observation)
         seen = self.driver.perceive(torch.from_numpy(image)[None], torch.from_numpy(gauges)[None])
         track: Any = env.unwrapped

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from liquid_control.kernels import kernel_device
+from policies.cruise import Cruise
 from policies.repeat import ActionRepeat
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class CompiledDriver:
         self.scale = _compile_scale(driver.scale) if driver.scale else None
         self.core = driver.core.compile_step()
         self.command = driver.hands.grip()
+        self.cruise = Cruise(driver.cruise.speed, driver.cruise.comfort) if driver.cruise else None
         self._repeat = ActionRepeat(driver.config.action_repeat)
         features = driver.eyes.features if driver.eyes else 0
         self._inputs = np.empty(driver.inputs, np.float32)
@@ -48,29 +50,33 @@ class CompiledDriver:
         """Starts a new drive: back to the core's initial state."""
         self.core.reset()
         self._repeat.reset()
+        if self.cruise is not None:
+            self.cruise.reset()
 
     @property
     def holds(self) -> bool:
         """Whether the next observation is not looked at, because the action still lasts."""
         return self._repeat.holds
 
-    def act(self, observation: np.ndarray, elapsed: float = 1.0) -> np.ndarray:
+    def act(self, observation: Any, elapsed: float | None = None) -> np.ndarray:
         """One raw observation of the environment -> one action within the action space; see `Driver.act`.
 
         Args:
-            observation: as the official environment gives it; for CarRacing-v3 (96, 96, 3) uint8.
-            elapsed: time since the previous call in environment steps.
+            observation: as the official environment gives it.
+            elapsed: time since the previous call in steps; None is what the observation tells, or else one step.
 
         Raises:
             ValueError: if the observation has another shape or dtype, or elapsed is negative or not finite.
         """
-        return self._repeat(self._decide, observation, elapsed)
+        elapsed = self.view.elapsed(observation) if elapsed is None else elapsed
+        action = self._repeat(self._decide, observation, elapsed)
+        return action if self.cruise is None else self.cruise(action, observation)
 
     def act_on(self, seen: tuple[np.ndarray, np.ndarray], elapsed: float = 1.0) -> np.ndarray:
         """:meth:`act` on what the view made of an observation: image (height, width, 3) uint8 and gauges (G,)."""
         return self._repeat(self._decide_on, seen, elapsed)
 
-    def _decide(self, observation: np.ndarray, elapsed: float) -> np.ndarray:
+    def _decide(self, observation: Any, elapsed: float) -> np.ndarray:
         return self.tick(*self.view(observation), elapsed)
 
     def _decide_on(self, seen: tuple[np.ndarray, np.ndarray], elapsed: float) -> np.ndarray:

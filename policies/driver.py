@@ -18,11 +18,12 @@ from liquid_control.checkpoint import load_checkpoint, save_checkpoint
 from liquid_control.errors import UserError
 from liquid_control.nn import LiquidLayer, build_layer
 from policies.compiled import CompiledDriver
+from policies.cruise import Cruise
 from policies.eyes import ConvEyes, GaugeScale
 from policies.hands import AffineHands, Bound, ChoiceHands, Hands, PedalHands
 from policies.registry import build_core
 from policies.repeat import ActionRepeat
-from policies.view import View, build_view
+from policies.view import VIEWS, UdacityView, View, build_view
 
 CAR_CONTROLS = ("steer", "gas", "brake")
 
@@ -37,8 +38,9 @@ class DriverConfig:
     """The core, a name of the registry: cfc, ltc, lan, leaky, plastic, lstm, gru or mlp."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of that core, such as mode or ode_unfolds."""
-    playfield: tuple[int, int] = (28, 32)
-    """(height, width) that the playfield is resized to before the eyes see it."""
+    playfield: tuple[int, int] = (0, 0)
+    """(height, width) that the playfield, or the land ahead, is resized to before the eyes see it; (0, 0) stands for
+    what suits the environment."""
     channels: tuple[int, ...] = (8, 16, 16)
     """Output channels of the eyes' convolutions."""
     kernels: tuple[int, ...] = (5, 3, 3)
@@ -53,6 +55,12 @@ class DriverConfig:
     """Environment steps that an action lasts; the driver looks at every so many observations only."""
     vector: Mapping[str, Any] | None = None
     """Where observations are vectors, the arguments of `policies.view.VectorView`; such a driver has no eyes."""
+    speed: float = 15.0
+    """Udacity: miles an hour that the pedal keeps."""
+
+    def __post_init__(self) -> None:
+        if self.playfield == (0, 0) and self.env in VIEWS:
+            object.__setattr__(self, "playfield", VIEWS[self.env].default_size)
 
 
 class Driver(nn.Module):
@@ -79,6 +87,7 @@ class Driver(nn.Module):
         self.hands = _build_hands(config, self.view)
         self.core = core or build_core(config.policy, self.inputs, self.hands.motors, config.options)
         self.state: Tensor | None = None
+        self.cruise = Cruise(config.speed) if isinstance(self.view, UdacityView) else None
         self._repeat = ActionRepeat(config.action_repeat)
 
     @property
@@ -128,26 +137,32 @@ class Driver(nn.Module):
         """Starts a new drive: forgets the state."""
         self.state = None
         self._repeat.reset()
+        if self.cruise is not None:
+            self.cruise.reset()
 
     @torch.inference_mode()
-    def act(self, observation: np.ndarray, elapsed: float | None = None) -> np.ndarray:
+    def act(self, observation: Any, elapsed: float | None = None) -> np.ndarray:
         """One raw observation of the environment -> one action within the action space.
 
         An action lasts ``config.action_repeat`` environment steps: the observations between are not looked at.
 
         Args:
-            observation: as the official environment gives it; for CarRacing-v3 (96, 96, 3) uint8.
-            elapsed: time since the previous call in environment steps; None is one step.
+            observation: as the official environment gives it; for CarRacing-v3 (96, 96, 3) uint8, for the Udacity
+                simulator a dictionary of ``image``, ``speed`` and ``elapsed``.
+            elapsed: time since the previous call in steps; None is what the observation tells, or else one step.
 
         Returns:
-            (controls,) float32; where actions are chosen, the number of one.
+            (controls,) float32; where actions are chosen, the number of one; for the Udacity simulator steering and
+            the pedal that keeps the speed of :attr:`cruise`.
 
         Raises:
             ValueError: if the observation has another shape or dtype.
         """
-        return self._repeat(self._decide, observation, 1.0 if elapsed is None else elapsed)
+        elapsed = self.view.elapsed(observation) if elapsed is None else elapsed
+        action = self._repeat(self._decide, observation, elapsed)
+        return action if self.cruise is None else self.cruise(action, observation)
 
-    def _decide(self, observation: np.ndarray, elapsed: float) -> np.ndarray:
+    def _decide(self, observation: Any, elapsed: float) -> np.ndarray:
         image, gauges = self.view(observation)
         if self.state is None:
             self.state = self.core.initial_state(1)

@@ -39,9 +39,12 @@ class ConvEyes(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, height, width, 3) uint8 -> (N, features), each feature in [-1, 1]."""
-        x = image.permute(0, 3, 1, 2).to(self.linear.weight.dtype).div(255).sub(0.5)
-        x = self.convolutions(x)  # (N, channels, height', width')
+        x = self.convolutions(self.normalise(image))  # (N, channels, height', width')
         return torch.tanh(self.linear(x.flatten(1)))
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """(N, height, width, 3) uint8 -> (N, 3, height, width), from -0.5 to 0.5: what the convolutions are given."""
+        return image.permute(0, 3, 1, 2).to(self.linear.weight.dtype).div(255).sub(0.5)
 
 
 class GaugeScale(nn.Module):

@@ -5,13 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
+from gymnasium import spaces
 
 from envs.car_racing.observation import GAUGES, playfield, read_gauges
+from envs.udacity.recording import LARGEST_GAP, NOMINAL_INTERVAL
 from liquid_control.errors import UserError, nearest
 
 
-class CarRacingView:
+class _Array:
+    """Observations that are one array, come one environment step after the other and don't tell the time."""
+
+    observation_shape: tuple[int, ...]
+
+    def shown_by(self, space: spaces.Space[Any]) -> bool:
+        """Whether an environment of this observation space shows what the driver looks at."""
+        return space.shape == self.observation_shape
+
+    def elapsed(self, observation: Any) -> float:
+        """Environment steps since the observation before."""
+        return 1.0
+
+
+class CarRacingView(_Array):
     """The playfield, resized, and the seven gauges read from the pixel bars, scaled to about unit size.
 
     The printed score is never part of it.
@@ -20,6 +37,7 @@ class CarRacingView:
         size: (height, width) of the playfield that the eyes get.
     """
 
+    default_size = (28, 32)
     observation_shape = (96, 96, 3)
     choices = 0
     controls = ("steer", "gas", "brake")
@@ -28,7 +46,7 @@ class CarRacingView:
     #: speed 0–100 units/s, wheels 0–200 rad/s, steering ±0.42 rad, gyro about ±3 rad/s
     gauge_scale = np.array([1 / 50, 1 / 100, 1 / 100, 1 / 100, 1 / 100, 2.5, 0.5], np.float32)
 
-    def __init__(self, size: Sequence[int] = (28, 32)):
+    def __init__(self, size: Sequence[int] = default_size):
         self.size = (int(size[0]), int(size[1]))
         self.image_shape = (*self.size, 3)
 
@@ -44,7 +62,63 @@ class CarRacingView:
         return playfield(observation, self.size), read_gauges(observation) * self.gauge_scale
 
 
-class VectorView:
+class UdacityView:
+    """The land ahead: what lies between the sky and the bonnet in the camera's picture, resized. There are no gauges.
+
+    The driver steers by what it sees alone: not by its speed, which tells in recordings what their driver did in a
+    bend and at the wheel is whatever was asked for.
+
+    Args:
+        size: (height, width) of the image that the eyes get.
+    """
+
+    default_size = (32, 96)
+    observation_shape = (160, 320, 3)
+    #: Rows of the camera's picture between which the driver looks.
+    crop = (60, 136)
+    #: Seconds of the driver's step, the unit of its elapsed time.
+    interval = NOMINAL_INTERVAL
+    choices = 0
+    controls = ("steer",)
+    low, high = (-1.0,), (1.0,)
+    gauges = ()
+    _nothing = np.empty(0, np.float32)
+
+    def __init__(self, size: Sequence[int] = default_size):
+        self.size = (int(size[0]), int(size[1]))
+        self.image_shape = (*self.size, 3)
+
+    def __call__(self, observation: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """An observation of the simulator -> image (height, width, 3) uint8 RGB and no gauges (0,) float32.
+
+        Raises:
+            ValueError: if its image has another shape or dtype.
+        """
+        return self.see(observation["image"]), self._nothing
+
+    def see(self, picture: np.ndarray) -> np.ndarray:
+        """A picture of any of the car's cameras (160, 320, 3) uint8 RGB -> (height, width, 3) uint8 RGB."""
+        if picture.shape != self.observation_shape or picture.dtype != np.uint8:
+            raise ValueError(
+                f"a picture of the simulator is uint8 {self.observation_shape}, not {picture.dtype} {picture.shape}."
+            )
+        top, bottom = self.crop
+        return cv2.resize(picture[top:bottom], self.size[::-1], interpolation=cv2.INTER_AREA)
+
+    def shown_by(self, space: spaces.Space[Any]) -> bool:
+        """Whether an environment of this observation space shows what the driver looks at."""
+        return isinstance(space, spaces.Dict) and {"image", "speed", "elapsed"} <= set(space)
+
+    def elapsed(self, observation: Mapping[str, np.ndarray]) -> float:
+        """Steps of :attr:`interval` seconds since the observation before; 1 where none was before.
+
+        A pause is at most as long as the longest in what is learned from, a second.
+        """
+        seconds = min(float(observation["elapsed"][0]), LARGEST_GAP)
+        return seconds / self.interval if seconds > 0 else 1.0
+
+
+class VectorView(_Array):
     """The components of a vector observation that the driver sees, as gauges; there is no image.
 
     Args:
@@ -84,8 +158,9 @@ class VectorView:
         return self._nothing, np.asarray(observation, np.float32)[self._places]
 
 
-View = CarRacingView | VectorView
-VIEWS = {"CarRacing-v3": CarRacingView}
+View = CarRacingView | UdacityView | VectorView
+UDACITY = "liquid_control/Udacity-v0"
+VIEWS: dict[str, type[CarRacingView] | type[UdacityView]] = {"CarRacing-v3": CarRacingView, UDACITY: UdacityView}
 
 
 def build_view(env: str, size: Sequence[int], vector: Mapping[str, Any] | None = None) -> View:
