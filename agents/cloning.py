@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +29,9 @@ class Stretch:
     gauges: Tensor  # (B, T, G)
     labels: Tensor  # (B, T, controls)
     mask: Tensor  # (B, T) bool, False after the end of the episode
-    graded: Tensor  # (B, T) bool, where the loss counts
+    weight: Tensor  # (B, T) float32, how much the loss counts
     fresh: Tensor  # (B,) bool, True where the stream begins an episode here
+    elapsed: Tensor | None = None  # (B, T) steps since the image before; None where each came one step after the other
 
 
 class Streams:
@@ -42,10 +43,23 @@ class Streams:
         time: steps a stretch.
         rng: picks episodes and, for the first stretch, positions inside them, so that streams are out of step.
         warm_up: steps that are not graded after a start in the middle of an episode, where the state is unknown.
+        augment: changes images (B, T, height, width, 3) and labels (B, T, controls) in place; is told which streams
+            begin an episode (B,), so that what it does to one lasts as long as that.
+        weigh: how much each of the labels (B, T, controls) counts, (B, T); all alike without it.
     """
 
-    def __init__(self, episodes: Sequence[Episode], batch: int, time: int, rng: np.random.Generator, warm_up: int = 8):
+    def __init__(
+        self,
+        episodes: Sequence[Episode],
+        batch: int,
+        time: int,
+        rng: np.random.Generator,
+        warm_up: int = 8,
+        augment: Callable[[np.ndarray, np.ndarray, np.ndarray], None] | None = None,
+        weigh: Callable[[np.ndarray], np.ndarray] | None = None,
+    ):
         self.episodes, self.time, self.rng, self.warm_up = episodes, time, rng, warm_up
+        self.augment, self.weigh = augment, weigh
         # Long episodes hold more to learn than short ones: draw them in proportion.
         steps = np.array([episode.steps for episode in episodes], float)
         self.share = steps / steps.sum()
@@ -60,6 +74,7 @@ class Streams:
         images = np.zeros((batch, time, *first.images.shape[1:]), np.uint8)
         gauges = np.zeros((batch, time, first.gauges.shape[1]), np.float32)
         labels = np.zeros((batch, time, first.labels.shape[1]), np.float32)
+        elapsed = np.ones((batch, time), np.float32) if any(len(episode.elapsed) for episode in self.episodes) else None
         length = np.zeros(batch, int)
         for row, (index, start) in enumerate(zip(self.current, self.position, strict=True)):
             episode, stop = self.episodes[index], start + time
@@ -67,10 +82,19 @@ class Streams:
             images[row, : length[row]] = episode.images[start:stop]
             gauges[row, : length[row]] = episode.gauges[start:stop]
             labels[row, : length[row]] = episode.labels[start:stop]
+            if elapsed is not None and len(episode.elapsed):
+                elapsed[row, : length[row]] = episode.elapsed[start:stop]
+        if self.augment is not None:
+            self.augment(images, labels, self.fresh)
         tick = np.arange(time)
         mask = tick < length[:, None]
-        graded = mask & (tick >= self.ungraded[:, None])
-        stretch = Stretch(*(torch.from_numpy(part) for part in (images, gauges, labels, mask, graded, self.fresh)))
+        weight = (mask & (tick >= self.ungraded[:, None])).astype(np.float32)
+        if self.weigh is not None:
+            weight *= self.weigh(labels)
+        parts = (torch.from_numpy(part) for part in (images, gauges, labels, mask, weight, self.fresh))
+        stretch = Stretch(*parts)
+        if elapsed is not None:
+            stretch.elapsed = torch.from_numpy(elapsed)
         self._advance()
         return stretch
 
@@ -128,12 +152,13 @@ class Cloner:
             stretch = streams.next()
             begin = driver.core.initial_state(len(stretch.fresh))
             state = begin if state is None else torch.where(stretch.fresh.to(device)[:, None], begin, state.detach())
+            elapsed = None if stretch.elapsed is None else stretch.elapsed.to(device)
             command, state = driver(
-                stretch.images.to(device), stretch.gauges.to(device), state, mask=stretch.mask.to(device)
+                stretch.images.to(device), stretch.gauges.to(device), state, elapsed, stretch.mask.to(device)
             )
-            graded = stretch.graded.to(device)
+            weight = stretch.weight.to(device)
             error = ((command - stretch.labels.to(device)) ** 2 * self.control_weights.to(device)).sum(-1)
-            loss = (error * graded).sum() / graded.sum().clamp(min=1)
+            loss = (error * weight).sum() / weight.sum().clamp(min=1)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate()
             self.optimizer.zero_grad(set_to_none=True)

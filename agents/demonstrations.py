@@ -20,7 +20,9 @@ from liquid_control.checkpoint import write_atomically
 from liquid_control.errors import UserError
 
 _ARRAYS = ("images", "gauges", "labels", "actions", "rewards")
-_SCALARS = tuple(field.name for field in dataclasses.fields(Episode) if field.name not in _ARRAYS)
+_TIMES = "elapsed"
+"""An array that is only there where time is uneven."""
+_SCALARS = tuple(field.name for field in dataclasses.fields(Episode) if field.name not in (*_ARRAYS, _TIMES))
 
 
 def write_shard(path: str | os.PathLike[str], env: str, episodes: Sequence[Episode]) -> None:
@@ -30,6 +32,8 @@ def write_shard(path: str | os.PathLike[str], env: str, episodes: Sequence[Episo
         UserError: if it cannot be written, for example because the disk is full.
     """
     arrays = {name: np.concatenate([getattr(episode, name) for episode in episodes]) for name in _ARRAYS}
+    if any(len(episode.elapsed) for episode in episodes):
+        arrays[_TIMES] = np.concatenate([episode.elapsed for episode in episodes])
     header = {"env": env, "episodes": [{name: getattr(episode, name) for name in _SCALARS} for episode in episodes]}
     arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
     buffer = io.BytesIO()
@@ -50,7 +54,7 @@ def read_shard(path: str | os.PathLike[str], env: str, image_shape: Sequence[int
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             header = json.loads(archive["header"].tobytes())
-            arrays = {name: archive[name] for name in _ARRAYS}
+            arrays = {name: archive[name] for name in (*_ARRAYS, _TIMES) if name != _TIMES or name in archive}
         rows = header["episodes"]
         ends = np.cumsum([row["steps"] for row in rows])
         if any(len(array) != ends[-1] for array in arrays.values()):
@@ -64,7 +68,7 @@ def read_shard(path: str | os.PathLike[str], env: str, image_shape: Sequence[int
         )
     starts = [0, *ends[:-1]]
     return [
-        Episode(**row, **{name: arrays[name][start:end] for name in _ARRAYS})
+        Episode(**row, **{name: array[start:end] for name, array in arrays.items()})
         for row, start, end in zip(rows, starts, ends, strict=True)
     ]
 

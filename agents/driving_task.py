@@ -40,6 +40,24 @@ class TaskConfig:
     """Steps by which an observation may be late; see `envs.partial.IrregularTime`."""
 
 
+class RepeatAction(gymnasium.Wrapper):
+    """Each action lasts ``steps`` steps of the environment, or until the episode ends; rewards are summed."""
+
+    def __init__(self, env: gymnasium.Env, steps: int):
+        super().__init__(env)
+        self.steps = steps
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """What follows the last of the steps."""
+        total = 0.0
+        for _ in range(self.steps):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return observation, total, terminated, truncated, info
+
+
 class DrivingTask(gymnasium.Wrapper):
     """An environment as its driver lives it.
 
@@ -77,7 +95,9 @@ class DrivingTask(gymnasium.Wrapper):
                 FAST, action_repeat=repeat, max_episode_steps=RACE_FRAMES // repeat, disable_env_checker=True
             )
         else:
-            env = gymnasium.make(driver.env)
+            env = gymnasium.make(driver.env, disable_env_checker=True)
+            if repeat > 1:
+                env = RepeatAction(env, repeat)
         self._irregular = config.drop_frames > 0 or config.jitter > 0
         if self._irregular:
             env = IrregularTime(env, config.drop_frames, config.jitter)

@@ -40,7 +40,8 @@ from liquid_control.errors import UserError
 from policies.driver import Driver, DriverConfig, load_driver
 from policies.registry import parse_options
 from policies.sb3 import DriverPolicy
-from policies.view import VIEWS
+
+RACE_REPEAT = 4
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,8 @@ class PPOConfig:
     """Whether the core's state before the first step is learned."""
     pedals: bool = True
     """CarRacing: gas and brake are one motor neuron's two sides."""
-    action_repeat: int = 4
-    """CarRacing: environment steps that an action lasts."""
+    action_repeat: int | None = None
+    """Environment steps that an action lasts; by default 4 in CarRacing, else 1."""
     patience: int = 25
     """CarRacing: decisions without reward after which a training episode is given up; it costs the frames left."""
     privileged: bool = True
@@ -193,7 +194,7 @@ def describe_driver(config: PPOConfig) -> DriverConfig:
         return driver
     options = parse_options(config.policy, config.policy_options)
     bound: Literal["clip", "tanh"] = "clip" if config.distribution == "gaussian" else "tanh"
-    if config.env in VIEWS:
+    if config.env == OFFICIAL:
         if config.hide_velocities:
             raise UserError(f"--hide-velocities is for vectors; {config.env} shows its speed in the picture.")
         return DriverConfig(
@@ -204,11 +205,16 @@ def describe_driver(config: PPOConfig) -> DriverConfig:
             features=config.features,
             pedals=config.pedals,
             bound=bound,
-            action_repeat=config.action_repeat,
+            action_repeat=config.action_repeat or RACE_REPEAT,
         )
     vector, continuous = describe_vector(config.env, config.hide_velocities)
     return DriverConfig(
-        env=config.env, policy=config.policy, options=options, bound=bound if continuous else "clip", vector=vector
+        env=config.env,
+        policy=config.policy,
+        options=options,
+        bound=bound if continuous else "clip",
+        action_repeat=config.action_repeat or 1,
+        vector=vector,
     )
 
 
@@ -226,7 +232,7 @@ def describe_vector(env: str, hide_velocities: bool) -> tuple[dict[str, Any], bo
     made.close()
     if not isinstance(seen, spaces.Box) or len(seen.shape) != 1:
         raise UserError(
-            f"{env} shows {seen}; supported are vectors, and the picture of {', '.join(VIEWS)}. From Python, "
+            f"{env} shows {seen}; supported are vectors, and the picture of {OFFICIAL}. From Python, "
             "LiquidPPO and policies.sb3 take images and dictionaries too."
         )
     vector: dict[str, Any] = {"size": seen.shape[0]}
@@ -497,7 +503,7 @@ def begin_ppo(config: PPOConfig, path: Path, workers: int) -> PPOConfig:
     """
     positive = "steps envs rollout sequence batch epochs action_repeat round_updates validate_every validation_episodes"
     for name in positive.split():
-        if getattr(config, name) < 1:
+        if getattr(config, name) is not None and getattr(config, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(config, name)}.")
     if config.rollout % config.sequence:
         raise UserError(

@@ -70,6 +70,8 @@ class Episode:
     """(T, controls) float32: the action that was taken."""
     rewards: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32), repr=False)
     """(T,) float32: the environment's reward for it."""
+    elapsed: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32), repr=False)
+    """(T,) float32: steps since the image before; empty where every image came one step after the other."""
 
 
 @dataclass(frozen=True)
@@ -247,10 +249,25 @@ class RolloutPool:
             process.terminate()
         self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def map(self, function: Callable[..., Any], shares: Iterable[tuple[Any, ...]]) -> list[Any]:
-        """Calls ``function(*share)`` for every share in the pool; results in the order of the shares."""
-        futures = [self._submit(function, *share) for share in shares]
-        return [self._result(future) for future in futures]
+    def map(
+        self,
+        function: Callable[..., Any],
+        shares: Iterable[tuple[Any, ...]],
+        done: Callable[[], None] | None = None,
+    ) -> list[Any]:
+        """Calls ``function(*share)`` for every share in the pool; results in the order of the shares.
+
+        Args:
+            function: of a module, so that a process finds it.
+            shares: its arguments.
+            done: called in this process with each result, in order.
+        """
+        results = []
+        for future in [self._submit(function, *share) for share in shares]:
+            results.append(self._result(future))
+            if done is not None:
+                done()
+        return results
 
     def drive(
         self,

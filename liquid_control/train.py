@@ -17,9 +17,11 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from agents import dagger, ppo
+from agents import imitation, ppo
 from agents.dagger import Dagger, TrainConfig
+from agents.imitation import Imitation
 from agents.ppo import PPO, PPOConfig
+from agents.road_dagger import RoadConfig, RoadDagger
 from agents.rollout import OFFICIAL, TEST_SEEDS, RolloutPool
 from agents.run_folder import RunFolder, RunProgress
 from agents.workers import processor_count
@@ -28,26 +30,35 @@ from liquid_control.command import parse, run, write_yaml
 from liquid_control.errors import UserError, nearest
 from liquid_control.evaluate import EVALUATION_NAME, evaluate
 from liquid_control.memory import keep_freed_memory
+from liquid_control.road_evaluation import evaluate_on_roads, unseen_tracks
 from liquid_control.watch import record_lap
 from policies.driver import load_driver
 from policies.registry import CORES
-from policies.view import VIEWS
+from policies.view import UDACITY
 
 PROGRAM = "python -m liquid_control.train"
-Config = TrainConfig | PPOConfig
-AGENTS: dict[str, type[TrainConfig] | type[PPOConfig]] = {"dagger": TrainConfig, "clone": TrainConfig, "ppo": PPOConfig}
+Config = TrainConfig | RoadConfig | PPOConfig
+ROADS = ("udacity", UDACITY)
+"""What --env names the Udacity simulator by."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Trains as the arguments say; see ``--help``, and ``--agent ppo --help``."""
+    """Trains as the arguments say; see ``--help``, ``--env udacity --help`` and ``--agent ppo --help``."""
     config, folder = _begin(arguments)
     console = Console()
     torch.set_num_threads(config.workers)
     keep_freed_memory()
     with RolloutPool(config.workers) as pool:
         try:
-            train = _train_ppo if isinstance(config, PPOConfig) else _train_dagger
-            train(config, folder, pool, console)  # type: ignore[arg-type]
+            if isinstance(config, PPOConfig):
+                _train_ppo(config, folder, pool, console)
+            elif isinstance(config, RoadConfig):
+                road = RoadDagger(config, folder, pool)
+                for line in road.recordings.summaries:
+                    console.print(line, highlight=False)
+                _learn(road, folder, console)
+            else:
+                _learn(Dagger(config, folder, pool), folder, console)
         except KeyboardInterrupt:
             console.print(f"stopped. Continue: {PROGRAM} --resume {folder.path}", highlight=False, soft_wrap=True)
             raise
@@ -56,17 +67,17 @@ def main(arguments: Sequence[str]) -> None:
     _close(config, folder, console)
 
 
-def _train_dagger(config: TrainConfig, folder: RunFolder, pool: RolloutPool, console: Console) -> None:
-    job = Dagger(config, folder, pool)
+def _learn(job: Imitation[Any], folder: RunFolder, console: Console) -> None:
+    rounds = job.config.rounds
     _introduce(job.driver.describe(), folder, console)
     with _bar(console, "round") as bar:
-        task = bar.add_task("driving", total=config.rounds, completed=job.progress.round, news="")
+        task = bar.add_task("driving", total=rounds, completed=job.progress.round, news="")
 
-        def show(progress: dagger.Progress, loss: float) -> None:
+        def show(progress: imitation.Progress, loss: float) -> None:
             news = f"{_scores(progress)}loss {loss:.4f} frames {progress.frames:,}"
             bar.update(task, completed=progress.round, news=news)
             if not console.is_terminal:  # a log file shows no bar
-                console.print(f"round {progress.round}/{config.rounds}, {progress.seconds:.0f} s: {news}")
+                console.print(f"round {progress.round}/{rounds}, {progress.seconds:.0f} s: {news}")
 
         job.train(show)
     console.print(_where_time_went(job.progress), highlight=False)
@@ -129,9 +140,12 @@ def _begin(arguments: Sequence[str]) -> tuple[Config, RunFolder]:
         path = config.run or Path("runs") / f"{env}-{config.policy}-ppo-{date}"
         config = ppo.begin_ppo(config, path, processor_count())
     else:
-        if config.env not in VIEWS:
+        if isinstance(config, RoadConfig):
+            config = dataclasses.replace(config, env=UDACITY)
+        elif config.env != OFFICIAL:
             raise UserError(
-                f"unknown env {config.env!r}: {nearest(config.env, VIEWS)} Without a teacher, --agent ppo learns any."
+                f"unknown env {config.env!r}: {nearest(config.env, (OFFICIAL, *ROADS))} Without a teacher, --agent ppo "
+                "learns any."
             )
         for name in ("rounds", "expert_episodes", "learner_episodes", "steps", "batch", "time", "validation_episodes"):
             if getattr(config, name) < 1:
@@ -143,16 +157,15 @@ def _begin(arguments: Sequence[str]) -> tuple[Config, RunFolder]:
     return config, folder
 
 
-def _config_class(arguments: Sequence[str]) -> type[TrainConfig] | type[PPOConfig]:
-    """The dataclass of the job that ``--agent`` names, by hand, in a ``--config`` file, or in the run to resume."""
+def _config_class(arguments: Sequence[str]) -> type[TrainConfig] | type[RoadConfig] | type[PPOConfig]:
+    """The dataclass of the job that ``--agent`` and ``--env`` name, by hand, in a --config file, in a run to resume."""
     given: dict[str, str] = {}
     for word, following in itertools.pairwise([*arguments, ""]):
         name, equals, value = word.partition("=")
-        if name in ("--agent", "--config", "--resume"):
+        if name in ("--agent", "--env", "--config", "--resume"):
             given[name] = value if equals else following
-    if "--agent" in given:
-        return AGENTS.get(given["--agent"], TrainConfig)
-    for name, inside in (("--resume", "config.yaml"), ("--config", "")):
+    job: dict[str, Any] = {}
+    for name, inside in (("--config", ""), ("--resume", "config.yaml")):
         if name in given:
             path = Path(given[name]) / inside
             try:
@@ -160,8 +173,9 @@ def _config_class(arguments: Sequence[str]) -> type[TrainConfig] | type[PPOConfi
             except (OSError, yaml.YAMLError, UnicodeDecodeError):
                 continue  # whoever parses it will say what is wrong
             if isinstance(content, dict):
-                return AGENTS.get(str(content.get("agent", "dagger")), TrainConfig)
-    return TrainConfig
+                job = content
+    agent, env = (given.get(f"--{name}", str(job.get(name, ""))) for name in ("agent", "env"))
+    return PPOConfig if agent == "ppo" else RoadConfig if env in ROADS else TrainConfig
 
 
 def _resume(path: Path, arguments: Sequence[str]) -> tuple[Config, RunFolder]:
@@ -185,12 +199,17 @@ def _resume(path: Path, arguments: Sequence[str]) -> tuple[Config, RunFolder]:
 def _close(config: Config, folder: RunFolder, console: Console) -> None:
     """The closing evaluation on the official environment: a table and a lap video of the best checkpoint."""
     driver = load_driver(folder.best)
-    if config.test_episodes:
+    if isinstance(config, RoadConfig):
+        if config.test_episodes:
+            laps = evaluate_on_roads(driver, unseen_tracks(config.test_episodes), config.workers)
+            write_atomically(folder.best / EVALUATION_NAME, laps.to_json())
+            console.print(laps.table())
+    elif config.test_episodes:
         seeds = range(TEST_SEEDS, TEST_SEEDS + config.test_episodes)
         evaluation = evaluate(driver, seeds, workers=config.workers, env=config.env)
         write_atomically(folder.best / EVALUATION_NAME, evaluation.to_json())
         console.print(evaluation.table())
-    if config.video and config.env == OFFICIAL:
+    if not isinstance(config, RoadConfig) and config.video and config.env == OFFICIAL:
         record_lap(driver, folder.path / "lap.mp4", seed=TEST_SEEDS)
         console.print(f"a lap: {folder.path / 'lap.mp4'}", highlight=False, soft_wrap=True)
     console.print(

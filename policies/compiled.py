@@ -10,7 +10,7 @@ import torch
 
 from liquid_control.kernels import kernel_device
 from policies.cruise import Cruise
-from policies.repeat import ActionRepeat
+from policies.repeat import build_repeat
 
 if TYPE_CHECKING:
     from policies.driver import Driver
@@ -36,7 +36,7 @@ class CompiledDriver:
         self.core = driver.core.compile_step()
         self.command = driver.hands.grip()
         self.cruise = Cruise(driver.cruise.speed, driver.cruise.comfort) if driver.cruise else None
-        self._repeat = ActionRepeat(driver.config.action_repeat)
+        self._repeat = build_repeat(driver.config.action_repeat, self.view)
         features = driver.eyes.features if driver.eyes else 0
         self._inputs = np.empty(driver.inputs, np.float32)
         self._seen, self._gauges = self._inputs[:features], self._inputs[features:]

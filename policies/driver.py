@@ -22,7 +22,7 @@ from policies.cruise import Cruise
 from policies.eyes import ConvEyes, GaugeScale
 from policies.hands import AffineHands, Bound, ChoiceHands, Hands, PedalHands
 from policies.registry import build_core
-from policies.repeat import ActionRepeat
+from policies.repeat import build_repeat
 from policies.view import VIEWS, UdacityView, View, build_view
 
 CAR_CONTROLS = ("steer", "gas", "brake")
@@ -88,7 +88,7 @@ class Driver(nn.Module):
         self.core = core or build_core(config.policy, self.inputs, self.hands.motors, config.options)
         self.state: Tensor | None = None
         self.cruise = Cruise(config.speed) if isinstance(self.view, UdacityView) else None
-        self._repeat = ActionRepeat(config.action_repeat)
+        self._repeat = build_repeat(config.action_repeat, self.view)
 
     @property
     def inputs(self) -> int:

@@ -103,7 +103,8 @@ class ChoiceHands(nn.Module):
 
     def __init__(self, choices: int):
         super().__init__()
-        self.gain = nn.Parameter(torch.ones(choices))
+        # Motor neurons of a CfC live in (-1, 1): with a gain of 1 the likeliest of four choices is 71 % likely at most.
+        self.gain = nn.Parameter(torch.full((choices,), 4.0))
         self.offset = nn.Parameter(torch.zeros(choices))
 
     @property

@@ -78,6 +78,8 @@ class UdacityView:
     crop = (60, 136)
     #: Seconds of the driver's step, the unit of its elapsed time.
     interval = NOMINAL_INTERVAL
+    #: Steps that an action lasts at least: recordings and the stand-in show a picture every 60 to 120 ms.
+    hold = 0.75
     choices = 0
     controls = ("steer",)
     low, high = (-1.0,), (1.0,)

@@ -13,7 +13,6 @@ speaks 3, sends a bare 2 as its ping and never connects to a namespace.
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import json
 import math
@@ -105,6 +104,10 @@ class Telemetry:
     """Miles an hour, as the simulator gives it."""
     image: np.ndarray = field(repr=False)
     """(height, width, 3) uint8 RGB: the camera in the middle."""
+    jpeg: bytes = field(default=b"", repr=False)
+    """The image as it came."""
+    cross_track: float | None = None
+    """Metres from the middle of the road; only the simulator of Udacity's PID project tells it, as `cte`."""
 
     @classmethod
     def read(cls, fields: Any) -> Telemetry:
@@ -118,11 +121,14 @@ class Telemetry:
         missing = [key for key in ("steering_angle", "throttle", "speed", "image") if key not in fields]
         if missing:
             raise PacketError(f"telemetry lacks {', '.join(missing)}")
+        jpeg = read_base64(fields["image"])
         return cls(
             steering_angle=_number(fields, "steering_angle", 360),
             throttle=_number(fields, "throttle", 10),
             speed=_number(fields, "speed", 1000),
-            image=read_image(fields["image"]),
+            image=decode(jpeg),
+            jpeg=jpeg,
+            cross_track=_number(fields, "cte", 10_000) if "cte" in fields else None,
         )
 
 
@@ -138,23 +144,33 @@ def _number(fields: Mapping[str, Any], key: str, limit: float) -> float:
     return number
 
 
-def read_image(given: Any) -> np.ndarray:
-    """A JPEG in base64 → (height, width, 3) uint8 RGB.
+def read_base64(given: Any) -> bytes:
+    """What an image is written as → its bytes.
 
     Raises:
-        PacketError: if it is not, or has a side of more than :data:`LARGEST_SIDE` pixels.
+        PacketError: if it is no base64.
     """
     if not isinstance(given, str):
         raise PacketError(f"image is {type(given).__name__}, expected a string")
     try:
-        picture = Image.open(io.BytesIO(base64.b64decode(given, validate=True)), formats=["JPEG"])
+        return base64.b64decode(given, validate=True)
+    except ValueError:  # binascii's, or what is not ASCII
+        raise PacketError("image is not base64") from None
+
+
+def decode(jpeg: bytes) -> np.ndarray:
+    """A JPEG → (height, width, 3) uint8 RGB; what arrives and what was recorded are decoded alike.
+
+    Raises:
+        PacketError: if it is none, or has a side of more than :data:`LARGEST_SIDE` pixels.
+    """
+    try:
+        picture = Image.open(io.BytesIO(jpeg), formats=["JPEG"])
         if max(picture.size) > LARGEST_SIDE:
             raise PacketError(f"image is {picture.width} × {picture.height}, expected {LARGEST_SIDE} a side at most")
         return np.asarray(picture.convert("RGB"))
     except PacketError:
         raise
-    except binascii.Error:
-        raise PacketError("image is not base64") from None
     except Exception as error:  # a decoder meets everything in bytes that come from anywhere
         raise PacketError(f"image is not a readable JPEG ({type(error).__name__})") from None
 

@@ -51,9 +51,9 @@ def test_the_first_steps_after_a_start_in_the_middle_are_not_graded():
     streams = Streams(EPISODES, batch=8, time=16, rng=np.random.default_rng(1), warm_up=5)
     middle = torch.from_numpy(streams.position > 0)
     first, second = streams.next(), streams.next()
-    assert not first.graded[middle, :5].any()
-    assert (first.graded[:, 5:] == first.mask[:, 5:]).all()
-    assert (second.graded == second.mask).all()
+    assert not first.weight[middle, :5].any()
+    assert (first.weight[:, 5:] == first.mask[:, 5:]).all()
+    assert (second.weight == second.mask).all()
 
 
 @pytest.mark.parametrize("policy", ["cfc", "ltc", "leaky", "plastic", "lan", "lstm", "gru", "mlp"])

@@ -1,0 +1,248 @@
+"""Learning from a teacher in rounds: some driving, some gradient steps, now and then a validation, and again.
+
+What is driven, by whom and where, is what the subclasses say: `agents.dagger` in CarRacing, `agents.road_dagger` on the
+roads of the Udacity simulator.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from agents.cloning import Cloner, Streams
+from agents.demonstrations import read_shard
+from agents.device import resolve_device
+from agents.rollout import Episode, RolloutPool
+from agents.run_folder import RunFolder, RunProgress, checkpoint_record
+from policies.driver import Driver
+
+
+@dataclass(frozen=True)
+class ImitationConfig:
+    """What every job with a teacher has."""
+
+    env: str = "CarRacing-v3"
+    """The environment to drive in."""
+    policy: str = "cfc"
+    """The driver's core: cfc, ltc, lan, leaky, plastic, lstm, gru or mlp."""
+    policy_options: tuple[str, ...] = ()
+    """Options of the core as name=value words, for example mode=pure, ode_unfolds=4 or units=24."""
+    agent: Literal["dagger", "clone"] = "dagger"
+    """dagger: the learner drives and the teacher labels; clone: only what others have driven is learned."""
+    run: Path | None = None
+    """The run folder to make; by default runs/ENV-POLICY-DATE."""
+    resume: Path | None = None
+    """A run folder to continue; it brings its own config."""
+    seed: int = 0
+    """Seed of weights, tracks, noise and batches. Same seed, same machine, same result."""
+    workers: int = 0
+    """Processes that drive, and threads that train; 0 means one a processor."""
+    device: str = "auto"
+    """Where the training runs: auto, cpu, cuda or cuda:N. Driving is always on the CPU."""
+    rounds: int = 12
+    """Rounds of driving and cloning; round 0 is the teacher's."""
+    expert_episodes: int = 16
+    """Episodes of round 0."""
+    learner_episodes: int = 8
+    """Episodes of every later round; a quarter of them is driven in turns with the teacher."""
+    steps: int = 100
+    """Gradient steps a round."""
+    batch: int = 32
+    """Streams trained side by side."""
+    time: int = 32
+    """Steps of a stretch: how far gradients go back in time."""
+    learning_rate: float = 4e-3
+    """Peak learning rate of Adam; warmed up, then a cosine down to 2 %."""
+    playfield: tuple[int, int] = (28, 32)
+    """(height, width) that the picture is resized to for the eyes."""
+    features: int = 32
+    """Features that the eyes give to the core, beside the gauges."""
+    validation_episodes: int = 20
+    """Episodes of a validation, on seeds that are never trained on; the best checkpoint is chosen by it."""
+    validate_every: int = 4
+    """Rounds between validations; in the last quarter of the rounds, every round."""
+    test_episodes: int = 20
+    """Episodes of the closing evaluation on the official environment."""
+
+
+@dataclass
+class Progress(RunProgress):
+    """Where a run is; saved with its state."""
+
+    frames: int = 0
+    lost: list[int] = field(default_factory=list)
+    """Seeds of the tracks whose lap was not completed in a round after the teacher's and not driven again since."""
+
+
+Config = TypeVar("Config", bound=ImitationConfig)
+
+
+class Imitation(ABC, Generic[Config]):
+    """One training run.
+
+    Args:
+        config: the job.
+        folder: its run folder, begun.
+        pool: the processes that drive.
+    """
+
+    def __init__(self, config: Config, folder: RunFolder, pool: RolloutPool):
+        self.config, self.folder, self.pool = config, folder, pool
+        torch.manual_seed(config.seed)
+        self.driver = self._make_driver().to(resolve_device(config.device))
+        self.cloner = Cloner(
+            self.driver,
+            config.learning_rate,
+            config.rounds * config.steps,
+            control_weights=self._control_weights(),
+        )
+        self.progress = Progress()
+        self.shape = self.driver.view.image_shape
+        self.episodes = self._given()
+        state = folder.load_state()
+        if state is not None:
+            tensors, saved = state
+            self.progress = Progress(**saved)
+            self.cloner.restore(tensors, self.progress.round * config.steps)
+            for round in range(self.progress.round):
+                self.episodes += self._read(round)
+
+    # What a job says
+
+    @abstractmethod
+    def _make_driver(self) -> Driver:
+        """The driver that learns, with the weights that it begins with."""
+
+    @abstractmethod
+    def _control_weights(self) -> Sequence[float]:
+        """Weight of each control in the squared error."""
+
+    @abstractmethod
+    def _given(self) -> list[Episode]:
+        """What is learned from beside what is driven."""
+
+    @abstractmethod
+    def _drive(self, round: int) -> None:
+        """Drives the episodes of a round, as many as :meth:`_planned`, into the files of :meth:`_shard`."""
+
+    @abstractmethod
+    def _judge(self, curves: SummaryWriter) -> float:
+        """Validates the running mean of the weights: a score, higher is better."""
+
+    def _streams(self, rng: np.random.Generator) -> Streams:
+        """How the episodes are dealt out."""
+        return Streams(self.episodes, self.config.batch, self.config.time, rng)
+
+    # The loop
+
+    def train(self, report: Callable[[Progress, float], None]) -> None:
+        """Runs the rounds that are left; ``best`` and ``last`` of the run folder are checkpoints afterwards.
+
+        Args:
+            report: called after every round with the progress and the round's mean loss.
+        """
+        config, progress = self.config, self.progress
+        if progress.round == config.rounds:
+            return
+        with SummaryWriter(str(self.folder.tensorboard), purge_step=self.cloner.step) as curves:
+            begin = time.monotonic() - progress.seconds
+            for round in range(progress.round, config.rounds):
+                with progress.timed("driving"):
+                    if self._planned(round):
+                        self._drive(round)
+                    driven = self._read(round)
+                self.episodes += driven
+                rng = np.random.default_rng([config.seed, round, 1])
+                with progress.timed("cloning"):
+                    loss = self.cloner.train(self._streams(rng), config.steps)
+                progress.round = round + 1
+                progress.frames += sum(episode.steps for episode in driven)
+                if round > 0:
+                    progress.lost += [episode.seed for episode in driven if not episode.lap]
+                if self._validates(round):
+                    with progress.timed("validation"):
+                        self._validate(curves)
+                progress.seconds = time.monotonic() - begin
+                self._plot(curves, loss, driven)
+                self.folder.save_state(self.cloner.tensors(), vars(progress))
+                report(progress, loss)
+        self.cloner.average.save(self.folder.last, self._record(self.progress.score))
+
+    def _shard(self, round: int, index: int) -> Path:
+        return self.folder.shards / f"round-{round:03d}-{index:02d}.npz"
+
+    def _read(self, round: int) -> list[Episode]:
+        # By plan, not by whatever lies in the folder: a run that was killed may have left a part of a round there.
+        paths = [self._shard(round, index) for index in range(self._planned(round))]
+        return [ep for path in paths for ep in read_shard(path, self.config.env, self.shape)]
+
+    def _planned(self, round: int) -> int:
+        """Episodes that a round drives."""
+        config = self.config
+        return config.expert_episodes if round == 0 else config.learner_episodes if config.agent == "dagger" else 0
+
+    def _average_on_cpu(self) -> Driver:
+        return copy.deepcopy(self.cloner.average).to("cpu")
+
+    def _validates(self, round: int) -> bool:
+        left = self.config.rounds - 1 - round
+        return left < self.config.rounds // 4 or left % self.config.validate_every == 0
+
+    def _validate(self, curves: SummaryWriter) -> None:
+        progress = self.progress
+        progress.score = self._judge(curves)
+        curves.add_scalar("validation/score", progress.score, self.cloner.step)
+        # Of two that score alike, the later one is the steadier: its learning rate was lower.
+        if progress.score > progress.best_score - 1:
+            progress.best_score = max(progress.score, progress.best_score)
+            self.cloner.average.save(self.folder.best, self._record(progress.score))
+
+    def _plot(self, curves: SummaryWriter, loss: float, driven: list[Episode]) -> None:
+        step = self.cloner.step
+        curves.add_scalar("train/loss", loss, step)
+        curves.add_scalar("train/learning_rate", self.cloner.rate(), step)
+        curves.add_scalar("train/frames", self.progress.frames, step)
+        if driven:
+            curves.add_scalar("drive/score", np.mean([episode.score for episode in driven]), step)
+            curves.add_scalar("drive/tiles", np.mean([episode.tiles for episode in driven]), step)
+            curves.add_scalar("drive/laps", np.mean([episode.lap for episode in driven]), step)
+            for index, name in enumerate(self.driver.view.controls):
+                curves.add_histogram(f"actions/{name}", np.concatenate([e.actions[:, index] for e in driven]), step)
+            for name, activity in self._activity(driven[0]).items():
+                curves.add_histogram(f"neurons/{name}", activity, step)
+
+    @torch.no_grad()
+    def _activity(self, episode: Episode) -> dict[str, np.ndarray]:
+        """The neurons' activity over the first steps of an episode, by the names of the core's parts."""
+        driver, count = self.cloner.average, min(64, episode.steps)
+        device = next(driver.parameters()).device
+        state, states = driver.core.initial_state(1), []
+        for tick in range(count):
+            image, gauges = (
+                torch.from_numpy(part[tick : tick + 1]).to(device) for part in (episode.images, episode.gauges)
+            )
+            _, state = driver.tick(image, gauges, state)
+            states.append(state)
+        parts = driver.core.unpack(torch.cat(states))
+        return {name: part.cpu().numpy() for name, part in parts.items()}
+
+    def _record(self, score: float) -> dict[str, Any]:
+        """What a checkpoint tells of how it was trained."""
+        progress = self.progress
+        return checkpoint_record(self.config) | {
+            "round": progress.round,
+            "gradient_steps": self.cloner.step,
+            "frames": progress.frames,
+            "seconds": round(progress.seconds, 1),
+            "seconds_by_part": {part: round(seconds, 1) for part, seconds in progress.parts.items()},
+            "validation_score": round(score, 2),
+        }

@@ -1,0 +1,166 @@
+"""Learning to drive the Udacity simulator: DAgger on the stand-in's roads, and cloning of recorded drives.
+
+Every drive of a round is on another road, in another weather, at another speed. In round 0 the expert steers, pushed
+aside now and then; in later rounds the learner does, in a quarter of the drives in turns with the expert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from agents.augmentation import RoadAugmentation, Variety
+from agents.cloning import Streams
+from agents.imitation import Imitation, ImitationConfig
+from agents.recordings import Recordings, read_recordings, steering_error
+from agents.road_rollout import RoadPlan, drive_road, record_road
+from agents.rollout import TRAINING_SEEDS, VALIDATION_SEEDS, Episode
+from envs.udacity.stand_in.camera import WEATHERS
+from envs.udacity.stand_in.environment import SMALLEST_SEED
+from liquid_control.errors import UserError
+from policies.driver import Driver, DriverConfig, load_driver
+from policies.registry import parse_options
+from policies.view import UDACITY, UdacityView
+
+
+@dataclass(frozen=True)
+class RoadConfig(ImitationConfig):
+    """Trains a driver of the Udacity simulator: 19 neurons see the road and steer, the pedal keeps a speed.
+
+    Without the simulator: on roads of the stand-in, where an expert teaches. With --data recorded drives are learned
+    too, with --agent clone they alone. Options can be put in a YAML file: --config FILE.
+    """
+
+    env: str = UDACITY
+    """udacity, or liquid_control/Udacity-v0."""
+    data: Path | None = None
+    """A folder with recorded drives, in it or below: driving_log.csv and IMG/ as the simulator writes them."""
+    init: Path | None = None
+    """A driver's checkpoint to begin with instead of nothing; it settles what the driver is made of."""
+    rounds: int = 20
+    """Rounds of driving and cloning; round 0 is the expert's."""
+    expert_episodes: int = 16
+    """Drives of round 0."""
+    learner_episodes: int = 8
+    """Drives of every later round; a quarter of them in turns with the expert."""
+    seconds: float = 40.0
+    """How long a drive lasts."""
+    speeds: tuple[float, float] = (8.0, 27.0)
+    """Miles an hour, least and most, that drives keep."""
+    steps: int = 150
+    """Gradient steps a round."""
+    learning_rate: float = 3e-3
+    """Peak learning rate of Adam; warmed up, then a cosine down to 2 %."""
+    playfield: tuple[int, int] = UdacityView.default_size
+    """(height, width) that the land ahead is resized to for the eyes."""
+    held_out: float = 0.2
+    """--data: share of the rows, in whole blocks, that is not learned but judged by."""
+    side_correction: float = 0.2
+    """--data: steering back to the middle that a side camera's picture asks for; 0 leaves the side cameras out."""
+    steering_weight: float = 1.0
+    """How much more full steering counts than none, as most of a road is straight."""
+    shift: float = 0.0
+    """Share of the width that pictures are moved aside by, at most, with the steering that brings the car back; for
+    recordings that never stray from the middle."""
+    validation_episodes: int = 6
+    """Laps of a validation, on roads that are never trained on, half of them at 15 and half at 25 miles an hour."""
+    test_episodes: int = 6
+    """Laps of the closing evaluation, on other roads again."""
+
+
+class RoadDagger(Imitation[RoadConfig]):
+    """One training run.
+
+    Its score is that of `agents.road_rollout.drive_road`; where only recordings are learned, the share of the held-out
+    steering's variance that the driver explains, in hundredths.
+    """
+
+    def _make_driver(self) -> Driver:
+        config = self.config
+        if config.agent == "clone" and config.data is None:
+            raise UserError("--agent clone learns from recorded drives: name their folder by --data.")
+        if config.init is not None:
+            driver = load_driver(config.init).train()
+            if driver.config.env != config.env:
+                raise UserError(f"{config.init} drives {driver.config.env}, not {config.env}.")
+            if driver.config.policy != config.policy:
+                raise UserError(
+                    f"{config.init} has the core {driver.config.policy}, not {config.policy}: "
+                    f"give --policy {driver.config.policy}."
+                )
+            return driver
+        return Driver(
+            DriverConfig(
+                env=config.env,
+                policy=config.policy,
+                options=parse_options(config.policy, config.policy_options),
+                playfield=config.playfield,
+                features=config.features,
+            )
+        )
+
+    def _control_weights(self) -> Sequence[float]:
+        return (10.0,)
+
+    def _given(self) -> list[Episode]:
+        config = self.config
+        self.recordings = Recordings()
+        if config.data is not None:
+            view = self.driver.view
+            assert isinstance(view, UdacityView)
+            self.recordings = read_recordings(config.data, view, config.held_out, config.side_correction, config.seed)
+        return list(self.recordings.learned)
+
+    def _planned(self, round: int) -> int:
+        return 0 if self.config.agent == "clone" else super()._planned(round)
+
+    def _streams(self, rng: np.random.Generator) -> Streams:
+        augment = RoadAugmentation(Variety(shift=self.config.shift), rng)
+        return Streams(self.episodes, self.config.batch, self.config.time, rng, augment=augment, weigh=self._weigh)
+
+    def _weigh(self, labels: np.ndarray) -> np.ndarray:
+        return 1 + self.config.steering_weight * np.abs(labels[..., 0])
+
+    def _drive(self, round: int) -> None:
+        config, count = self.config, self._planned(round)
+        rng = np.random.default_rng([config.seed, round])
+        driver = self._average_on_cpu()
+        plans = [
+            RoadPlan(
+                track=int(rng.integers(TRAINING_SEEDS + SMALLEST_SEED, VALIDATION_SEEDS)),
+                speed=float(rng.uniform(*config.speeds)),
+                weather=str(rng.choice(list(WEATHERS))),
+                start=float(rng.random()),
+                seconds=config.seconds,
+                expert_share=1.0 if round == 0 else 0.3 if index % 4 == 3 else 0.0,
+                disturbed=round == 0 or index % 2 == 1,
+                record=True,
+            )
+            for index in range(count)
+        ]
+        shards = [(driver, plan, self._shard(round, index)) for index, plan in enumerate(plans)]
+        self.pool.map(record_road, shards)
+
+    def _judge(self, curves: SummaryWriter) -> float:
+        config, step = self.config, self.cloner.step
+        driver = self._average_on_cpu()
+        explained = 0.0
+        if self.recordings.held_out:
+            error = steering_error(driver, self.recordings.held_out)
+            labels = np.concatenate([episode.labels for episode in self.recordings.held_out])
+            explained = 100 * (1 - error / float(labels.var()))
+            curves.add_scalar("validation/steering_error", error, step)
+        if config.agent == "clone":
+            return explained
+        plans = [
+            RoadPlan(VALIDATION_SEEDS + index, speed=(15.0, 25.0)[index % 2])
+            for index in range(config.validation_episodes)
+        ]
+        laps = self.pool.map(drive_road, [(driver, plan) for plan in plans])
+        curves.add_scalar("validation/laps", np.mean([lap.lap for lap in laps]), step)
+        curves.add_scalar("validation/off_road", np.mean([lap.off_road for lap in laps]), step)
+        return float(np.mean([lap.score for lap in laps]))
