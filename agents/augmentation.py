@@ -70,17 +70,18 @@ class RoadAugmentation:
         if self._mirrored[row]:
             columns = columns[::-1]
             labels *= -1
-        table = np.arange(256)[:, None] * self._levels[row]  # (256, 3)
-        images[:] = _look_up(images[:, rows[:, None], columns], table)
+        pixels = images.reshape(len(images), -1, 3).view("V3")[..., 0]  # (T, height · width), three bytes each
+        pixels[:] = pixels.take((rows[:, None] * width + columns).ravel(), 1)
+        _look_up(images, self._levels[row], images)
         if self.rng.random() < self.variety.shadow:
             top, bottom = self.rng.uniform(0, width, 2)
-            edge = np.linspace(top, bottom, height)[:, None]
-            dark = (np.arange(width) < edge) == (self.rng.random() < 0.5)
-            shade = np.arange(256)[:, None] * np.full(3, self.rng.uniform(0.45, 0.85))
-            images[:, dark] = _look_up(images[:, dark][:, None], shade)[:, 0]
+            dark = (np.arange(width) < np.linspace(top, bottom, height)[:, None]) == (self.rng.random() < 0.5)
+            shade = np.empty_like(images)
+            _look_up(images, np.full(3, self.rng.uniform(0.45, 0.85)), shade)
+            np.copyto(images, shade, where=dark[:, :, None])
 
 
-def _look_up(images: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Each pixel (T, height, width, 3) by a table (256, 3) of each of its colours."""
-    levels = np.clip(np.round(table), 0, 255).astype(np.uint8)[None]
-    return cv2.LUT(np.ascontiguousarray(images).reshape(-1, images.shape[2], 3), levels).reshape(images.shape)
+def _look_up(images: np.ndarray, gain: np.ndarray, out: np.ndarray) -> None:
+    """Each of the three colours of images (T, height, width, 3) times its gain (3,), rounded and clipped."""
+    levels = np.clip(np.round(np.arange(256)[:, None] * gain), 0, 255).astype(np.uint8)[None]  # (1, 256, 3)
+    cv2.LUT(images.reshape(-1, images.shape[2], 3), levels, out.reshape(-1, images.shape[2], 3))
