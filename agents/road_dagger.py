@@ -41,7 +41,7 @@ class RoadConfig(ImitationConfig):
     """A folder with recorded drives, in it or below: driving_log.csv and IMG/ as the simulator writes them."""
     init: Path | None = None
     """A driver's checkpoint to begin with instead of nothing; it settles what the driver is made of."""
-    rounds: int = 20
+    rounds: int = 10
     """Rounds of driving and cloning; round 0 is the expert's."""
     expert_episodes: int = 16
     """Drives of round 0."""
@@ -57,6 +57,8 @@ class RoadConfig(ImitationConfig):
     """Peak learning rate of Adam; warmed up, then a cosine down to 2 %."""
     playfield: tuple[int, int] = UdacityView.default_size
     """(height, width) that the land ahead is resized to for the eyes."""
+    data_share: float = 0.3
+    """--data: share of the streams that play recorded drives, where there are others too."""
     held_out: float = 0.2
     """--data: share of the rows, in whole blocks, that is not learned but judged by."""
     side_correction: float = 0.2
@@ -119,8 +121,15 @@ class RoadDagger(Imitation[RoadConfig]):
         return 0 if self.config.agent == "clone" else super()._planned(round)
 
     def _streams(self, rng: np.random.Generator) -> Streams:
-        augment = RoadAugmentation(Variety(shift=self.config.shift), rng)
-        return Streams(self.episodes, self.config.batch, self.config.time, rng, augment=augment, weigh=self._weigh)
+        config = self.config
+        recorded, all_of_them = (sum(each.steps for each in part) for part in (self.recordings.learned, self.episodes))
+        again = 0
+        if 0 < recorded < all_of_them and config.data_share < 1:
+            wanted = config.data_share / (1 - config.data_share) * (all_of_them - recorded)
+            again = max(0, round(wanted / recorded) - 1)  # a drive that is in the list twice is drawn twice as often
+        episodes = self.episodes + again * self.recordings.learned
+        augment = RoadAugmentation(Variety(shift=config.shift), rng)
+        return Streams(episodes, config.batch, config.time, rng, augment=augment, weigh=self._weigh)
 
     def _weigh(self, labels: np.ndarray) -> np.ndarray:
         return 1 + self.config.steering_weight * np.abs(labels[..., 0])

@@ -135,7 +135,7 @@ class RoadJudgement:
 
 
 def judge_road(driver: Driver, track: str, speed: float, laps: float, weather: str = "clear") -> RoadJudgement:
-    """Drives some laps, whatever happens; gives up at one departure every five metres.
+    """Drives some laps, whatever happens; gives up at one departure every 25 metres.
 
     Args:
         driver: who drives.
@@ -152,7 +152,7 @@ def judge_road(driver: Driver, track: str, speed: float, laps: float, weather: s
     compiled.cruise.speed = speed
     judged = RoadJudgement(track, speed, weather, laps)
     way, driven, aside, speeds, beyond = laps * env.road.length, 0.0, [], [], False
-    while driven + env.progress < way and judged.departures < way / 5:
+    while driven + env.progress < way and judged.departures < way / 25:
         observation, _, _, _, info = env.step(compiled.act(observation))
         judged.seconds += float(observation["elapsed"][0])
         aside.append(abs(info["cross_track"]))

@@ -12,21 +12,25 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from rich.console import Console
 
 from agents.dagger import TrainConfig
 from agents.ppo import PPOConfig
+from agents.road_dagger import RoadConfig
 from agents.rollout import OFFICIAL, TEST_SEEDS, Episode
+from liquid_control import road_card
 from liquid_control.checkpoint import CARD_NAME, CONFIG_NAME, write_atomically
 from liquid_control.command import parse, run
 from liquid_control.diagram import save_wiring
 from liquid_control.errors import UserError
 from liquid_control.evaluate import EVALUATION_NAME, Evaluation, weights_digest
+from liquid_control.road_evaluation import RoadEvaluation
 from liquid_control.watch import record_lap
 from policies.driver import Driver, load_driver
+from policies.view import UDACITY
 
 PROGRAM = "python -m liquid_control.card"
 WIRING_NAME, LAP_NAME = "wiring.png", "lap.gif"
@@ -67,7 +71,7 @@ action = driver.act(observation)  # after driver.reset(), on each raw observatio
 
 ```sh
 python -m liquid_control.evaluate {folder}
-python -m liquid_control.watch {folder} --video lap.mp4
+{run}
 ```
 
 ## What it is made of
@@ -97,7 +101,7 @@ class CardConfig:
     """Seed of the track that the GIF shows; by default the first test seed."""
 
 
-def write_card(folder: Path, driver: Driver, evaluation: Evaluation) -> None:
+def write_card(folder: Path, driver: Driver, evaluation: Evaluation | RoadEvaluation) -> None:
     """Writes the card of a checkpoint from what it says of itself; shows those of its pictures that are there.
 
     Args:
@@ -110,22 +114,30 @@ def write_card(folder: Path, driver: Driver, evaluation: Evaluation) -> None:
     """
     _check_same_weights(folder, driver, evaluation)
     record = json.loads((folder / CONFIG_NAME).read_text()).get("record", {})
+    if isinstance(evaluation, RoadEvaluation):
+        command = f"python drive.py {folder.as_posix()} --speed 15 --view"
+        told = road_card.summary(driver, evaluation), road_card.conditions(evaluation), road_card.limits(evaluation)
+    else:
+        command = f"python -m liquid_control.watch {folder.as_posix()} --video lap.mp4"
+        told = _summary(driver, evaluation), _conditions(evaluation), _limits(evaluation)
+    summary, conditions, limits = told
     card = TEMPLATE.format(
         title=f"{TITLES.get(driver.config.policy, driver.config.policy)} on {driver.config.env}",
-        summary=_summary(driver, evaluation),
+        summary=summary,
         pictures=_pictures(folder),
         scores=_table(("measure", "value"), evaluation.rows()),
-        conditions=_conditions(evaluation),
+        conditions=conditions,
         folder=folder.as_posix(),
         env=driver.config.env,
+        run=command,
         parts=_parts(driver),
         training=_training(record),
-        limits=_limits(evaluation),
+        limits=limits,
     )
     write_atomically(folder / CARD_NAME, card)
 
 
-def _check_same_weights(folder: Path, driver: Driver, evaluation: Evaluation) -> None:
+def _check_same_weights(folder: Path, driver: Driver, evaluation: Evaluation | RoadEvaluation) -> None:
     if evaluation.weights != weights_digest(driver):
         raise UserError(
             f"the evaluation in {folder} is of other weights; make it again: "
@@ -163,13 +175,13 @@ def _parts(driver: Driver) -> str:
     height, width = driver.config.playfield
     core = f"{driver.config.policy}, {driver.core.neuron_count} neurons"
     options = ", ".join(f"{name}={value}" for name, value in driver.config.options.items())
-    gauges = len(driver.view.gauges)
+    gauges, seen = len(driver.view.gauges), "the land ahead" if driver.cruise else "the playfield"
     return _table(
         ("part", "what", "parameters"),
         [
             (
                 "eyes",
-                f"{len(driver.config.channels)} convolutions on the playfield at {height} × {width}, "
+                f"{len(driver.config.channels)} convolutions on {seen} at {height} × {width}, "
                 f"{driver.config.features} features; {gauges} gauges are read from the pixels",
                 f"{counts['eyes']:,}",
             ),
@@ -184,8 +196,9 @@ def _hands(driver: Driver) -> str:
     config = driver.config
     motors = "steer, and one pedal for gas and brake" if config.pedals else ", ".join(driver.view.controls)
     bent = "" if config.bound == "clip" else ", bent into its range by tanh"
+    pedal = ", and a controller of the speed at the pedal" if driver.cruise else ""
     lasts = f"; an action lasts {config.action_repeat} environment steps" if config.action_repeat > 1 else ""
-    return f"a gain and an offset for each of {motors}{bent}{lasts}"
+    return f"a gain and an offset for each of {motors}{bent}{pedal}{lasts}"
 
 
 def _training(record: Mapping[str, Any]) -> str:
@@ -217,9 +230,11 @@ def training_command(job: Mapping[str, Any]) -> str:
     words = ["python", "-m", "liquid_control.train"]
     if job.get("agent") == "ppo":
         words += ["--agent", "ppo"]
-    words += ["--env", str(job.get("env", OFFICIAL))]
-    elsewhere = {"env", "demos", "run", "resume", "workers", "threads"}
-    for field in dataclasses.fields(PPOConfig if job.get("agent") == "ppo" else TrainConfig):
+    roads = job.get("env") == UDACITY
+    words += ["--env", "udacity" if roads else str(job.get("env", OFFICIAL))]
+    elsewhere = {"env", "demos", "run", "resume", "workers", "threads", "data"}
+    config = PPOConfig if job.get("agent") == "ppo" else RoadConfig if roads else TrainConfig
+    for field in dataclasses.fields(config):
         value = job.get(field.name, field.default)
         value = tuple(value) if isinstance(value, list) else value
         if field.name not in elsewhere and value != field.default:
@@ -227,6 +242,8 @@ def training_command(job: Mapping[str, Any]) -> str:
             words += ["--" + field.name.replace("_", "-"), *map(str, values)]
     if job.get("demos"):
         words += ["--demos", str(job["demos"])]
+    if job.get("data"):
+        words += ["--data", Path(job["data"]).name]
     return shlex.join(words)
 
 
@@ -264,19 +281,25 @@ def main(arguments: Sequence[str]) -> None:
     config = parse(CardConfig, arguments, PROGRAM)
     folder, console = config.checkpoint, Console()
     driver = load_driver(folder)
-    if driver.config.env != OFFICIAL:
-        raise UserError(f"cards are for drivers of {OFFICIAL}; this one drives {driver.config.env}.")
-    evaluation = read_evaluation(folder)
+    if driver.config.env not in (OFFICIAL, UDACITY):
+        raise UserError(f"cards are for drivers of {OFFICIAL} and {UDACITY}; this one drives {driver.config.env}.")
+    evaluation: Evaluation | RoadEvaluation
+    evaluation = read_evaluation(folder, RoadEvaluation) if driver.cruise else read_evaluation(folder, Evaluation)
     _check_same_weights(folder, driver, evaluation)
+    names = [CARD_NAME, WIRING_NAME] + ([] if driver.cruise else [LAP_NAME])
     with console.status("driving and drawing"):
         save_wiring(folder / WIRING_NAME, driver)
-        record_lap(driver, gif=folder / LAP_NAME, seed=config.seed)
+        if LAP_NAME in names:
+            record_lap(driver, gif=folder / LAP_NAME, seed=config.seed)
         write_card(folder, driver, evaluation)
-    for name in (CARD_NAME, WIRING_NAME, LAP_NAME):
+    for name in names:
         console.print(f"written: {folder / name}", highlight=False)
 
 
-def read_evaluation(folder: Path) -> Evaluation:
+Judged = TypeVar("Judged", Evaluation, RoadEvaluation)
+
+
+def read_evaluation(folder: Path, kind: type[Judged]) -> Judged:
     """The evaluation that stands beside a checkpoint.
 
     Raises:
@@ -284,7 +307,7 @@ def read_evaluation(folder: Path) -> Evaluation:
     """
     path = folder / EVALUATION_NAME
     try:
-        return Evaluation.from_json(path.read_text())
+        return kind.from_json(path.read_text())
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except (OSError, UnicodeDecodeError):

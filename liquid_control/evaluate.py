@@ -17,7 +17,7 @@ import gymnasium
 import tyro
 from gymnasium.spaces import Box, Discrete
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from agents.rollout import FAST, OFFICIAL, TEST_SEEDS, Drive, Episode, Plan, RolloutPool
@@ -26,11 +26,15 @@ from liquid_control.checkpoint import pack_weights, write_atomically
 from liquid_control.command import parse, run
 from liquid_control.errors import UserError, nearest
 from liquid_control.output import check_writable
+from liquid_control.road_evaluation import SPEEDS, STAND_IN, RoadEvaluation, evaluate_on_roads, unseen_tracks
 from liquid_control.statistics import summarize
 from policies.driver import Driver, load_driver
+from policies.view import UDACITY
 
 PROGRAM = "python -m liquid_control.evaluate"
 EVALUATION_NAME = "evaluation.json"
+EPISODES, ROADS = 100, 10
+"""As many as usual."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,15 @@ class EvaluateConfig:
 
     checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
     """The folder of the driver, for example checkpoints/CarRacing-v3/cfc."""
-    episodes: int = 100
-    """Episodes; number i is driven on the test seed 2000000 + i."""
+    episodes: int = 0
+    """Episodes, number i on the test seed 2000000 + i; of the Udacity stand-in laps on so many roads, at 15 and at 25
+    miles an hour. 0 means 100, on roads 10."""
     workers: int = 2
     """Processes that drive; they change the time it takes and nothing else."""
     env: str = ""
     """The environment, by default the driver's own: for a car CarRacing-v3, the scoreboard; FastCarRacing, as
-    liquid_control/FastCarRacing-v3, gives about the same."""
+    liquid_control/FastCarRacing-v3, gives about the same. For a driver of the Udacity simulator the stand-in;
+    liquid_control/Udacity-v0 is the simulator itself, which has to run."""
     output: Path | None = None
     """The JSON file to write; by default evaluation.json beside the checkpoint."""
 
@@ -206,36 +212,54 @@ def _check_environment(driver: Driver, env: str) -> None:
 
 def _default_output(checkpoint: Path, env: str, driver: Driver) -> Path:
     # A score from elsewhere never takes the place of the official one.
-    name = EVALUATION_NAME if env == driver.config.env else f"evaluation-{env.rpartition('/')[2]}.json"
+    own = STAND_IN if driver.cruise is not None else driver.config.env
+    name = EVALUATION_NAME if env == own else f"evaluation-{env.rpartition('/')[2]}.json"
     return checkpoint / name
 
 
 def main(arguments: Sequence[str]) -> None:
     """Evaluates as the arguments say; see ``--help``."""
     config = parse(EvaluateConfig, arguments, PROGRAM)
-    if config.episodes < 1:
-        raise UserError(f"--episodes must be at least 1, not {config.episodes}.")
+    if config.episodes < 0:
+        raise UserError(f"--episodes must be at least 1, or 0 for as many as usual, not {config.episodes}.")
     driver = load_driver(config.checkpoint)
-    env = config.env or driver.config.env
+    roads = driver.cruise is not None and config.env in ("", STAND_IN)
+    env = config.env or (STAND_IN if roads else driver.config.env)
     output = config.output or _default_output(config.checkpoint, env, driver)
     check_writable(output, ".json")
     console = Console()
     console.print(driver.describe(), highlight=False)
+    evaluation = _on_roads(config, driver, console) if roads else _in_episodes(config, driver, env, console)
+    console.print(evaluation.table())
+    write_atomically(output, evaluation.to_json() + "\n")
+    console.print(f"written: {output}", highlight=False)
+
+
+def _in_episodes(config: EvaluateConfig, driver: Driver, env: str, console: Console) -> Evaluation:
+    count = config.episodes or EPISODES
     columns = (BarColumn(), TextColumn("episode {task.completed}/{task.total}  mean {task.fields[mean]:.1f}"))
     scores: list[float] = []
-    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, *times, console=console, transient=True) as bar:
-        task = bar.add_task("driving", total=config.episodes, mean=float("nan"))
+    with Progress(*columns, *_times(), console=console, transient=True) as bar:
+        task = bar.add_task("driving", total=count, mean=float("nan"))
 
         def show(episode: Episode) -> None:
             scores.append(episode.score)
             bar.update(task, advance=1, mean=sum(scores) / len(scores))
 
-        seeds = range(TEST_SEEDS, TEST_SEEDS + config.episodes)
-        evaluation = evaluate(driver, seeds, config.workers, env, show)
-    console.print(evaluation.table())
-    write_atomically(output, evaluation.to_json() + "\n")
-    console.print(f"written: {output}", highlight=False)
+        workers = 1 if env == UDACITY else config.workers  # one simulator, one port
+        return evaluate(driver, range(TEST_SEEDS, TEST_SEEDS + count), workers, env, show)
+
+
+def _on_roads(config: EvaluateConfig, driver: Driver, console: Console) -> RoadEvaluation:
+    tracks = unseen_tracks(config.episodes or ROADS)
+    columns = (BarColumn(), TextColumn("lap {task.completed}/{task.total}"))
+    with Progress(*columns, *_times(), console=console, transient=True) as bar:
+        task = bar.add_task("driving", total=len(tracks) * len(SPEEDS))
+        return evaluate_on_roads(driver, tracks, config.workers, done=lambda: bar.advance(task))
+
+
+def _times() -> tuple[ProgressColumn, ...]:
+    return TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,116 @@
+"""Training a driver of the Udacity simulator, tiny: on roads, from recordings, resumed, and refused."""
+
+import hashlib
+
+import pytest
+import yaml
+
+import liquid_control
+from envs.udacity.recording import Recorder
+from envs.udacity.stand_in.environment import UdacityStandIn
+from envs.udacity.stand_in.expert import RoadExpert
+from envs.udacity.stand_in.simulator import record
+from liquid_control.card import main as card
+from liquid_control.errors import UserError
+from liquid_control.road_evaluation import RoadEvaluation
+from liquid_control.train import main as train
+
+TINY = (
+    "--env udacity --rounds 2 --expert-episodes 1 --learner-episodes 1 --seconds 3 --steps 2 --batch 4 --time 8 "
+    "--validation-episodes 1 --test-episodes 0 --workers 1 --device cpu"
+).split()
+
+
+def digest(checkpoint):
+    (path,) = checkpoint.glob("weights-*.safetensors")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drive") / "lake"
+    env = UdacityStandIn()
+    env.reset(seed=0, options={"start": 0.0})
+    with Recorder(folder) as recorder:
+        record(env, recorder, 0.04, RoadExpert(15.0))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def on_roads(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "roads"
+    train([*TINY, "--run", str(folder), "--test-episodes", "1"])
+    return folder
+
+
+def test_a_run_leaves_a_driver_that_was_judged_on_other_roads(on_roads):
+    driver = liquid_control.load_driver(on_roads / "best")
+    assert driver.config.env == "liquid_control/Udacity-v0"
+    assert driver.core.neuron_count == 19
+    evaluation = RoadEvaluation.from_json((on_roads / "best" / "evaluation.json").read_text())
+    assert {lap.speed for lap in evaluation.laps} == {15.0, 25.0}
+    assert yaml.safe_load((on_roads / "config.yaml").read_text())["env"] == "liquid_control/Udacity-v0"
+
+
+def test_a_card_tells_the_command_and_the_departures(on_roads, command):
+    status, out, err = command(card, on_roads / "best")
+    assert status == 0, err
+    text = (on_roads / "best" / "README.md").read_text()
+    assert "python -m liquid_control.train --env udacity" in text
+    assert "departures in 1 laps at 15 miles an hour" in text
+    assert "drive.py" in text
+    assert (on_roads / "best" / "wiring.png").exists()
+
+
+def test_an_interrupted_run_is_continued_to_the_same_weights(on_roads, tmp_path, monkeypatch):
+    folder = tmp_path / "broken"
+
+    def fail(self, *arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("agents.road_dagger.RoadDagger._judge", fail)
+        with pytest.raises(KeyboardInterrupt):
+            train([*TINY, "--run", str(folder)])
+    train(["--resume", str(folder)])
+    assert digest(folder / "last") == digest(on_roads / "last")
+
+
+def test_recordings_alone_are_learned_and_judged_by_the_rows_held_out(recorded, tmp_path, capsys):
+    folder = tmp_path / "cloned"
+    train([*TINY, "--agent", "clone", "--data", str(recorded), "--held-out", "0", "--run", str(folder)])
+    assert "rows in 1 stretches" in capsys.readouterr().out
+    assert (folder / "best" / "config.json").exists()
+    assert not (folder / "shards").exists()
+
+
+def test_a_driver_is_trained_on_from_a_checkpoint(on_roads, recorded, tmp_path):
+    folder = tmp_path / "tuned"
+    best = str(on_roads / "best")
+    options = ["--agent", "clone", "--data", str(recorded), "--init", best, "--learning-rate", "0", "--rounds", "1"]
+    train([*TINY, *options, "--run", str(folder)])
+    assert digest(folder / "last") == digest(on_roads / "best")
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--agent", "clone"], "name their folder by --data"),
+        (["--data", "nowhere"], "nowhere is no folder"),
+        (["--agent", "ppo"], "supported are vectors, and the picture of CarRacing-v3"),
+        (["--init", "checkpoints/CarRacing-v3/cfc"], "drives CarRacing-v3, not liquid_control/Udacity-v0"),
+        (["--steps", "0"], "--steps must be at least 1"),
+    ],
+)
+def test_what_cannot_be_is_said(options, why, tmp_path):
+    arguments = [*TINY, "--run", str(tmp_path / "run"), *options]
+    if "ppo" in options:
+        arguments = ["--env", "liquid_control/UdacityStandIn-v0", "--run", str(tmp_path / "run"), *options]
+    with pytest.raises(UserError, match=why):
+        train(arguments)
+
+
+def test_a_folder_without_images_is_an_error(tmp_path):
+    (tmp_path / "driving_log.csv").write_text("center.jpg,left.jpg,right.jpg,0,0,0,0\n")
+    with pytest.raises(UserError, match="1 missing images, such as center.jpg"):
+        train([*TINY, "--data", str(tmp_path), "--run", str(tmp_path / "run")])
