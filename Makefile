@@ -3,6 +3,7 @@ PYTHON ?= python3
 PIP_FLAGS ?=
 ENVIRONMENT := .venv/installed
 RUN := .venv/bin/python -m
+CLIENTS := $(patsubst tests/envs/udacity/clients/%.txt,.venv/clients/%/installed,$(wildcard tests/envs/udacity/clients/*.txt))
 
 .PHONY: train test check help
 help:
@@ -14,7 +15,7 @@ train: $(ENVIRONMENT)
 	$(RUN) liquid_control.train --env CarRacing-v3
 
 # Files are shared out between processes, one a processor: most tests wait for a process that they have started.
-test: $(ENVIRONMENT)
+test: $(ENVIRONMENT) $(CLIENTS)
 	$(RUN) pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
 check: $(ENVIRONMENT)
@@ -29,4 +30,9 @@ $(ENVIRONMENT): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable '.[test,lint]'
 	$(RUN) liquid_control.compile
+	@touch $@
+
+# Versions of python-socketio that the bridge is tested with. They exclude each other, so each has a folder of its own.
+.venv/clients/%/installed: tests/envs/udacity/clients/%.txt | $(ENVIRONMENT)
+	.venv/bin/pip install --quiet $(PIP_FLAGS) --upgrade --target $(@D) --requirement $<
 	@touch $@

@@ -41,7 +41,7 @@ class RoadConfig(ImitationConfig):
     """A folder with recorded drives, in it or below: driving_log.csv and IMG/ as the simulator writes them."""
     init: Path | None = None
     """A driver's checkpoint to begin with instead of nothing; it settles what the driver is made of."""
-    rounds: int = 10
+    rounds: int = 8
     """Rounds of driving and cloning; round 0 is the expert's."""
     expert_episodes: int = 16
     """Drives of round 0."""
@@ -68,7 +68,7 @@ class RoadConfig(ImitationConfig):
     shift: float = 0.0
     """Share of the width that pictures are moved aside by, at most, with the steering that brings the car back; for
     recordings that never stray from the middle."""
-    validation_episodes: int = 6
+    validation_episodes: int = 4
     """Laps of a validation, on roads that are never trained on, half of them at 15 and half at 25 miles an hour."""
     test_episodes: int = 6
     """Laps of the closing evaluation, on other roads again."""

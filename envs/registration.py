@@ -13,7 +13,8 @@ def register_environments() -> None:
 
         gymnasium.make("envs:liquid_control/FastCarRacing-v3")
 
-    Limits and thresholds are the official ones.
+    CarRacing's limits and thresholds are the official ones. `liquid_control/Udacity-v0` is the live simulator, behind a
+    bridge of its own; `liquid_control/UdacityStandIn-v0` is what stands in for it, in this process.
     """
     if "liquid_control/FastCarRacing-v3" not in gymnasium.registry:
         gymnasium.register(
@@ -27,4 +28,11 @@ def register_environments() -> None:
             id="liquid_control/UdacityStandIn-v0",
             entry_point="envs.udacity.stand_in.environment:UdacityStandIn",
             max_episode_steps=2500,
+        )
+    if "liquid_control/Udacity-v0" not in gymnasium.registry:
+        gymnasium.register(
+            id="liquid_control/Udacity-v0",
+            entry_point="envs.udacity.live:Udacity",
+            max_episode_steps=2500,
+            nondeterministic=True,  # time is real
         )

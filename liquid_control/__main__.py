@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "score a checkpoint on the official environment, on seeds that nothing was trained on",
     "watch": "see a checkpoint drive, its neurons beside the road; in a window or as a video",
     "record": "record demonstrations of the expert or of a checkpoint",
+    "drive": "drive the Udacity simulator with a checkpoint; python drive.py CHECKPOINT is the same",
     "simulator": "stand in for the Udacity simulator: drive on a bridge, or record an expert's drive",
     "export": "write a checkpoint as an ONNX model, its state as input and output",
     "diagram": "draw a checkpoint's wiring: neurons, and synapses by sign and weight",

@@ -108,12 +108,20 @@ def _weights(core: LiquidLayer) -> tuple[np.ndarray, np.ndarray]:
     return sensory, inner
 
 
-def activity(driver: Driver) -> dict[str, np.ndarray]:
-    """What the neurons of a driver are doing now, one column of values a part of its core.
+def activity(driver: Driver, state: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """What the neurons of a driver are doing, one column of values a part of its core.
 
     A part that holds several past inputs, a stack of frames, gives a column for each.
+
+    Args:
+        driver: whose neurons.
+        state: (S,) of its core; None is that of the drive that is going on.
     """
-    return _columns(driver.neurons())
+    return _columns(driver.neurons() if state is None else _parts(driver.core, torch.from_numpy(state)[None]))
+
+
+def _parts(core: LiquidLayer, state: torch.Tensor) -> dict[str, np.ndarray]:
+    return {name: part[0].detach().cpu().numpy() for name, part in core.unpack(state).items()}
 
 
 def _columns(parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -146,10 +154,8 @@ class Network:
             sizes = {kind: len(drawn.neurons_of_type(kind)) for kind in dict.fromkeys(drawn.types)}
             return cls(((drawn.sensory, _inputs(drawn.sensory)),), sizes, synapses(drawn))
         if isinstance(drawn, LiquidLayer):
-            parts = {
-                name: part[0].detach().cpu().numpy() for name, part in drawn.unpack(drawn.initial_state(1)).items()
-            }
-            sizes = {name: len(values) for name, values in _columns(parts).items()}
+            columns = _columns(_parts(drawn, drawn.initial_state(1)))
+            sizes = {name: len(values) for name, values in columns.items()}
             return cls(((drawn.input_size, _inputs(drawn.input_size)),), sizes, synapses(drawn))
         view = drawn.view
         eyes = [(drawn.eyes.features, f"{drawn.eyes.features} features\nof the eyes")] if drawn.eyes else []
@@ -192,7 +198,7 @@ class Diagram:
         self.positions = self._place()
         self.radii = self._radii()
         self._paths = [self._path(synapse) for synapse in self.synapses]
-        self._strengths = self._relative_strengths()
+        self.strengths = self._relative_strengths()
         self._scene = self._draw_scene(0.16)
 
     def draw_wiring(self) -> np.ndarray:
@@ -224,7 +230,7 @@ class Diagram:
         picture = self._scene.copy()
         currents = [
             strength * float(np.clip(values[synapse.source[0]][synapse.source[1]], -1, 1))
-            for synapse, strength in zip(self.synapses, self._strengths, strict=True)
+            for synapse, strength in zip(self.synapses, self.strengths, strict=True)
         ]
         for index in np.argsort(np.abs(currents)):
             current = currents[index]
@@ -296,7 +302,7 @@ class Diagram:
         picture = np.full((self.height, self.width, 3), BACKGROUND, np.uint8)
         if not self.synapses:
             self._dense_bands(picture)
-        for path, strength in zip(self._paths, self._strengths, strict=True):
+        for path, strength in zip(self._paths, self.strengths, strict=True):
             color = _mixed(BACKGROUND, POSITIVE if strength > 0 else NEGATIVE, light * (0.12 + 0.88 * abs(strength)))
             thickness = max(1, round(2.6 * abs(strength) * self.unit)) if light > 0.5 else 1
             _curve(picture, path, color, thickness)

@@ -67,8 +67,12 @@ def main(arguments: Sequence[str]) -> None:
         try:
             autonomous.run(config.seconds)
         finally:
-            told = f"{autonomous.telemetries} telemetries in {autonomous.seconds:.0f} s, {env.progress:.0f} m of road."
-            console.print(told)
+            console.print(
+                f"{autonomous.telemetries} telemetries in {autonomous.seconds:.0f} s, {env.progress:.0f} m of road; "
+                f"left the road {autonomous.departures} times.",
+                highlight=False,
+                soft_wrap=True,
+            )
         return
     try:
         with Recorder(config.record) as recorder:

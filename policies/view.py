@@ -72,7 +72,7 @@ class UdacityView:
         size: (height, width) of the image that the eyes get.
     """
 
-    default_size = (32, 96)
+    default_size = (25, 97)  # of the form 8 n + 1, which three strided convolutions of 5, 3, 3 see to the last pixel
     observation_shape = (160, 320, 3)
     #: Rows of the camera's picture between which the driver looks.
     crop = (60, 136)

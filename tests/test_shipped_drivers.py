@@ -5,15 +5,20 @@ from pathlib import Path
 
 import pytest
 
+from agents.road_rollout import judge_road
 from agents.rollout import VALIDATION_SEEDS, Drive, Plan, drive_episode
 from liquid_control.evaluate import Evaluation
+from liquid_control.road_evaluation import RoadEvaluation
 from policies.driver import load_driver
 
-SHIPPED = sorted(path.parent for path in (Path(__file__).parent.parent / "checkpoints").glob("*/*/config.json"))
+CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+SHIPPED = sorted(path.parent for path in (CHECKPOINTS / "CarRacing-v3").glob("*/config.json"))
+ON_ROADS = sorted(path.parent for path in (CHECKPOINTS / "Udacity").glob("*/config.json"))
 
 
 def test_the_liquid_drivers_are_shipped():
     assert {"cfc", "ltc", "cfc-ppo"} <= {folder.name for folder in SHIPPED}
+    assert {"cfc", "lan"} <= {folder.name for folder in ON_ROADS}
 
 
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
@@ -39,3 +44,25 @@ def test_it_drives(folder):
     else:  # from reward alone: it misses a tile now and then
         assert min(episode.tiles for episode in episodes) >= 0.9
         assert min(episode.score for episode in episodes) > 800
+
+
+@pytest.mark.parametrize("folder", ON_ROADS, ids=lambda folder: folder.name)
+def test_the_laps_are_of_these_weights(folder):
+    config = json.loads((folder / "config.json").read_text())
+    evaluation = RoadEvaluation.from_json((folder / "evaluation.json").read_text())
+    assert evaluation.weights == config["sha256"]
+    assert {lap.speed for lap in evaluation.laps} == {15.0, 25.0}
+    slow, _ = evaluation.summary()
+    assert (slow["laps"], slow["departures"]) == (10, 0)
+    assert "0 departures in 10 laps at 15 miles an hour" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("folder", ON_ROADS, ids=lambda folder: folder.name)
+def test_it_keeps_to_a_road_in_any_weather(folder):
+    driver = load_driver(folder)
+    assert driver.core.neuron_count == 19
+    assert driver.parameter_counts()["total"] <= 20_000
+    for track, weather in ((2_000_500, "clear"), (2_000_501, "fog")):
+        judged = judge_road(driver, str(track), 15.0, laps=0.25, weather=weather)
+        assert judged.departures == 0
+        assert judged.farthest < 3.9

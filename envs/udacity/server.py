@@ -23,7 +23,7 @@ import secrets
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Protocol
@@ -50,8 +50,8 @@ class BridgeError(RuntimeError):
 class Pilot(Protocol):
     """What drives one car. Every simulator has its own."""
 
-    def drive(self, telemetry: Telemetry, elapsed: float) -> Command:
-        """What the car shall do.
+    def drive(self, telemetry: Telemetry, elapsed: float) -> Command | Awaitable[Command]:
+        """What the car shall do; who awaits it may take a while, and this car's next telemetry waits for it.
 
         Args:
             telemetry: what is seen.
@@ -205,7 +205,7 @@ class _Client:
                     LOG.warning("client %d said nothing for %g s: closed.", self.drive.number, patience)
                     return
                 begin = time.perf_counter()
-                for answer in self._answers(message):
+                for answer in await self._answers(message):
                     await self.connection.send(answer)
                     if answer.startswith(packets.MESSAGE + packets.EVENT):
                         self._note(time.perf_counter() - begin)
@@ -222,7 +222,7 @@ class _Client:
                 await asyncio.sleep(PING_INTERVAL)
                 await self.connection.send(packets.PING)
 
-    def _answers(self, message: str | bytes) -> list[str]:
+    async def _answers(self, message: str | bytes) -> list[str]:
         """What is sent back for a message."""
         try:
             if isinstance(message, bytes):
@@ -236,7 +236,7 @@ class _Client:
         if packet.socket == packets.CONNECT:
             return [self._connect(packet)]
         if packet.socket == packets.EVENT and packet.namespace == "/":
-            return self._event(packet)
+            return await self._event(packet)
         return []
 
     def _connect(self, packet: Packet) -> str:
@@ -246,14 +246,14 @@ class _Client:
             return f"44{place}{json.dumps({'message': refusal} if self.revision == '4' else refusal)}"
         return "40" + (json.dumps({"sid": self.sid}) if self.revision == "4" else "")
 
-    def _event(self, packet: Packet) -> list[str]:
+    async def _event(self, packet: Packet) -> list[str]:
         name, *arguments = packet.data
         answers = [] if packet.ack is None else [f"43{packet.ack}[]"]
         if name == "telemetry":
-            answers.append(self._drive(arguments[0] if arguments else None))
+            answers.append(await self._drive(arguments[0] if arguments else None))
         return answers
 
-    def _drive(self, fields: object) -> str:
+    async def _drive(self, fields: object) -> str:
         """The one answer to a telemetry."""
         drive = self.drive
         if fields is None:
@@ -269,7 +269,8 @@ class _Client:
         self.telemetry_at = now
         drive.telemetry = telemetry
         try:
-            drive.command = drive.pilot.drive(telemetry, elapsed)
+            answer = drive.pilot.drive(telemetry, elapsed)
+            drive.command = answer if isinstance(answer, Command) else await answer
         except Exception as error:
             self._tell(f"the driver failed: {type(error).__name__}: {error}. The car coasts")
             drive.command = self._coast()

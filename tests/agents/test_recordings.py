@@ -36,7 +36,7 @@ def test_three_cameras_are_three_drives_and_the_sides_steer_back(recorded):
     found = read_recordings(recorded, UdacityView(), held_out=0.0, side_correction=0.25)
     center, left, right = found.learned
     assert center.steps == left.steps == right.steps > 50
-    assert center.images.shape == (center.steps, 32, 96, 3)
+    assert center.images.shape == (center.steps, 25, 97, 3)
     np.testing.assert_allclose(left.labels, np.clip(center.labels + 0.25, -1, 1), atol=1e-6)
     np.testing.assert_allclose(right.labels, np.clip(center.labels - 0.25, -1, 1), atol=1e-6)
     assert (left.images != center.images).mean() > 0.3

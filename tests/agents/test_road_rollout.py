@@ -44,7 +44,7 @@ def test_who_turns_away_leaves_the_road_and_is_scored_by_the_way_he_came():
 
 def test_the_label_is_the_expert_s_and_the_action_the_driver_s():
     episode = drive_road(steering_driver(0.1), SHORT)
-    assert episode.images.shape[1:] == (32, 96, 3)
+    assert episode.images.shape[1:] == (25, 97, 3)
     assert episode.gauges.shape == (episode.steps, 0)
     np.testing.assert_allclose(episode.actions, 0.1, atol=1e-6)
     assert episode.labels[-1] < episode.labels[0] < 0.1  # the farther to the right, the more to the left
@@ -68,7 +68,7 @@ def test_the_same_plan_is_the_same_drive_and_a_shard_keeps_it(tmp_path):
     driver = steering_driver(0.05)
     first = drive_road(driver, SHORT)
     record_road(driver, SHORT, tmp_path / "drive.npz")
-    (again,) = read_shard(tmp_path / "drive.npz", UDACITY, (32, 96, 3))
+    (again,) = read_shard(tmp_path / "drive.npz", UDACITY, (25, 97, 3))
     for name in ("images", "labels", "actions", "elapsed"):
         np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
     assert again.score == first.score

@@ -28,7 +28,7 @@ def test_it_has_nineteen_neurons_of_which_one_steers(driver):
     assert (driver.core.neuron_count, driver.hands.motors, driver.inputs) == (19, 1, 32)
     types = driver.core.config["units"]["types"]
     assert [types.count(kind) for kind in ("inter", "command", "motor")] == [12, 6, 1]
-    assert driver.config.playfield == (32, 96)
+    assert driver.config.playfield == (25, 97)
 
 
 def test_the_view_is_the_land_between_sky_and_bonnet_in_the_camera_s_colours():
@@ -36,10 +36,10 @@ def test_the_view_is_the_land_between_sky_and_bonnet_in_the_camera_s_colours():
     picture[:60], picture[136:] = (0, 0, 255), (0, 255, 0)  # sky and bonnet
     picture[60:136, :160], picture[60:136, 160:] = (200, 10, 20), (30, 40, 220)
     image, gauges = UdacityView()(seen(picture))
-    assert image.shape == (32, 96, 3)
+    assert image.shape == (25, 97, 3)
     assert gauges.shape == (0,)
     assert (image[:, :48] == (200, 10, 20)).all()
-    assert (image[:, 48:] == (30, 40, 220)).all()
+    assert (image[:, 49:] == (30, 40, 220)).all()
 
 
 @pytest.mark.parametrize("picture", [np.zeros((80, 320, 3), np.uint8), np.zeros((160, 320, 3), np.float32)])

@@ -13,9 +13,9 @@ import cv2
 import numba
 import numpy as np
 
+from envs.udacity.observation import HEIGHT, WIDTH
 from envs.udacity.stand_in.scenery import BUSH, PIXELS_PER_METRE, Scenery
 
-WIDTH, HEIGHT = 320, 160
 FARTHEST = 420.0
 """Metres up to which land is drawn."""
 ZENITH, HAZE = (98, 132, 184), (182, 196, 212)

@@ -8,9 +8,9 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 
-from envs.udacity.stand_in.camera import CENTER, HEIGHT, LEFT, RIGHT, WEATHERS, WIDTH, Camera, Lens
+from envs.udacity.observation import action_space, observation_space, observe
+from envs.udacity.stand_in.camera import CENTER, LEFT, RIGHT, WEATHERS, Camera, Lens
 from envs.udacity.stand_in.car import MPH, TICK, Car
 from envs.udacity.stand_in.road import Road, preset
 from envs.udacity.stand_in.scenery import SHOULDER_WIDTH, Scenery, make_scenery
@@ -80,14 +80,8 @@ class UdacityStandIn(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             raise ValueError(f"unknown weather {weather!r}: expected {', '.join(WEATHERS)}.")
         self.track, self.interval, self.weather = track, (least, most), weather
         self.start_speed, self.render_mode = start_speed, render_mode
-        self.observation_space = spaces.Dict(  # type: ignore[assignment]
-            {
-                "image": spaces.Box(0, 255, (HEIGHT, WIDTH, 3), np.uint8),
-                "speed": spaces.Box(-10.0, 40.0, (1,), np.float32),
-                "elapsed": spaces.Box(0.0, np.inf, (1,), np.float32),
-            }
-        )
-        self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+        self.observation_space = observation_space()  # type: ignore[assignment]
+        self.action_space = action_space()
         self._track = ""
 
     def _load(self, track: str) -> None:
@@ -146,11 +140,7 @@ class UdacityStandIn(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         return self.cameras[lens].draw(car.x, car.y, car.heading, math.atan(self.slope)).copy()
 
     def _observation(self, elapsed: float) -> dict[str, np.ndarray]:
-        return {
-            "image": self.draw(CENTER),
-            "speed": np.array([self.car.speed / MPH], np.float32),
-            "elapsed": np.array([elapsed], np.float32),
-        }
+        return observe(self.draw(CENTER), self.car.speed / MPH, elapsed)
 
     def _info(self, lap: bool) -> dict[str, Any]:
         return {

@@ -15,6 +15,7 @@ from envs.udacity.stand_in.camera import CENTER
 from envs.udacity.stand_in.car import MPH, TICK
 from envs.udacity.stand_in.environment import UdacityStandIn
 from envs.udacity.stand_in.expert import RoadExpert
+from envs.udacity.stand_in.scenery import SHOULDER_WIDTH
 
 FRAME = 1 / 60
 """Seconds between two frames of the program, at most as many telemetries come for each request under way."""
@@ -50,8 +51,13 @@ class Autonomous:
     ):
         self.env, self.address, self.locale, self.rate, self.tell = env, (host, port), locale, rate, tell
         self.telemetries = 0
+        self.commands = 0
+        self.connections = 0
         self.seconds = 0.0
         """Simulated so far."""
+        self.departures = 0
+        """Times that the middle of the car left the shoulder."""
+        self._departed = False
         self._wire: SimulatorWire | None = None
         self._told = ""
         self._try_at = 0.0
@@ -64,6 +70,9 @@ class Autonomous:
                 ticks = int(((time.monotonic() - begin) * self.rate - self.seconds) / TICK)
                 self.env.advance(ticks)
                 self.seconds += ticks * TICK
+                departed = abs(self.env.cross_track) > self.env.road.half_width + SHOULDER_WIDTH
+                self.departures += departed and not self._departed
+                self._departed = departed
                 self._frame()
         finally:
             if self._wire is not None:
@@ -79,6 +88,7 @@ class Autonomous:
             for each in asked:
                 if each.steering is not None and each.throttle is not None:
                     self.env.car.command(each.steering, each.throttle)
+                    self.commands += 1
             if wire and asked:
                 car, jpeg = self.env.car, encode(self.env.draw(CENTER))
                 for _ in asked:
@@ -99,6 +109,7 @@ class Autonomous:
                 self._say(f"waiting for a bridge at {host}:{port}")
                 self._try_at = time.monotonic() + RECONNECT
             else:
+                self.connections += 1
                 self._say("connected")
         return self._wire
 

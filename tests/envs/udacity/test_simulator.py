@@ -58,6 +58,20 @@ def test_a_bridge_may_come_late_leave_and_come_again(env):
     assert autonomous.telemetries > 20
 
 
+def test_each_telemetry_has_one_answer_and_two_are_under_way_after_a_new_connection_too(env):
+    answered = []
+    with run_bridge(lambda: Oracle(env, 4.0), watch=lambda drive: answered.append(drive.number)) as server:
+        autonomous = Autonomous(env, port=server.port, rate=4.0)
+        for _ in range(3):
+            autonomous.run(seconds=autonomous.seconds + 4)
+    assert sorted(set(answered)) == [1, 2, 3]
+    assert autonomous.connections == 3
+    assert autonomous.commands > 60
+    assert autonomous.telemetries == autonomous.commands + 2 * 3
+    assert len(answered) - 2 * 3 <= autonomous.commands <= len(answered)
+    assert env.progress > 10
+
+
 def test_a_recording_is_one_that_can_be_learned_from(env, tmp_path):
     with Recorder(tmp_path / "drive") as recorder:
         rows = record(env, recorder, laps=0.15, expert=RoadExpert(15.0))

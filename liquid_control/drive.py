@@ -1,0 +1,365 @@
+"""``python drive.py CHECKPOINT``: a driver at the wheel of the Udacity simulator.
+
+It listens, the simulator in its autonomous mode connects, and the car moves. Ctrl-C ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import csv
+import functools
+import logging
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+from rich.live import Live
+from rich.logging import RichHandler
+
+from envs.udacity.observation import observe
+from envs.udacity.packets import MAX_STEERING_ANGLE, Command, Telemetry
+from envs.udacity.recording import Recorder, RecordingError
+from envs.udacity.server import PORT, BridgeError, Drive, UdacityServer
+from liquid_control.checkpoint import CONFIG_NAME
+from liquid_control.command import parse, run
+from liquid_control.errors import UserError
+from liquid_control.live_view import LiveView, Moment
+from policies.driver import Driver, load_driver
+from policies.view import UDACITY
+
+LOG = logging.getLogger(__name__)
+PROGRAM = "python drive.py"
+EXAMPLE = "checkpoints/Udacity/cfc"
+LINE_EVERY, RELOAD_EVERY = 0.5, 1.0
+"""Seconds between two live lines, and between two looks at the checkpoint."""
+LOG_COLUMNS = (
+    "time", "client", "speed", "target_speed", "steering_angle", "throttle", "commanded_steering",
+    "commanded_throttle", "latency",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DriveConfig:
+    """Drives the Udacity simulator: start this, then the simulator's autonomous mode, in any order.
+
+    No simulator at hand? python -m liquid_control.simulator stands in for it. Options can be put in a YAML file:
+    --config FILE.
+    """
+
+    checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
+    """The folder of a driver, for example checkpoints/Udacity/cfc."""
+    speed: float = 15.0
+    """Miles an hour to keep where the road is straight."""
+    record: Path | None = None
+    """A new folder for what is driven: driving_log.csv and IMG/ as the simulator writes them."""
+    log: Path | None = None
+    """A .csv file for every telemetry and its answer."""
+    view: bool = False
+    """Serve a page that shows the camera, what the driver looks at, and its neurons at work."""
+    view_port: int = 4568
+    """Port of that page; 0 picks a free one."""
+    watch: bool = False
+    """Look for a new checkpoint in the folder every second, and change drivers without a stop."""
+    host: str = "127.0.0.1"
+    """Address to listen on; any but this computer's own lets others take the wheel."""
+    port: int = PORT
+    """Port to listen on; the simulator knows no other than 4567."""
+
+
+class DriverPilot:
+    """A driver at the wheel of one simulator, with a state and a speed controller of its own.
+
+    Args:
+        driver: whose weights drive.
+        speed: miles an hour to keep.
+    """
+
+    def __init__(self, driver: Driver, speed: float):
+        self.speed = speed
+        self.take_over(driver)
+
+    def take_over(self, driver: Driver) -> None:
+        """Another driver takes the wheel; its state is that of a new drive."""
+        self.compiled = driver.compile_step()
+        assert self.compiled.cruise is not None
+        self.compiled.cruise.speed = self.speed
+
+    def drive(self, telemetry: Telemetry, elapsed: float) -> Command:
+        """See `envs.udacity.server.Pilot`."""
+        steering, throttle = self.compiled.act(observe(telemetry.image, telemetry.speed, elapsed))
+        return Command(float(steering), float(throttle))
+
+
+@dataclass
+class Seat:
+    """What is kept of one simulator."""
+
+    recorder: Recorder | None = None
+    answered: int = 0
+    """Telemetries until the last live line."""
+    rate: float = 0.0
+    """Telemetries a second."""
+    recorded_at: float = field(default=float("-inf"))
+
+
+class Cockpit:
+    """Everything around the server: recordings, the log, the page, the live line, the change of drivers.
+
+    Args:
+        config: what is asked for.
+        driver: at the wheel at first.
+        console: where lines go.
+    """
+
+    RECORD_EVERY = 1 / 16
+    """Seconds between rows of a recording at least, as the simulator's own."""
+
+    def __init__(self, config: DriveConfig, driver: Driver, console: Console):
+        self.config, self.driver, self.console = config, driver, console
+        self.server = UdacityServer(self._make_pilot, config.host, config.port, self._note)
+        self.seats: dict[int, Seat] = {}
+        self.view: LiveView | None = None
+        self.answered = 0
+        self._log: Any = None
+
+    def _make_pilot(self) -> DriverPilot:
+        return DriverPilot(self.driver, self.config.speed)
+
+    async def run(self, stop: asyncio.Event, started: Callable[[], None] = lambda: None) -> None:
+        """Serves until ``stop`` is set.
+
+        Raises:
+            UserError: if something that was asked for cannot be had: a port, a folder, a file.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            if self.config.record is not None:
+                self._record(self.config.record, 1)
+            if self.config.log is not None:
+                self._log = csv.writer(stack.enter_context(_open_log(self.config.log)))
+                self._log.writerow(LOG_COLUMNS)
+            if self.config.view:
+                self.view = await stack.enter_async_context(LiveView(self.driver, port=self.config.view_port))
+                self.console.print(f"view: {self.view.url}", highlight=False)
+            try:
+                await stack.enter_async_context(self.server)
+            except BridgeError as error:
+                raise UserError(str(error)) from None
+            stack.callback(self._close_recordings)
+            self.console.print(
+                f"listening on {self.config.host}:{self.server.port} for the simulator; Ctrl-C ends.", highlight=False
+            )
+            started()
+            async with asyncio.TaskGroup() as tasks:
+                others = [tasks.create_task(self._tell())]
+                if self.config.watch:
+                    others.append(tasks.create_task(self._reload()))
+                await stop.wait()
+                for other in others:
+                    other.cancel()
+
+    # After every answer
+
+    def _note(self, drive: Drive) -> None:
+        self.answered += 1
+        seat = self.seats.setdefault(drive.number, Seat())
+        telemetry, command = drive.telemetry, drive.command
+        if telemetry is None or command is None:  # somebody drives by hand
+            return
+        now = time.time()
+        if self._log is not None:
+            self._write_log(drive, telemetry, command, now)
+        if self.config.record is not None and now - seat.recorded_at >= self.RECORD_EVERY:
+            self._write_row(seat, drive, telemetry, command, now)
+        if self.view is not None and self.view.wants(drive.number):
+            self.view.show(self._moment(seat, drive, telemetry, command))
+
+    def _moment(self, seat: Seat, drive: Drive, telemetry: Telemetry, command: Command) -> Moment:
+        compiled = drive.pilot.compiled  # type: ignore[attr-defined]
+        image, gauges = compiled.view(observe(telemetry.image, telemetry.speed, 0.0))
+        return Moment(
+            camera=telemetry.image,
+            image=image,
+            gauges=gauges,
+            state=compiled.state.copy(),
+            steering=command.steering,
+            throttle=command.throttle,
+            speed=telemetry.speed,
+            latency=_percentiles(drive),
+            rate=seat.rate,
+            number=drive.number,
+            target=compiled.cruise.controller.target,
+        )
+
+    def _write_log(self, drive: Drive, telemetry: Telemetry, command: Command, now: float) -> None:
+        compiled = drive.pilot.compiled  # type: ignore[attr-defined]
+        numbers = (
+            telemetry.speed, compiled.cruise.controller.target, telemetry.steering_angle, telemetry.throttle,
+            command.steering, command.throttle, drive.latencies[-1],
+        )  # fmt: skip
+        try:
+            self._log.writerow([f"{now:.3f}", drive.number, *(f"{number:.5g}" for number in numbers)])
+        except OSError as error:
+            self._log = None
+            LOG.warning("the log ends here: %s. The car drives on.", error.strerror or error)
+
+    # Recordings
+
+    def _record(self, folder: Path, number: int) -> Recorder:
+        try:
+            recorder = Recorder(folder)
+        except RecordingError as error:
+            raise UserError(str(error)) from None
+        self.seats.setdefault(number, Seat()).recorder = recorder
+        return recorder
+
+    def _write_row(self, seat: Seat, drive: Drive, telemetry: Telemetry, command: Command, now: float) -> None:
+        assert self.config.record is not None
+        try:
+            if seat.recorder is None:  # another simulator, or the same one again
+                seat.recorder = self._record(self.config.record / f"client-{drive.number}", drive.number)
+            steering = telemetry.steering_angle / MAX_STEERING_ANGLE
+            brake = max(-command.throttle, 0.0)
+            seat.recorder.write([telemetry.jpeg], steering, telemetry.throttle, brake, telemetry.speed, now)
+            seat.recorded_at = now
+        except (OSError, UserError) as error:
+            seat.recorded_at = float("inf")
+            LOG.warning("the recording of client %d ends here: %s. The car drives on.", drive.number, error)
+
+    def _close_recordings(self) -> None:
+        for seat in self.seats.values():
+            if seat.recorder is not None:
+                seat.recorder.close()
+
+    # Beside the driving
+
+    async def _tell(self) -> None:
+        """The live line."""
+        with Live("waiting for a simulator", console=self.console, auto_refresh=False, transient=True) as live:
+            while True:
+                await asyncio.sleep(LINE_EVERY)
+                for drive in self.server.drives.values():
+                    seat = self.seats.setdefault(drive.number, Seat())
+                    seat.rate, seat.answered = (drive.answered - seat.answered) / LINE_EVERY, drive.answered
+                lines = [describe(drive, self.seats[drive.number].rate) for drive in self.server.drives.values()]
+                live.update("\n".join(lines) or "waiting for a simulator", refresh=self.console.is_terminal)
+
+    async def _reload(self) -> None:
+        """Changes drivers when the checkpoint has changed."""
+        seen = _stamp(self.config.checkpoint)
+        while True:
+            await asyncio.sleep(RELOAD_EVERY)
+            stamp = _stamp(self.config.checkpoint)
+            if stamp in (seen, None):
+                continue
+            seen = stamp
+            try:
+                driver = await asyncio.to_thread(_load, self.config.checkpoint)
+                pilots = [drive.pilot for drive in self.server.drives.values()]
+                for pilot in pilots:
+                    pilot.take_over(driver)  # type: ignore[attr-defined]
+            except UserError as error:
+                LOG.warning("%s The driver stays as it is.", error)
+                continue
+            self.driver = driver
+            if self.view is not None:
+                self.view.driver = driver
+            self.console.print(f"a new driver: {driver.describe()}", highlight=False)
+
+
+def describe(drive: Drive, rate: float) -> str:
+    """One line of what a simulator is doing."""
+    if drive.telemetry is None:
+        return f"client {drive.number}: connected, no telemetry yet"
+    median, high = _percentiles(drive)
+    steering = "by hand" if drive.command is None else f"{drive.command.steering * MAX_STEERING_ANGLE:+6.1f}°"
+    return (
+        f"client {drive.number}: {rate:5.1f} telemetries/s, answered in {median * 1e3:.1f} ms (p95 {high * 1e3:.1f}), "
+        f"{drive.telemetry.speed:4.1f} mph, {steering}"
+    )
+
+
+def _percentiles(drive: Drive) -> tuple[float, float]:
+    """Seconds to an answer, median and 95th percentile of the latest."""
+    latest = sorted(list(drive.latencies)[-256:])
+    return latest[len(latest) // 2], latest[len(latest) * 95 // 100]
+
+
+def _stamp(checkpoint: Path) -> int | None:
+    """When the checkpoint was written; None while there is none."""
+    try:
+        return (checkpoint / CONFIG_NAME).stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _open_log(path: Path) -> TextIO:
+    try:
+        return path.open("x", newline="", encoding="utf-8", buffering=1)
+    except FileExistsError:
+        raise UserError(f"{path} is there already; name a new file for the log.") from None
+    except OSError as error:
+        raise UserError(f"cannot write the log {path}: {error.strerror or error}.") from None
+
+
+def _load(checkpoint: Path) -> Driver:
+    """A driver of the simulator, ready.
+
+    Raises:
+        UserError: if there is none, or it drives something else.
+    """
+    driver = load_driver(checkpoint)
+    if driver.config.env != UDACITY:
+        raise UserError(
+            f"{checkpoint} drives {driver.config.env}, not the Udacity simulator; one that does: {EXAMPLE}."
+        )
+    compiled = driver.compile_step()
+    blank = np.zeros(driver.view.observation_shape, np.uint8)
+    compiled.act({"image": blank, "speed": np.zeros(1), "elapsed": np.zeros(1)})  # compiles what is not compiled yet
+    return driver
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Drives as the arguments say; see ``--help``."""
+    config = parse(DriveConfig, arguments, PROGRAM)
+    if not 0 < config.speed <= 40:
+        raise UserError(f"--speed must be above 0 and at most 40 miles an hour, not {config.speed:g}.")
+    for name in ("port", "view_port"):
+        if not 0 <= getattr(config, name) <= 65535:
+            raise UserError(f"--{name.replace('_', '-')} must be 0 to 65535, not {getattr(config, name)}.")
+    console = Console()
+    logging.basicConfig(
+        level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
+    )
+    logging.getLogger("websockets").setLevel(logging.CRITICAL)  # what clients do wrong is told by the server
+    torch.set_num_threads(1)
+    driver = _load(config.checkpoint)
+    console.print(driver.describe(), highlight=False)
+    cockpit = Cockpit(config, driver, console)
+    asyncio.run(_until_stopped(cockpit))
+    console.print(f"{cockpit.answered} telemetries answered.", highlight=False)
+
+
+async def _until_stopped(cockpit: Cockpit) -> None:
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(number, stop.set)
+        except NotImplementedError:  # Windows
+            signal.signal(number, functools.partial(_stop_from_handler, loop, stop))
+    await cockpit.run(stop)
+
+
+def _stop_from_handler(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, *_: object) -> None:
+    loop.call_soon_threadsafe(stop.set)
+
+
+if __name__ == "__main__":
+    run(main)

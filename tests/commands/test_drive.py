@@ -1,0 +1,233 @@
+"""``drive.py`` as a user runs it: a bridge, a driver, a simulator that stands in."""
+
+import asyncio
+import csv
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from envs.udacity.recording import Recorder, read_recording
+from envs.udacity.simulator_wire import SimulatorWire
+from envs.udacity.stand_in.simulator import encode
+from liquid_control.drive import Cockpit, DriveConfig, main
+from policies.driver import Driver, DriverConfig
+from policies.view import UDACITY
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def save_driver(folder, steering=0.1):
+    """A driver that always steers alike."""
+    torch.manual_seed(0)
+    driver = Driver(DriverConfig(env=UDACITY)).eval()
+    with torch.no_grad():
+        driver.hands.gain.zero_()
+        driver.hands.offset.fill_(steering)
+    driver.save(folder)
+    return driver
+
+
+@pytest.fixture
+def driver(tmp_path):
+    return save_driver(tmp_path / "driver")
+
+
+@contextmanager
+def cockpit(driver, tmp_path, **options):
+    """A cockpit that serves in a thread."""
+    config = DriveConfig(tmp_path / "driver", port=0, view_port=0, **options)
+    made = Cockpit(config, driver, Console(file=io.StringIO(), width=200))
+    started, loop = threading.Event(), asyncio.new_event_loop()
+    stop = asyncio.Event()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(made.run(stop, started.set)))
+    thread.start()
+    assert started.wait(20)
+    try:
+        yield made
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(20)
+        loop.close()
+
+
+def telemetries(wire, count, interval=0.0, speed=10.0):
+    """Sends pictures, each after the answer to the one before; the answers."""
+    rng, answers = np.random.default_rng(0), []
+    asked = wire.poll(timeout=5)
+    while len(answers) < count:
+        time.sleep(interval)
+        for _ in asked:
+            wire.send_telemetry(0.5, 0.2, speed, encode(rng.integers(0, 256, (160, 320, 3), np.uint8)))
+        asked = wire.poll(timeout=5)
+        assert asked, "the bridge did not answer"
+        answers += asked
+    return answers
+
+
+def test_every_telemetry_is_answered_by_the_driver_and_its_pedal(driver, tmp_path):
+    with cockpit(driver, tmp_path, speed=20.0) as made:
+        wire = SimulatorWire("127.0.0.1", made.server.port)
+        answers = telemetries(wire, 20)
+        wire.close()
+    assert made.answered >= 20
+    assert [answer.steering for answer in answers] == pytest.approx([0.1] * len(answers), abs=1e-6)
+    assert all(answer.throttle == 1 for answer in answers)  # ten miles an hour too slow
+
+
+def test_two_simulators_have_a_state_each(driver, tmp_path):
+    with cockpit(driver, tmp_path) as made:
+        first, second = (SimulatorWire("127.0.0.1", made.server.port) for _ in range(2))
+        telemetries(first, 6, 0.06)
+        one, two = (drive.pilot.compiled for drive in made.server.drives.values())
+        assert np.ptp(one.state) > 0.01
+        assert (two.state == 0).all()
+        telemetries(second, 2)
+        assert (two.state != one.state).any()
+        first.close()
+        second.close()
+
+
+def test_what_is_driven_is_recorded_as_the_simulator_records(driver, tmp_path):
+    with cockpit(driver, tmp_path, record=tmp_path / "drive") as made:
+        for _ in range(2):  # the simulator goes and comes again
+            wire = SimulatorWire("127.0.0.1", made.server.port)
+            telemetries(wire, 10, 0.03)
+            wire.close()
+            time.sleep(0.2)
+    recording = read_recording(tmp_path / "drive")
+    assert 3 <= len(recording.rows) <= 10  # sixteen a second at most
+    assert recording.rows[0].speed == 10
+    assert recording.rows[0].steering == pytest.approx(0.5 / 25)
+    assert len(read_recording(tmp_path / "drive" / "client-2").rows) >= 3
+
+
+def test_the_log_has_a_line_for_every_answer(driver, tmp_path):
+    with cockpit(driver, tmp_path, log=tmp_path / "log.csv") as made:
+        wire = SimulatorWire("127.0.0.1", made.server.port)
+        telemetries(wire, 8)
+        wire.close()
+    rows = list(csv.DictReader((tmp_path / "log.csv").open()))
+    assert len(rows) == made.answered
+    assert {row["client"] for row in rows} == {"1"}
+    assert float(rows[3]["commanded_steering"]) == pytest.approx(0.1)
+    assert float(rows[3]["target_speed"]) == 15
+    assert 0 < float(rows[3]["latency"]) < 5
+
+
+def test_a_full_disk_ends_the_recording_and_not_the_drive(driver, tmp_path, monkeypatch, caplog):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with cockpit(driver, tmp_path, record=tmp_path / "drive") as made:
+        wire = SimulatorWire("127.0.0.1", made.server.port)
+        telemetries(wire, 2)
+        monkeypatch.setattr(Recorder, "write", full)
+        answers = telemetries(wire, 10, 0.03)
+        wire.close()
+    assert all(answer.steering == pytest.approx(0.1) for answer in answers)
+    assert sum("the recording of client 1 ends here" in record.message for record in caplog.records) == 1
+
+
+def test_a_new_checkpoint_takes_the_wheel_without_a_stop(driver, tmp_path):
+    with cockpit(driver, tmp_path, watch=True) as made:
+        wire = SimulatorWire("127.0.0.1", made.server.port)
+        telemetries(wire, 3)
+        (tmp_path / "driver" / "config.json").write_text("{")  # damaged: nothing changes
+        time.sleep(1.5)
+        assert telemetries(wire, 3)[-1].steering == pytest.approx(0.1)
+        save_driver(tmp_path / "driver", -0.4)
+        deadline = time.monotonic() + 20
+        while telemetries(wire, 1, 0.1)[-1].steering != pytest.approx(-0.4) and time.monotonic() < deadline:
+            pass
+        assert telemetries(wire, 1)[-1].steering == pytest.approx(-0.4)
+        assert len(made.server.drives) == 1
+        wire.close()
+
+
+def test_the_page_shows_what_is_driven(driver, tmp_path):
+    with cockpit(driver, tmp_path, view=True) as made:
+        wire = SimulatorWire("127.0.0.1", made.server.port)
+        shown = []
+        made.view.show, made.view.wants = shown.append, lambda number: True
+        telemetries(wire, 6, 0.06, speed=12.5)
+        wire.close()
+    moment = shown[-1]
+    assert (moment.number, moment.speed, moment.target) == (1, 12.5, 15.0)
+    assert moment.steering == pytest.approx(0.1)
+    assert moment.camera.shape == (160, 320, 3)
+    assert moment.image.shape == (25, 97, 3)
+    assert moment.state.shape == (driver.core.state_size,)
+
+
+# As a command
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["checkpoints/CarRacing-v3/cfc"], "drives CarRacing-v3, not the Udacity simulator"),
+        (["nowhere"], "no checkpoint at nowhere"),
+        (["DRIVER", "--speed", "0"], "--speed must be above 0"),
+        (["DRIVER", "--port", "70000"], "--port must be 0 to 65535"),
+        (["DRIVER", "--port", "0", "--record", "DRIVER"], "is not empty; name a new folder"),
+        (["DRIVER", "--port", "0", "--log", "DRIVER/config.json"], "is there already"),
+        (["DRIVER", "--port", "0", "--host", "203.0.113.1"], "cannot listen on 203.0.113.1"),
+    ],
+)
+def test_wrong_options_are_one_line(driver, tmp_path, options, why, command):
+    status, _, err = command(main, *(option.replace("DRIVER", str(tmp_path / "driver")) for option in options))
+    assert status == 2
+    assert why in err
+    assert "Traceback" not in err
+    assert len([line for line in err.splitlines() if line.startswith("error:")]) == 1
+
+
+def test_a_port_that_is_taken_is_said(driver, tmp_path, command):
+    with cockpit(driver, tmp_path) as made:
+        status, _, err = command(main, tmp_path / "driver", "--port", made.server.port)
+    assert status == 2
+    assert "is taken, probably by another bridge" in err
+
+
+SHIPPED = sorted((ROOT / "checkpoints" / "Udacity").glob("*/config.json"))
+
+
+@pytest.mark.skipif(not SHIPPED, reason="no driver of the simulator is shipped")
+def test_a_shipped_driver_stays_on_the_road_for_a_minute_and_both_processes_end_cleanly(tmp_path):
+    bridge = subprocess.Popen(
+        [sys.executable, "drive.py", str(SHIPPED[0].parent), "--port", "0", "--log", str(tmp_path / "log.csv")],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"COLUMNS": "200"},
+    )  # fmt: skip
+    port = ""
+    while not port:
+        line = bridge.stdout.readline()
+        assert line, "the bridge ended"
+        if line.startswith("listening on"):
+            port = line.split(":")[1].split()[0]
+    simulator = subprocess.run(
+        [sys.executable, "-m", "liquid_control.simulator", "--port", port, "--track", "2000000", "--seconds", "60"],
+        cwd=ROOT, capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    bridge.send_signal(signal.SIGINT)
+    out, _ = bridge.communicate(timeout=20)
+    assert simulator.returncode == 0, simulator.stderr
+    assert bridge.returncode == 0, out
+    assert "Traceback" not in out
+    told = simulator.stdout.splitlines()[-1]
+    assert "left the road 0 times" in told, told
+    driven = float(told.split(" m of road")[0].split()[-1])
+    assert driven > 60 * 15 * 0.44704 * 0.85
+    answered = int(out.splitlines()[-1].split()[0])
+    assert answered == sum(1 for _ in csv.DictReader((tmp_path / "log.csv").open()))
+    assert answered > 60 * 10
