@@ -68,3 +68,20 @@ def test_a_critic_may_see_the_velocities_that_the_driver_does_not():
     whole = task.unwrapped._get_obs()
     np.testing.assert_allclose(seen["privileged"], whole / [1, 1, 8], rtol=1e-6)
     np.testing.assert_allclose(seen["gauges"], whole[:2], rtol=1e-6)
+
+
+def test_an_action_lasts_several_steps_and_their_rewards_are_summed():
+    driver = DriverConfig(env="CartPole-v1", vector={"size": 4, "choices": 2}, action_repeat=4)
+    task = DrivingTask(TaskConfig(driver))
+    single = DrivingTask(TaskConfig(replace(driver, action_repeat=1)))
+    seen, alone = task.reset(seed=0)[0], single.reset(seed=0)[0]
+    np.testing.assert_array_equal(seen["gauges"], alone["gauges"])
+    total, terminated = 0.0, False
+    while not terminated:
+        seen, reward, terminated, _, _ = task.step(1)
+        steps = [single.step(1) for _ in range(int(reward))]
+        np.testing.assert_array_equal(seen["gauges"], steps[-1][0]["gauges"])
+        assert reward == 4 or terminated
+        total += reward
+    assert steps[-1][2], "the episode ended within the last action"
+    assert total % 4, "which was not held to its end"

@@ -79,6 +79,17 @@ def test_an_update_moves_every_part_of_the_driver_and_of_the_critic(pool, tmp_pa
     assert not {name for name in still if "mask" not in name}
 
 
+def test_what_the_critic_alone_sees_is_brought_to_unit_variance(pool, tmp_path):
+    ppo = run(pool, tmp_path, hide_velocities=True)
+    seen = ppo.model.rollout_buffer.observations
+    scale = ppo.policy.features_extractor.scale
+    assert scale.count == ppo.driver.scale.count == 384
+    gauges, privileged = (torch.from_numpy(seen[name]).flatten(0, 1) for name in ("gauges", "privileged"))
+    features = ppo.policy.extract_features({"gauges": gauges, "privileged": privileged})
+    torch.testing.assert_close(features[:, 2:], scale(privileged))
+    assert privileged[:, 0].std() < 0.1 and 0.3 < features[:, 2:].std() < 2
+
+
 def test_the_checkpoint_drives_as_the_policy_does(pool, tmp_path):
     ppo = run(pool, tmp_path)
     driver, last = ppo.driver.eval(), load_driver(tmp_path / "last")

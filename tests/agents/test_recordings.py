@@ -96,7 +96,7 @@ def test_a_folder_of_which_nothing_can_be_used_is_an_error(tmp_path):
         read_recordings(tmp_path, UdacityView())
     with Recorder(tmp_path / "drive") as recorder:
         recorder.write([encode(np.zeros((20, 20, 3), np.uint8))], 0.0, 0.5, 0.0, 12.0, 1000)
-    with pytest.raises(UserError, match="no row of .* can be used"):
+    with pytest.raises(UserError, match=r"no row of .* can be used"):
         read_recordings(tmp_path, UdacityView(), held_out=0.0)
 
 

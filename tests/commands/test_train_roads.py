@@ -53,7 +53,7 @@ def test_a_run_leaves_a_driver_that_was_judged_on_other_roads(on_roads):
 
 
 def test_a_card_tells_the_command_and_the_departures(on_roads, command):
-    status, out, err = command(card, on_roads / "best")
+    status, _, err = command(card, on_roads / "best")
     assert status == 0, err
     text = (on_roads / "best" / "README.md").read_text()
     assert "python -m liquid_control.train --env udacity" in text
@@ -112,5 +112,5 @@ def test_what_cannot_be_is_said(options, why, tmp_path):
 
 def test_a_folder_without_images_is_an_error(tmp_path):
     (tmp_path / "driving_log.csv").write_text("center.jpg,left.jpg,right.jpg,0,0,0,0\n")
-    with pytest.raises(UserError, match="1 missing images, such as center.jpg"):
+    with pytest.raises(UserError, match=r"1 missing images, such as center\.jpg"):
         train([*TINY, "--data", str(tmp_path), "--run", str(tmp_path / "run")])

@@ -8,6 +8,7 @@ import torch
 from liquid_control.diagram import draw_wiring
 from policies.driver import Driver, DriverConfig, load_driver
 from policies.eyes import GaugeScale
+from policies.hands import ChoiceHands
 from policies.registry import CORES
 
 CHOICES = {"size": 4, "observed": (0, 2), "choices": 2}
@@ -41,6 +42,11 @@ def test_its_action_is_one_of_the_environment():
         driver = build(vector=vector)
         for _ in range(5):
             observation, *_ = env.step(driver.act(observation))
+
+
+def test_motor_neurons_within_their_range_can_all_but_settle_a_choice():
+    motor = torch.tensor([1.0, -1.0, -1.0, -1.0])
+    assert ChoiceHands(4)(motor).softmax(-1)[0] > 0.99
 
 
 def test_what_is_not_observed_does_not_matter():
