@@ -98,9 +98,14 @@ class RunFolder:
 
 def checkpoint_record(config: Any) -> dict[str, Any]:
     """What a checkpoint tells of the job, its versions and its machine, from the job's config dataclass."""
-    job = {name: str(value) if isinstance(value, Path) else value for name, value in vars(config).items()}
+    job = {name: _told(value) if isinstance(value, Path) else value for name, value in vars(config).items()}
     del job["run"], job["resume"]  # where it lay tells nothing of how it was trained
     return {"job": job, "versions": versions(), "machine": machine()}
+
+
+def _told(path: Path) -> str:
+    """A path as strangers may read it: from the root of one computer it tells them nothing."""
+    return path.name if path.is_absolute() else path.as_posix()
 
 
 def versions() -> dict[str, str]:

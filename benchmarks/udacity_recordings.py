@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -79,7 +78,7 @@ class Entry:
     make: Callable[[], nn.Module]
     batch: int = 32
     time: int = 32
-    steps: int = 600
+    steps: int = 300
     learning_rate: float = 3e-3
     held_out: list[float] = field(default_factory=list)
     other: list[float] = field(default_factory=list)
@@ -120,10 +119,10 @@ def main() -> None:
         Entry("LTC-19", driver("ltc")),
         Entry("LAN-19", driver("lan", units=18)),
         Entry("LSTM-19", driver("lstm", units=19)),
-        Entry("PilotNet", PilotNet, batch=64, time=1, steps=2000, learning_rate=1e-3),
+        Entry("PilotNet", PilotNet, batch=64, time=1, steps=1000, learning_rate=1e-3),
     ]
     if arguments.init:
-        entries.append(Entry(f"{arguments.init} and on", lambda: load_driver(arguments.init).train(), steps=300))
+        entries.append(Entry(f"{arguments.init} and on", lambda: load_driver(arguments.init).train(), steps=150))
     labels: list[np.ndarray] = []
     for entry in entries:
         if arguments.only and entry.name not in arguments.only:
@@ -133,12 +132,14 @@ def main() -> None:
         lake = read_recordings(data / "lake", view, held_out=0.2)  # type: ignore[arg-type]
         other = read_recordings(data / "lake_v1", view, held_out=0.0, side_correction=0.0)  # type: ignore[arg-type]
         labels = [np.concatenate([each.labels for each in drives]) for drives in (lake.held_out, other.learned)]
-        for seed in track(range(arguments.seeds), entry.name):
+        for seed in range(arguments.seeds):
             begin = time.perf_counter()
             net = learn(entry, lake.learned, seed)
             entry.seconds.append(time.perf_counter() - begin)
             entry.held_out.append(steering_error(net, lake.held_out))  # type: ignore[arg-type]
             entry.other.append(steering_error(net, other.learned))  # type: ignore[arg-type]
+            told = f"{entry.held_out[-1]:.4f} held out, {entry.other[-1]:.4f} on lake_v1"
+            print(f"{entry.name}, seed {seed}: {told}, {entry.seconds[-1]:.0f} s", flush=True)
             entry.parameters = net.parameter_counts()["total"]  # type: ignore[operator]
     table = Table(caption=f"mean squared error of the steering (1 is 25°), mean ± std of {arguments.seeds} seeds")
     for column in ("network", "parameters", "lake, held out", "lake_v1", "s a training"):

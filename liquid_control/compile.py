@@ -5,6 +5,7 @@ Compiled code is cached beside the kernels' source, so this is worth doing once 
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from envs.udacity.stand_in.environment import UdacityStandIn
 from liquid_control.command import parse, run
 from policies.driver import Driver, DriverConfig
 from policies.registry import CORES
@@ -22,7 +24,7 @@ PROGRAM = "python -m liquid_control.compile"
 
 @dataclass(frozen=True)
 class CompileConfig:
-    """Compiles the kernels of all drivers, so that no later run has to wait for it."""
+    """Compiles the kernels of all drivers and of the Udacity stand-in, so that no later run has to wait for it."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -32,10 +34,12 @@ def main(arguments: Sequence[str]) -> None:
     for policy in CORES:
         driver = Driver(DriverConfig(policy=policy))
         images, gauges = torch.zeros(1, 2, *driver.view.image_shape, dtype=torch.uint8), torch.zeros(1, 2, 7)
-        for mask in (None, torch.tensor([[True, False]])):  # with padding, a kernel may be another one
-            command, _ = driver(images, gauges, mask=mask)
+        # With padding or with uneven time, a kernel may be another one.
+        for mask, elapsed in itertools.product((None, torch.tensor([[True, False]])), (None, torch.ones(1, 2))):
+            command, _ = driver(images, gauges, elapsed=elapsed, mask=mask)
             command.sum().backward()
         driver.compile_step().act(np.zeros(driver.view.observation_shape, np.uint8))
+    UdacityStandIn().reset(seed=0)
     Console().print(f"kernels of {', '.join(CORES)}: compiled or found in {time.monotonic() - begin:.0f} s")
 
 
