@@ -19,6 +19,7 @@ from agents.imitation import Imitation, ImitationConfig
 from agents.recordings import Recordings, read_recordings, steering_error
 from agents.road_rollout import RoadPlan, drive_road, record_road
 from agents.rollout import TRAINING_SEEDS, VALIDATION_SEEDS, Episode
+from envs.udacity.recording import RecordingError, find_recordings
 from envs.udacity.stand_in.camera import WEATHERS
 from envs.udacity.stand_in.environment import SMALLEST_SEED
 from liquid_control.errors import UserError
@@ -74,6 +75,29 @@ class RoadConfig(ImitationConfig):
     """Laps of the closing evaluation, on other roads again."""
 
 
+def check_road(config: RoadConfig) -> None:
+    """Looks at what a job needs before it begins.
+
+    Raises:
+        UserError: if there are no recordings, or ``init`` is no driver that fits.
+    """
+    if config.agent == "clone" and config.data is None:
+        raise UserError("--agent clone learns from recorded drives: name their folder by --data.")
+    if config.data is not None:
+        try:
+            find_recordings(config.data)
+        except RecordingError as error:
+            raise UserError(str(error)) from None
+    if config.init is not None:
+        driver = load_driver(config.init).config
+        if driver.env != config.env:
+            raise UserError(f"{config.init} drives {driver.env}, not {config.env}.")
+        if driver.policy != config.policy:
+            raise UserError(
+                f"{config.init} has the core {driver.policy}, not {config.policy}: give --policy {driver.policy}."
+            )
+
+
 class RoadDagger(Imitation[RoadConfig]):
     """One training run.
 
@@ -83,18 +107,8 @@ class RoadDagger(Imitation[RoadConfig]):
 
     def _make_driver(self) -> Driver:
         config = self.config
-        if config.agent == "clone" and config.data is None:
-            raise UserError("--agent clone learns from recorded drives: name their folder by --data.")
         if config.init is not None:
-            driver = load_driver(config.init).train()
-            if driver.config.env != config.env:
-                raise UserError(f"{config.init} drives {driver.config.env}, not {config.env}.")
-            if driver.config.policy != config.policy:
-                raise UserError(
-                    f"{config.init} has the core {driver.config.policy}, not {config.policy}: "
-                    f"give --policy {driver.config.policy}."
-                )
-            return driver
+            return load_driver(config.init).train()
         return Driver(
             DriverConfig(
                 env=config.env,

@@ -21,7 +21,7 @@ from agents import imitation, ppo
 from agents.dagger import Dagger, TrainConfig
 from agents.imitation import Imitation
 from agents.ppo import PPO, PPOConfig
-from agents.road_dagger import RoadConfig, RoadDagger
+from agents.road_dagger import RoadConfig, RoadDagger, check_road
 from agents.rollout import OFFICIAL, TEST_SEEDS, RolloutPool
 from agents.run_folder import RunFolder, RunProgress
 from agents.workers import processor_count
@@ -134,15 +134,15 @@ def _begin(arguments: Sequence[str]) -> tuple[Config, RunFolder]:
         return _resume(config.resume, arguments)
     if config.policy not in CORES:
         raise UserError(f"unknown policy {config.policy!r}: {nearest(config.policy, CORES)}")
+    if config.env in ROADS:
+        config = dataclasses.replace(config, env=UDACITY)
     date = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     env = config.env.replace("/", "-")
     if isinstance(config, PPOConfig):
         path = config.run or Path("runs") / f"{env}-{config.policy}-ppo-{date}"
         config = ppo.begin_ppo(config, path, processor_count())
     else:
-        if isinstance(config, RoadConfig):
-            config = dataclasses.replace(config, env=UDACITY)
-        elif config.env != OFFICIAL:
+        if not isinstance(config, RoadConfig) and config.env != OFFICIAL:
             raise UserError(
                 f"unknown env {config.env!r}: {nearest(config.env, (OFFICIAL, *ROADS))} Without a teacher, --agent ppo "
                 "learns any."
@@ -150,6 +150,8 @@ def _begin(arguments: Sequence[str]) -> tuple[Config, RunFolder]:
         for name in ("rounds", "expert_episodes", "learner_episodes", "steps", "batch", "time", "validation_episodes"):
             if getattr(config, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(config, name)}.")
+        if isinstance(config, RoadConfig):
+            check_road(config)
         path = config.run or Path("runs") / f"{env}-{config.policy}-{date}"
         config = dataclasses.replace(config, run=path, workers=config.workers or processor_count())
     folder = RunFolder(path)
