@@ -390,9 +390,9 @@ class PPO:
         torch.set_num_threads(self.config.threads)
         with progress.timed("learning"):
             model.train()
-            if self.driver.scale is not None:
-                gauges = model.rollout_buffer.observations["gauges"].reshape(-1, len(self.driver.view.gauges))
-                self.driver.scale.update(torch.from_numpy(gauges).to(model.device))
+            observations = model.rollout_buffer.observations
+            assert isinstance(observations, dict), "a driver's task shows a dictionary"
+            self.policy.update_scales(observations)
         progress.steps, progress.updates = model.num_timesteps, model._n_updates
         if episodes.ended:
             progress.training_score = float(np.mean([episode["r"] for episode in model.ep_info_buffer or ()]))

@@ -87,19 +87,29 @@ class ExtrasLast(BaseFeaturesExtractor):
         space: the observation space, with one of those keys or both.
         inner: what extracts the features from the other keys.
         inner_kwargs: its further arguments.
+        scale: what brings the privileged vector to unit variance; by default it is in units that suit.
     """
 
-    def __init__(self, space: spaces.Dict, inner: type[BaseFeaturesExtractor], inner_kwargs: Mapping[str, Any]):
+    def __init__(
+        self,
+        space: spaces.Dict,
+        inner: type[BaseFeaturesExtractor],
+        inner_kwargs: Mapping[str, Any],
+        scale: GaugeScale | None = None,
+    ):
         others = spaces.Dict({name: part for name, part in space.items() if name not in (PRIVILEGED, ELAPSED)})
         extractor = inner(others, **inner_kwargs)
         super().__init__(space, extractor.features_dim + sum(_width(space, key) for key in (PRIVILEGED, ELAPSED)))
-        self.inner = extractor
+        self.inner, self.scale = extractor, scale
         self.last = [key for key in (PRIVILEGED, ELAPSED) if key in space.spaces]
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
         """(B, features): those of the other keys, what is privileged, the elapsed time."""
         others = {name: part for name, part in observations.items() if name not in self.last}
-        return torch.cat([self.inner(others), *(observations[key].flatten(1) for key in self.last)], -1)
+        last = {key: observations[key].flatten(1) for key in self.last}
+        if self.scale is not None:
+            last[PRIVILEGED] = self.scale(last[PRIVILEGED])
+        return torch.cat([self.inner(others), *last.values()], -1)
 
 
 class Readouts(nn.Module):
@@ -424,6 +434,7 @@ class DriverPolicy(LiquidActorCriticPolicy):
         **kwargs: Any,
     ):
         self._own = [Driver(driver)]  # in a list, lest its parts are registered twice
+        self._privileged_scale: list[GaugeScale] = []
         self._eyes_given = False
         kwargs.setdefault("ortho_init", False)
         super().__init__(
@@ -443,6 +454,13 @@ class DriverPolicy(LiquidActorCriticPolicy):
         """The actor."""
         return self._own[0]
 
+    @torch.no_grad()
+    def update_scales(self, observations: Mapping[str, np.ndarray]) -> None:
+        """Takes observations (T, envs, …) into account, where vectors are brought to unit variance."""
+        for name, scale in (("gauges", self.driver.scale), *((PRIVILEGED, scale) for scale in self._privileged_scale)):
+            if scale is not None:
+                scale.update(torch.from_numpy(observations[name]).flatten(0, 1).to(self.device))
+
     def take_over(self, driver: Driver) -> None:
         """Copies the weights of a driver that is made of the same."""
         self.driver.load_state_dict(driver.state_dict())
@@ -459,7 +477,9 @@ class DriverPolicy(LiquidActorCriticPolicy):
         assert isinstance(space, spaces.Dict)
         if not (self.timed or self.privileged):
             return Perception(space, eyes, scale)
-        return ExtrasLast(space, Perception, {"eyes": eyes, "scale": scale})
+        if scale is not None and self.privileged and not self._privileged_scale:
+            self._privileged_scale = [GaugeScale(self.privileged)]
+        return ExtrasLast(space, Perception, {"eyes": eyes, "scale": scale}, *self._privileged_scale)
 
     def _build_actor(self, features: int) -> LiquidLayer:
         return self._with_initial_state(self.driver.core)
