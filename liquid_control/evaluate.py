@@ -46,9 +46,9 @@ class EvaluateConfig:
 
     checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
     """The folder of the driver, for example checkpoints/CarRacing-v3/cfc."""
-    episodes: int = 0
-    """Episodes, number i on the test seed 2000000 + i; of the Udacity stand-in laps on so many roads, at 15 and at 25
-    miles an hour. 0 means 100, on roads 10."""
+    episodes: int | None = None
+    """Episodes, number i on the test seed 2000000 + i, by default 100; of the Udacity stand-in laps on so many roads,
+    at 15 and at 25 miles an hour, by default 10."""
     workers: int = 2
     """Processes that drive; they change the time it takes and nothing else."""
     env: str = ""
@@ -220,8 +220,8 @@ def _default_output(checkpoint: Path, env: str, driver: Driver) -> Path:
 def main(arguments: Sequence[str]) -> None:
     """Evaluates as the arguments say; see ``--help``."""
     config = parse(EvaluateConfig, arguments, PROGRAM)
-    if config.episodes < 0:
-        raise UserError(f"--episodes must be at least 1, or 0 for as many as usual, not {config.episodes}.")
+    if config.episodes is not None and config.episodes < 1:
+        raise UserError(f"--episodes must be at least 1, not {config.episodes}.")
     driver = load_driver(config.checkpoint)
     roads = driver.cruise is not None and config.env in ("", STAND_IN)
     env = config.env or (STAND_IN if roads else driver.config.env)
