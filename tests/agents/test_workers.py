@@ -31,3 +31,15 @@ def test_ctrl_c_is_not_lost_and_leaves_everything_as_it_was(monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
     assert "OMP_NUM_THREADS" not in os.environ
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_who_is_asked_to_end_while_a_worker_starts_ends_afterwards():
+    heard, order = [], []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(list(order)))
+    try:
+        with starting_worker():
+            signal.raise_signal(signal.SIGTERM)
+            order.append("started")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [["started"]]
