@@ -23,8 +23,7 @@ from agents.rollout import (
     Plan,
     drive_episode,
 )
-from policies.driver import Driver, DriverConfig
-from policies.registry import parse_options
+from policies.driver import Driver
 
 
 @dataclass(frozen=True)
@@ -56,18 +55,6 @@ class Dagger(Imitation[TrainConfig]):
     Up to a quarter of a round's tracks are those where a lap was lost before: what a driver fails at is rare, mostly
     hairpins.
     """
-
-    def _make_driver(self) -> Driver:
-        config = self.config
-        return Driver(
-            DriverConfig(
-                env=config.env,
-                policy=config.policy,
-                options=parse_options(config.policy, config.policy_options),
-                playfield=config.playfield,
-                features=config.features,
-            )
-        )
 
     def _control_weights(self) -> Sequence[float]:
         return self.config.control_weights

@@ -23,7 +23,8 @@ from agents.demonstrations import read_shard
 from agents.device import resolve_device
 from agents.rollout import Episode, RolloutPool
 from agents.run_folder import RunFolder, RunProgress, checkpoint_record
-from policies.driver import Driver
+from policies.driver import Driver, DriverConfig
+from policies.registry import parse_options
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,18 @@ class Imitation(ABC, Generic[Config]):
 
     # What a job says
 
-    @abstractmethod
     def _make_driver(self) -> Driver:
         """The driver that learns, with the weights that it begins with."""
+        config = self.config
+        return Driver(
+            DriverConfig(
+                env=config.env,
+                policy=config.policy,
+                options=parse_options(config.policy, config.policy_options),
+                playfield=config.playfield,
+                features=config.features,
+            )
+        )
 
     @abstractmethod
     def _control_weights(self) -> Sequence[float]:

@@ -30,6 +30,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agents.device import resolve_device
 from agents.driving_task import DrivingTask, TaskConfig
+from agents.initial_driver import check_initial
 from agents.liquid_ppo import LiquidPPO
 from agents.optimizer_state import optimizer_tensors, part_of, restore_optimizer, to_save
 from agents.rollout import FAST, OFFICIAL, VALIDATION_SEEDS, Drive, EpisodePool, Plan
@@ -183,12 +184,7 @@ def describe_driver(config: PPOConfig) -> DriverConfig:
     """
     if config.init is not None:
         driver = load_driver(config.init).config
-        if driver.env != config.env:
-            raise UserError(f"{config.init} drives {driver.env}, not {config.env}.")
-        if driver.policy != config.policy:
-            raise UserError(
-                f"{config.init} has the core {driver.policy}, not {config.policy}: give --policy {driver.policy}."
-            )
+        check_initial(config.init, driver, config.env, config.policy)
         if driver.bound == "clip" and not (driver.vector or {}).get("choices") and config.distribution != "gaussian":
             raise UserError(f"{config.init} cuts its commands off at their bounds: give --distribution gaussian.")
         return driver

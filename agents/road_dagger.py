@@ -16,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from agents.augmentation import RoadAugmentation, Variety
 from agents.cloning import Streams
 from agents.imitation import Imitation, ImitationConfig
+from agents.initial_driver import check_initial
 from agents.recordings import Recordings, read_recordings, steering_error
 from agents.road_rollout import RoadPlan, drive_road, record_road
 from agents.rollout import TRAINING_SEEDS, VALIDATION_SEEDS, Episode
@@ -23,8 +24,7 @@ from envs.udacity.recording import RecordingError, find_recordings
 from envs.udacity.stand_in.camera import WEATHERS
 from envs.udacity.stand_in.environment import SMALLEST_SEED
 from liquid_control.errors import UserError
-from policies.driver import Driver, DriverConfig, load_driver
-from policies.registry import parse_options
+from policies.driver import Driver, load_driver
 from policies.view import UDACITY, UdacityView
 
 
@@ -89,13 +89,7 @@ def check_road(config: RoadConfig) -> None:
         except RecordingError as error:
             raise UserError(str(error)) from None
     if config.init is not None:
-        driver = load_driver(config.init).config
-        if driver.env != config.env:
-            raise UserError(f"{config.init} drives {driver.env}, not {config.env}.")
-        if driver.policy != config.policy:
-            raise UserError(
-                f"{config.init} has the core {driver.policy}, not {config.policy}: give --policy {driver.policy}."
-            )
+        check_initial(config.init, load_driver(config.init).config, config.env, config.policy)
 
 
 class RoadDagger(Imitation[RoadConfig]):
@@ -106,18 +100,8 @@ class RoadDagger(Imitation[RoadConfig]):
     """
 
     def _make_driver(self) -> Driver:
-        config = self.config
-        if config.init is not None:
-            return load_driver(config.init).train()
-        return Driver(
-            DriverConfig(
-                env=config.env,
-                policy=config.policy,
-                options=parse_options(config.policy, config.policy_options),
-                playfield=config.playfield,
-                features=config.features,
-            )
-        )
+        init = self.config.init
+        return super()._make_driver() if init is None else load_driver(init).train()
 
     def _control_weights(self) -> Sequence[float]:
         return (10.0,)

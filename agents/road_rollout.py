@@ -130,8 +130,13 @@ class RoadJudgement:
 
     @property
     def autonomy(self) -> float:
-        """Percent of the time without a human's hand, each departure taken as one of 6 s (Bojarski et al. 2016)."""
-        return 100 * max(0.0, 1 - 6 * self.departures / self.seconds)
+        """See :func:`autonomy`."""
+        return autonomy(self.departures, self.seconds)
+
+
+def autonomy(departures: int, seconds: float) -> float:
+    """Percent of the time without a human's hand, each departure taken as one of 6 s (Bojarski et al. 2016)."""
+    return 100 * max(0.0, 1 - 6 * departures / seconds)
 
 
 def judge_road(driver: Driver, track: str, speed: float, laps: float, weather: str = "clear") -> RoadJudgement:

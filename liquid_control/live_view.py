@@ -39,6 +39,7 @@ from websockets.asyncio.server import Server, ServerConnection, broadcast, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from envs.udacity.server import is_loopback
 from liquid_control.diagram import Diagram, Gain, activity
 from liquid_control.errors import UserError
 from policies.driver import Driver
@@ -114,7 +115,7 @@ class LiveView:
         Raises:
             UserError: if the port is taken or the address is not of this computer.
         """
-        if not _is_loopback(self.host):
+        if not is_loopback(self.host):
             LOG.warning("the live view listens on %s: whoever reaches this computer can look on.", self.host)
         self._page = _read_page()
         quiet = logging.getLogger(f"{__name__}.websockets")
@@ -197,7 +198,7 @@ class LiveView:
         except ValueError:
             return False
         open_to_all = _is_address(self.host) and ipaddress.ip_address(self.host).is_unspecified
-        known = _is_loopback(name) or name == self.host.lower() or (open_to_all and _is_address(name))
+        known = is_loopback(name) or name == self.host.lower() or (open_to_all and _is_address(name))
         return known and port == self.port
 
     async def _handle(self, connection: ServerConnection) -> None:
@@ -412,7 +413,3 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)

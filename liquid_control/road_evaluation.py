@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from agents.road_rollout import RoadJudgement, judge_road
+from agents.road_rollout import RoadJudgement, autonomy, judge_road
 from agents.rollout import TEST_SEEDS, RolloutPool
 from agents.run_folder import versions
 from liquid_control.checkpoint import pack_weights
@@ -115,7 +115,7 @@ def _summarize(laps: Sequence[RoadJudgement]) -> dict[str, Any]:
         "speed": laps[0].speed,
         "laps": sum(lap.laps for lap in laps),
         "departures": departures,
-        "autonomy": 100 * max(0.0, 1 - 6 * departures / seconds),
+        "autonomy": autonomy(departures, seconds),
         "touches": sum(lap.touches for lap in laps),
         "rms": (sum(lap.rms**2 for lap in laps) / count) ** 0.5,
         "farthest": max(lap.farthest for lap in laps),

@@ -113,7 +113,7 @@ class UdacityServer:
         Raises:
             BridgeError: if the port is taken or the address is not of this computer.
         """
-        if not _is_loopback(self.host):
+        if not is_loopback(self.host):
             LOG.warning("listening on %s: whoever reaches this computer can take the wheel.", self.host)
         try:
             self._server = await serve(
@@ -338,7 +338,8 @@ def _refuse_what_is_no_websocket(connection: ServerConnection, request: Request)
     return None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address, or ``localhost``, means this computer alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
