@@ -3,9 +3,9 @@
 python benchmarks/ppo_memory.py --runs runs/memory
 python benchmarks/ppo_memory.py --runs runs/memory --task pendulum --core cfc --seeds 1    # part of it
 
-Trains by the configs `configs/ppo/*_hidden.yaml` (the velocities are left out of what the driver sees), judges each
-best checkpoint on 100 episodes of test seeds, and prints the table. Several runs at once, a thread each; what is in
-the folder already is not run again, so it can be stopped and goes on.
+Trains by the configs `configs/ppo/TASK_hidden.yaml`, or `TASK_hidden_CORE.yaml` where a core has its own (velocities
+are left out of what the driver sees), judges each best checkpoint on 100 episodes of test seeds, and prints the table.
+Several runs at once, a thread each; what is in the folder already is not run again, so it can be stopped and goes on.
 """
 
 from __future__ import annotations
@@ -33,8 +33,14 @@ from policies.driver import load_driver
 CONFIGS = Path(__file__).parent.parent / "configs" / "ppo"
 TASKS = {"cartpole": 500.0, "pendulum": -200.0, "lunar_lander": 200.0}
 """The tasks, and the mean return at which each counts as solved."""
-CORES = {"cfc": "cfc", "ltc": "ltc", "lstm": "lstm", "feed-forward": "mlp"}
-NEURONS = 19
+NEURONS = "neurons=19"
+CORES = {
+    "cfc": ("cfc", [NEURONS]),
+    "ltc": ("ltc", [NEURONS]),
+    "lstm": ("lstm", [NEURONS]),
+    "feed-forward": ("mlp", [NEURONS, "frames=1"]),
+}
+"""The policy and its options, unless a core's own config tells others."""
 EPISODES = 100
 
 
@@ -51,13 +57,18 @@ class Run:
         """Trains, or goes on where it was stopped, unless it is done."""
         if (self.folder / "last" / "config.json").exists():
             return
-        options = [f"neurons={NEURONS}"] + (["frames=1"] if self.core == "feed-forward" else [])
         command = [sys.executable, "-m", "liquid_control.train"]
         if (self.folder / "config.yaml").exists():
             command += ["--resume", str(self.folder)]
         else:
-            command += ["--config", str(CONFIGS / f"{self.task}_hidden.yaml"), "--run", str(self.folder)]
-            command += ["--policy", CORES[self.core], "--policy-options", *options, "--seed", str(self.seed)]
+            policy, options = CORES[self.core]
+            config = CONFIGS / f"{self.task}_hidden_{self.core}.yaml"
+            if config.exists():
+                command += ["--config", str(config)]
+            else:
+                command += ["--config", str(CONFIGS / f"{self.task}_hidden.yaml")]
+                command += ["--policy", policy, "--policy-options", *options]
+            command += ["--run", str(self.folder), "--seed", str(self.seed)]
             command += ["--threads", "1", "--workers", "1", "--test-episodes", "0", "--video", "False", *extra]
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with (self.folder.parent / f"{self.folder.name}.log").open("a") as log:

@@ -1,5 +1,7 @@
 """The cores of drivers: ``cfc``, ``ltc``, ``lan``, ``leaky``, ``plastic``; baselines ``lstm``, ``gru``, ``mlp``.
 
+Neurons that are wired take ``wiring=ncp``, a neural circuit policy, or ``wiring=full``, see :func:`build_wiring`.
+
 A baseline's width is chosen so that its parameter count comes closest to that of the CfC core with the same inputs,
 so a table compares memories, not sizes; ``units=N`` overrides it.
 """
@@ -39,30 +41,65 @@ def ncp_wiring(motor: int, seed: int, neurons: int = NEURONS) -> Wiring:
     )
 
 
+def build_wiring(motor: int, wiring: str, seed: int, neurons: int) -> Wiring:
+    """A wiring by its name: ``ncp``, see :func:`ncp_wiring`, or ``full``, all inputs and neurons to all neurons.
+
+    Raises:
+        ValueError: if there is no such wiring, or not enough neurons.
+    """
+    if wiring == "ncp":
+        return ncp_wiring(motor, seed, neurons)
+    if wiring == "full":
+        return Wiring.fully_connected(neurons, motor, seed)
+    raise ValueError(f"wiring is {wiring!r}, expected 'ncp' or 'full'.")
+
+
 def cfc(
-    inputs: int, motor: int, mode: str = "default", wiring_seed: int = 22222, neurons: int = NEURONS
+    inputs: int,
+    motor: int,
+    mode: str = "default",
+    wiring: str = "ncp",
+    wiring_seed: int = 22222,
+    neurons: int = NEURONS,
 ) -> LiquidLayer:
-    """Closed-form continuous-time neurons (Hasani 2022) on the NCP wiring; ``mode`` default, no_gate or pure."""
-    return CfC(inputs, ncp_wiring(motor, wiring_seed, neurons), mode=mode)
+    """Closed-form continuous-time neurons (Hasani 2022) on a ``wiring``; ``mode`` default, no_gate or pure."""
+    return CfC(inputs, build_wiring(motor, wiring, wiring_seed, neurons), mode=mode)
 
 
-def ltc(inputs: int, motor: int, ode_unfolds: int = 6, wiring_seed: int = 22222, neurons: int = NEURONS) -> LiquidLayer:
-    """Liquid time-constant neurons (Hasani 2021) on the NCP wiring, semi-implicit solver of ``ode_unfolds`` steps."""
-    return LTC(inputs, ncp_wiring(motor, wiring_seed, neurons), ode_unfolds=ode_unfolds)
+def ltc(
+    inputs: int,
+    motor: int,
+    ode_unfolds: int = 6,
+    wiring: str = "ncp",
+    wiring_seed: int = 22222,
+    neurons: int = NEURONS,
+) -> LiquidLayer:
+    """Liquid time-constant neurons (Hasani 2021) on a ``wiring``, semi-implicit solver of ``ode_unfolds`` steps."""
+    return LTC(inputs, build_wiring(motor, wiring, wiring_seed, neurons), ode_unfolds=ode_unfolds)
 
 
 def leaky(
-    inputs: int, motor: int, ode_unfolds: int = 3, wiring_seed: int = 22222, neurons: int = NEURONS
+    inputs: int,
+    motor: int,
+    ode_unfolds: int = 3,
+    wiring: str = "ncp",
+    wiring_seed: int = 22222,
+    neurons: int = NEURONS,
 ) -> LiquidLayer:
-    """Leaky neurons of adaptive time constants on the NCP wiring, exponential solver of ``ode_unfolds`` steps."""
-    return Leaky(inputs, ncp_wiring(motor, wiring_seed, neurons), ode_unfolds=ode_unfolds)
+    """Leaky neurons of adaptive time constants on a ``wiring``, exponential solver of ``ode_unfolds`` steps."""
+    return Leaky(inputs, build_wiring(motor, wiring, wiring_seed, neurons), ode_unfolds=ode_unfolds)
 
 
 def plastic(
-    inputs: int, motor: int, rule: str = "hebb", wiring_seed: int = 22222, neurons: int = NEURONS
+    inputs: int,
+    motor: int,
+    rule: str = "hebb",
+    wiring: str = "ncp",
+    wiring_seed: int = 22222,
+    neurons: int = NEURONS,
 ) -> LiquidLayer:
-    """CfC neurons on the NCP wiring whose synapses are plastic (Miconi 2018); ``rule`` hebb, oja or delta."""
-    return PlasticCfC(inputs, ncp_wiring(motor, wiring_seed, neurons), rule=rule)
+    """CfC neurons whose synapses are plastic (Miconi 2018), on a ``wiring``; ``rule`` hebb, oja or delta."""
+    return PlasticCfC(inputs, build_wiring(motor, wiring, wiring_seed, neurons), rule=rule)
 
 
 def lan(

@@ -107,12 +107,21 @@ def test_options_reach_the_core():
     assert parse_options("ltc", ["ode_unfolds=4"]) == {"ode_unfolds": 4}
 
 
+@pytest.mark.parametrize("policy", ["cfc", "ltc", "leaky", "plastic"])
+def test_neurons_are_wired_in_layers_or_all_to_all(policy):
+    full = build_core(policy, 2, 1, {"wiring": "full"})
+    assert (full.neuron_count, full.output_size) == (19, 1)
+    assert (full.circuit.sensory_synapse_count, full.circuit.synapse_count) == (2 * 19, 19 * 19)
+    assert full.circuit.synapse_count > 4 * build_core(policy, 2, 1, {}).circuit.synapse_count
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: build_core("cfd", 39, 3, {}), "unknown policy 'cfd': did you mean 'cfc'"),
         (lambda: build_core("cfc", 39, 3, {"mod": "pure"}), "no option 'mod': did you mean 'mode'"),
         (lambda: build_core("cfc", 39, 3, {"mode": "pur"}), "cannot be built with"),
+        (lambda: build_core("ltc", 39, 3, {"wiring": "fool"}), "wiring is 'fool', expected 'ncp' or 'full'"),
         (lambda: parse_options("ltc", ["ode_unfolds"]), "written name=value"),
         (lambda: parse_options("ltc", ["ode_unfolds=six"]), "takes int, not 'six'"),
         (lambda: build_view("CarRacing-v2", (42, 48)), "did you mean 'CarRacing-v3'"),
