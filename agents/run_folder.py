@@ -22,6 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
@@ -75,6 +76,23 @@ class RunFolder:
             raise UserError(f"{self.path} holds a run already: continue it with --resume {self.path}, or name another.")
         write_atomically(self.config, config_yaml)
         write_atomically(self.path / "versions.json", json.dumps(versions() | {"machine": machine()}, indent=2) + "\n")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """For its block no other process can hold the folder; however this one ends, it is free again.
+
+        Raises:
+            UserError: if another process holds it.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(f"another process trains in {self.path}: wait until it ends, or stop it.") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def save_state(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
         """Writes the state after a whole round; the one before stays whole if this fails."""

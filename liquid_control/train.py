@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> None:
     console = Console()
     torch.set_num_threads(config.workers)
     keep_freed_memory()
-    with RolloutPool(config.workers) as pool:
+    with folder.held(), RolloutPool(config.workers) as pool:
         try:
             if isinstance(config, PPOConfig):
                 _train_ppo(config, folder, pool, console)
