@@ -25,7 +25,7 @@ def test_a_folder_that_another_process_trains_in_is_refused_until_it_ends(tmp_pa
     with subprocess.Popen([sys.executable, "-c", HOLD, str(folder.path)], stdout=subprocess.PIPE, text=True) as other:
         try:
             assert other.stdout.readline() == "held\n"
-            with pytest.raises(UserError, match="another process trains in .*: wait until it ends, or stop it"):
+            with pytest.raises(UserError, match=r"another process trains in .*: wait until it ends, or stop it"):
                 train(["--resume", str(folder.path)])
         finally:
             other.kill()  # however it ends, the folder is free again
