@@ -8,6 +8,7 @@
     shards/            what was recorded
     tensorboard/       curves
     best/  last/       checkpoints
+    .lock              held by the process that trains
 """
 
 from __future__ import annotations
