@@ -1,3 +1,5 @@
+import copy
+
 import gymnasium
 import numpy as np
 import pytest
@@ -133,6 +135,52 @@ def test_a_model_trains_saves_and_loads(tmp_path):
     assert loaded.predict(observation, deterministic=True)[0] == model.predict(observation, deterministic=True)[0]
     for name, value in model.policy.state_dict().items():
         torch.testing.assert_close(loaded.policy.state_dict()[name], value)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("core", sorted(CORES))
+def test_a_gpu_gives_the_densities_values_and_gradients_of_the_processor(core):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    space = spaces.Dict({"obs": VECTOR, "elapsed": spaces.Box(0, 10, (1,), np.float32)})
+    policy = build(space, kind=LiquidMultiInputPolicy, core=core)
+    rows, time = 6, 11
+    observations = {"obs": torch.rand(rows * time, 4), "elapsed": 0.5 + torch.rand(rows * time, 1)}
+    actions, starts = torch.rand(rows * time, 2) - 0.5, (torch.rand(rows * time) < 0.25).float()
+    state = torch.rand(1, rows, policy.actor.hidden_size) * 0.1
+
+    def outcome(device):
+        on = copy.deepcopy(policy).to(device)
+        there = state.to(device)
+        values, density, _ = on.evaluate_actions(
+            {key: value.to(device) for key, value in observations.items()},
+            actions.to(device),
+            RNNStates((there, there), (there, there)),
+            starts.to(device),
+        )
+        (density.mean() + values.square().mean()).backward()
+        gradients = {name: leaf.grad.cpu() for name, leaf in on.named_parameters() if leaf.grad is not None}
+        return {"values": values.detach().cpu(), "densities": density.detach().cpu()} | gradients
+
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        torch.testing.assert_close(outcome("cuda"), outcome("cpu"), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("core", sorted(CORES))
+def test_what_a_gpu_learned_acts_the_same_on_the_processor(core, tmp_path):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    sizes = {"n_steps": 64, "batch_size": 64, "policy_kwargs": {"core": core}}
+    model = RecurrentPPO("LiquidPolicy", "Pendulum-v1", device="cuda", **sizes)
+    model.learn(128)
+    model.save(tmp_path / "model")
+    here, state, other = RecurrentPPO.load(tmp_path / "model", device="cpu"), None, None
+    for angle in np.linspace(0, 3, 8):
+        observation = np.array([np.cos(angle), np.sin(angle), 0.2], np.float32)
+        action, state = model.predict(observation, state, deterministic=True)
+        same, other = here.predict(observation, other, deterministic=True)
+        np.testing.assert_allclose(same, action, atol=1e-4)
 
 
 def test_images_and_dictionaries_have_their_policies():
