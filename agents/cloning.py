@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.divergence import check_finite
 from agents.optimizer_state import optimizer_tensors, part_of, restore_optimizer, to_save
 from agents.rollout import Episode
 from policies.driver import Driver
@@ -145,7 +146,11 @@ class Cloner:
         return self.learning_rate * warm * (self.FLOOR + (1 - self.FLOOR) * cosine)
 
     def train(self, streams: Streams, steps: int) -> float:
-        """Takes ``steps`` gradient steps; returns the mean loss."""
+        """Takes ``steps`` gradient steps; returns the mean loss.
+
+        Raises:
+            DivergedError: if a weight is NaN or infinite afterwards.
+        """
         driver, device = self.driver.train(), next(self.driver.parameters()).device
         state, losses = None, []
         for _ in range(steps):
@@ -168,6 +173,7 @@ class Cloner:
             self._average()
             self.step += 1
             losses.append(loss.item())
+        check_finite(driver, f"{self.step:,} gradient steps")
         return float(np.mean(losses))
 
     @torch.no_grad()

@@ -23,6 +23,7 @@ from agents.rollout import (
     Plan,
     drive_episode,
 )
+from liquid_control.ranges import NotNegative, Positive
 from policies.driver import Driver
 
 
@@ -37,13 +38,13 @@ class TrainConfig(ImitationConfig):
 
     demos: Path | None = None
     """A folder of shards, written by the record command, to learn from too."""
-    control_weights: tuple[float, float, float] = (12.0, 1.0, 1.0)
+    control_weights: tuple[NotNegative, NotNegative, NotNegative] = (12.0, 1.0, 1.0)
     """Weight of steer, gas and brake in the squared error; steering labels stay within ±0.4, the stop of the joint."""
-    teacher_grip: float = 185.0
+    teacher_grip: Positive = 185.0
     """Lateral acceleration that the teacher plans its speeds for (tyres hold 219): at the limit, an error is a spin."""
-    teacher_speed_gain: float = 6.0
+    teacher_speed_gain: Positive = 6.0
     """Acceleration that the teacher asks for per speed error (1/s): lower is smoother, and easier to clone."""
-    leash: float = 20.0
+    leash: Positive = 20.0
     """A training episode ends when the car is this far from the centre line (the road is 6.67 to each side)."""
     video: bool = True
     """Whether to record a lap at the end."""

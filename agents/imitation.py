@@ -23,6 +23,7 @@ from agents.demonstrations import read_shard
 from agents.device import resolve_device
 from agents.rollout import Episode, RolloutPool
 from agents.run_folder import RunFolder, RunProgress, checkpoint_record
+from liquid_control.ranges import Count, CountOrZero, Positive, Seed
 from policies.driver import Driver, DriverConfig
 from policies.registry import parse_options
 
@@ -43,35 +44,35 @@ class ImitationConfig:
     """The run folder to make; by default runs/ENV-POLICY-DATE."""
     resume: Path | None = None
     """A run folder to continue; it brings its own config."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of weights, tracks, noise and batches. Same seed, same machine, same result."""
-    workers: int = 0
+    workers: CountOrZero = 0
     """Processes that drive, and threads that train; 0 means one a processor."""
     device: str = "auto"
     """Where the training runs: auto, cpu, cuda or cuda:N. Driving is always on the CPU."""
-    rounds: int = 12
+    rounds: Count = 12
     """Rounds of driving and cloning; round 0 is the teacher's."""
-    expert_episodes: int = 16
+    expert_episodes: Count = 16
     """Episodes of round 0."""
-    learner_episodes: int = 8
+    learner_episodes: Count = 8
     """Episodes of every later round; a quarter of them is driven in turns with the teacher."""
-    steps: int = 100
+    steps: Count = 100
     """Gradient steps a round."""
-    batch: int = 32
+    batch: Count = 32
     """Streams trained side by side."""
-    time: int = 32
+    time: Count = 32
     """Steps of a stretch: how far gradients go back in time."""
-    learning_rate: float = 4e-3
+    learning_rate: Positive = 4e-3
     """Peak learning rate of Adam; warmed up, then a cosine down to 2 %."""
-    playfield: tuple[int, int] = (28, 32)
+    playfield: tuple[Count, Count] = (28, 32)
     """(height, width) that the picture is resized to for the eyes."""
-    features: int = 32
+    features: Count = 32
     """Features that the eyes give to the core, beside the gauges."""
-    validation_episodes: int = 20
+    validation_episodes: Count = 20
     """Episodes of a validation, on seeds that are never trained on; the best checkpoint is chosen by it."""
-    validate_every: int = 4
+    validate_every: Count = 4
     """Rounds between validations; in the last quarter of the rounds, every round."""
-    test_episodes: int = 20
+    test_episodes: CountOrZero = 20
     """Episodes of the closing evaluation on the official environment."""
 
 

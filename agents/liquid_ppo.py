@@ -13,6 +13,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import explained_variance
 from torch import Tensor
 
+from agents.divergence import check_finite
 from agents.sequence_buffer import SequenceBuffer, SequenceDictRolloutBuffer, SequenceRolloutBuffer, SequenceSamples
 from liquid_control.errors import UserError
 from policies.driver import Driver
@@ -82,7 +83,11 @@ class LiquidPPO(RecurrentPPO):
         self._clone_state = None
 
     def train(self) -> None:
-        """One update: ``n_epochs`` passes over the rollout."""
+        """One update: ``n_epochs`` passes over the rollout.
+
+        Raises:
+            DivergedError: if an action or, afterwards, a weight is NaN or infinite.
+        """
         policy, optimizer, buffer = self.policy, self.policy.optimizer, self.rollout_buffer
         policy.set_training_mode(True)
         self._update_learning_rate(optimizer)
@@ -101,6 +106,7 @@ class LiquidPPO(RecurrentPPO):
                 self._n_updates += 1
                 continue
             break
+        check_finite(policy, f"{self.num_timesteps:,} steps")
         for name, values in logs.items():
             self.logger.record(f"train/{name}", float(np.mean(values)))
         explained = explained_variance(buffer.values.flatten(), buffer.returns.flatten())

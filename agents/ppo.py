@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import gymnasium
 import numpy as np
 import torch
+from annotated_types import Ge, Lt
 from gymnasium import spaces
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.callbacks import BaseCallback
@@ -38,6 +39,7 @@ from agents.run_folder import RunFolder, RunProgress, checkpoint_record
 from agents.worker_env import WorkerVecEnv
 from envs.partial import positions
 from liquid_control.errors import UserError
+from liquid_control.ranges import Count, CountOrZero, NotNegative, Positive, Seed, Share, check_ranges
 from policies.driver import Driver, DriverConfig, load_driver
 from policies.registry import parse_options
 from policies.sb3 import DriverPolicy
@@ -66,44 +68,44 @@ class PPOConfig:
     """A run folder to continue; it brings its own config."""
     init: Path | None = None
     """A driver's checkpoint to begin with instead of nothing; it settles what the driver is made of."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of weights, episodes and actions. Same seed, same machine, same result."""
-    workers: int = 0
+    workers: CountOrZero = 0
     """Processes that run environments; 0 means one a processor."""
-    threads: int = 0
+    threads: CountOrZero = 0
     """Threads that learn; 0 means one a processor. On a machine that is busy with other things, 1 is faster."""
     device: str = "auto"
     """Where the training runs: auto, cpu, cuda or cuda:N."""
-    steps: int = 1_000_000
+    steps: Count = 1_000_000
     """Decisions of the driver in all environments together; each lasts --action-repeat environment steps."""
-    envs: int = 16
+    envs: Count = 16
     """Environments that run side by side."""
-    rollout: int = 128
+    rollout: Count = 128
     """Decisions of each environment between two updates."""
-    sequence: int = 32
+    sequence: Count = 32
     """Decisions through which gradients go back in time; a divisor of --rollout."""
-    batch: int = 512
+    batch: Count = 512
     """Decisions a gradient step."""
-    epochs: int = 6
+    epochs: Count = 6
     """Passes over a rollout."""
-    learning_rate: float = 5e-4
+    learning_rate: Positive = 5e-4
     """Learning rate of Adam at the beginning; it falls linearly to --final-rate of it."""
-    final_rate: float = 0.02
+    final_rate: Share = 0.02
     """Share of the learning rate that is left at the end."""
-    gamma: float = 0.998
+    gamma: Share = 0.998
     """Discount of a decision. At 0.99 a car that drives faster than it can steer is worth more than one that misses
     no tile."""
-    gae_lambda: float = 0.95
+    gae_lambda: Share = 0.95
     """λ of the generalised advantage estimate."""
-    clip_range: float = 0.2
+    clip_range: Positive = 0.2
     """How far the probability of an action may move in an update."""
-    entropy_weight: float = 0.0
+    entropy_weight: NotNegative = 0.0
     """Weight of the entropy in the loss."""
-    value_weight: float = 0.5
+    value_weight: NotNegative = 0.5
     """Weight of the critic's error in the loss."""
-    gradient_norm: float = 0.5
+    gradient_norm: Positive = 0.5
     """Norm at which gradients are clipped."""
-    target_kl: float | None = None
+    target_kl: Positive | None = None
     """Divergence from the acting policy at which an update is broken off."""
     distribution: Literal["gaussian", "squashed", "beta"] = "beta"
     """Of continuous actions: gaussian, cut off at the bounds; squashed by tanh; or beta."""
@@ -118,40 +120,40 @@ class PPOConfig:
     """Whether the core's state before the first step is learned."""
     pedals: bool = True
     """CarRacing: gas and brake are one motor neuron's two sides."""
-    action_repeat: int | None = None
+    action_repeat: Count | None = None
     """Environment steps that an action lasts; by default 4 in CarRacing, else 1."""
-    patience: int = 25
+    patience: CountOrZero = 25
     """CarRacing: decisions without reward after which a training episode is given up; it costs the frames left."""
     privileged: bool = True
     """Whether the critic, which is no part of the driver, knows what the driver cannot see: in CarRacing the tiles that
     were visited and missed, and the time; with --hide-velocities the velocities."""
-    playfield: tuple[int, int] = (28, 32)
+    playfield: tuple[Count, Count] = (28, 32)
     """CarRacing: (height, width) that the playfield is resized to for the eyes."""
-    features: int = 32
+    features: Count = 32
     """CarRacing: features that the eyes give to the core, beside the gauges."""
     hide_velocities: bool = False
     """Hide the velocities of a vector observation: then memory is needed."""
-    drop_frames: float = 0.0
+    drop_frames: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Probability that an observation is lost; the core knows the time that has passed."""
-    jitter: int = 0
+    jitter: CountOrZero = 0
     """Environment steps by which an observation may come late; the core knows the time that has passed."""
     share_eyes: bool = True
     """Whether the critic sees through the actor's eyes; with --init better not, its gradients would move them."""
-    value_warm_up: int = 0
+    value_warm_up: CountOrZero = 0
     """Updates of the critic alone, before an --init driver is touched."""
-    clone_weight: float = 0.0
+    clone_weight: NotNegative = 0.0
     """Weight of the divergence from the --init driver in the loss, so that it does not forget."""
-    round_updates: int = 20
+    round_updates: Count = 20
     """Updates a round: how often the state is saved."""
-    validation_episodes: int = 20
+    validation_episodes: Count = 20
     """Episodes of a validation, on seeds that are never trained on; the best checkpoint is chosen by it."""
-    validate_every: int = 4
+    validate_every: Count = 4
     """Rounds between validations; in the last quarter of the rounds, every second one."""
     validation_env: str = ""
     """Where drivers are validated; by default FastCarRacing for CarRacing-v3, else the environment itself."""
     stop_at: float | None = None
     """Validation score at which the training ends early."""
-    test_episodes: int = 20
+    test_episodes: CountOrZero = 20
     """Episodes of the closing evaluation on the official environment."""
     video: bool = True
     """CarRacing: whether to record a lap at the end."""
@@ -497,16 +499,11 @@ def begin_ppo(config: PPOConfig, path: Path, workers: int) -> PPOConfig:
     Raises:
         UserError: if an option is out of range.
     """
-    positive = "steps envs rollout sequence batch epochs action_repeat round_updates validate_every validation_episodes"
-    for name in positive.split():
-        if getattr(config, name) is not None and getattr(config, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(config, name)}.")
+    check_ranges(config)
     if config.rollout % config.sequence:
         raise UserError(
             f"--rollout must be a multiple of --sequence: {config.rollout} is not one of {config.sequence}."
         )
-    if not 0 <= config.drop_frames < 1:
-        raise UserError(f"--drop-frames is a probability below 1, not {config.drop_frames}.")
     if config.init is None and (config.clone_weight or config.value_warm_up):
         raise UserError("--clone-weight and --value-warm-up are for a driver that --init brings.")
     Driver(describe_driver(config))  # whatever cannot be built is said before a run folder is there

@@ -24,6 +24,7 @@ from envs.udacity.recording import RecordingError, find_recordings
 from envs.udacity.stand_in.camera import WEATHERS
 from envs.udacity.stand_in.environment import SMALLEST_SEED
 from liquid_control.errors import UserError
+from liquid_control.ranges import Count, CountOrZero, NotNegative, Positive, Share
 from policies.driver import Driver, load_driver
 from policies.view import UDACITY, UdacityView
 
@@ -42,36 +43,36 @@ class RoadConfig(ImitationConfig):
     """A folder with recorded drives, in it or below: driving_log.csv and IMG/ as the simulator writes them."""
     init: Path | None = None
     """A driver's checkpoint to begin with instead of nothing; it settles what the driver is made of."""
-    rounds: int = 8
+    rounds: Count = 8
     """Rounds of driving and cloning; round 0 is the expert's."""
-    expert_episodes: int = 16
+    expert_episodes: Count = 16
     """Drives of round 0."""
-    learner_episodes: int = 8
+    learner_episodes: Count = 8
     """Drives of every later round; a quarter of them in turns with the expert."""
-    seconds: float = 40.0
+    seconds: Positive = 40.0
     """How long a drive lasts."""
-    speeds: tuple[float, float] = (8.0, 27.0)
+    speeds: tuple[Positive, Positive] = (8.0, 27.0)
     """Miles an hour, least and most, that drives keep."""
-    steps: int = 150
+    steps: Count = 150
     """Gradient steps a round."""
-    learning_rate: float = 3e-3
+    learning_rate: Positive = 3e-3
     """Peak learning rate of Adam; warmed up, then a cosine down to 2 %."""
-    playfield: tuple[int, int] = UdacityView.default_size
+    playfield: tuple[Count, Count] = UdacityView.default_size
     """(height, width) that the land ahead is resized to for the eyes."""
-    data_share: float = 0.3
+    data_share: Share = 0.3
     """--data: share of the streams that play recorded drives, where there are others too."""
-    held_out: float = 0.2
+    held_out: Share = 0.2
     """--data: share of the rows, in whole blocks, that is not learned but judged by."""
-    side_correction: float = 0.2
+    side_correction: NotNegative = 0.2
     """--data: steering back to the middle that a side camera's picture asks for; 0 leaves the side cameras out."""
-    steering_weight: float = 1.0
+    steering_weight: NotNegative = 1.0
     """How much more full steering counts than none, as most of a road is straight."""
     shift: float = 0.0
     """Share of the width that pictures are moved aside by, at most, with the steering that brings the car back; for
     recordings that never stray from the middle."""
-    validation_episodes: int = 4
+    validation_episodes: Count = 4
     """Laps of a validation, on roads that are never trained on, half of them at 15 and half at 25 miles an hour."""
-    test_episodes: int = 6
+    test_episodes: CountOrZero = 6
     """Laps of the closing evaluation, on other roads again."""
 
 

@@ -27,6 +27,7 @@ from liquid_control.command import parse, run
 from liquid_control.diagram import save_wiring
 from liquid_control.errors import UserError
 from liquid_control.evaluate import EVALUATION_NAME, Evaluation, weights_digest
+from liquid_control.ranges import Seed
 from liquid_control.road_evaluation import RoadEvaluation
 from liquid_control.watch import record_lap
 from policies.driver import Driver, load_driver
@@ -97,7 +98,7 @@ class CardConfig:
 
     checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
     """The folder of the driver, for example checkpoints/CarRacing-v3/cfc."""
-    seed: int = TEST_SEEDS
+    seed: Seed = TEST_SEEDS
     """Seed of the track that the GIF shows; by default the first test seed."""
 
 

@@ -19,6 +19,7 @@ import tyro
 import yaml
 
 from liquid_control.errors import UserError, nearest
+from liquid_control.ranges import check_ranges
 
 Config = TypeVar("Config")
 
@@ -27,16 +28,19 @@ def parse(config_class: type[Config], arguments: Sequence[str], program: str) ->
     """Builds a config from command line arguments and, where ``--config FILE`` is among them, a YAML file.
 
     Raises:
-        UserError: if the YAML file cannot be read or has a key that the config does not have.
+        UserError: if the YAML file cannot be read or has a key that the config does not have, or a number is out of the
+            range that its field's type gives.
         SystemExit: from the parser, after it has explained a wrong argument (2) or printed the help (0).
     """
-    return tyro.cli(
+    config = tyro.cli(
         config_class,
         prog=program,
         description=inspect.cleandoc(config_class.__doc__ or ""),
         args=_with_values(config_class, _with_config_file(config_class, list(arguments))),
         config=(tyro.conf.FlagConversionOff, tyro.conf.PositionalRequiredArgs),
     )
+    check_ranges(config)
+    return config
 
 
 def _with_config_file(config_class: type, arguments: list[str]) -> list[str]:

@@ -20,6 +20,7 @@ from typing import Annotated, Any, TextIO
 import numpy as np
 import torch
 import tyro
+from annotated_types import Gt, Le
 from rich.console import Console
 from rich.live import Live
 from rich.logging import RichHandler
@@ -32,6 +33,7 @@ from liquid_control.checkpoint import CONFIG_NAME
 from liquid_control.command import parse, run
 from liquid_control.errors import UserError
 from liquid_control.live_view import LiveView, Moment
+from liquid_control.ranges import Port
 from policies.driver import Driver, load_driver
 from policies.view import UDACITY
 
@@ -56,7 +58,7 @@ class DriveConfig:
 
     checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
     """The folder of a driver, for example checkpoints/Udacity/cfc."""
-    speed: float = 15.0
+    speed: Annotated[float, Gt(0), Le(40)] = 15.0
     """Miles an hour to keep where the road is straight."""
     record: Path | None = None
     """A new folder for what is driven: driving_log.csv and IMG/ as the simulator writes them."""
@@ -64,13 +66,13 @@ class DriveConfig:
     """A .csv file for every telemetry and its answer."""
     view: bool = False
     """Serve a page that shows the camera, what the driver looks at, and its neurons at work."""
-    view_port: int = 4568
+    view_port: Port = 4568
     """Port of that page; 0 picks a free one."""
     watch: bool = False
     """Look for a new checkpoint in the folder every second, and change drivers without a stop."""
     host: str = "127.0.0.1"
     """Address to listen on; any but this computer's own lets others take the wheel."""
-    port: int = PORT
+    port: Port = PORT
     """Port to listen on; the simulator knows no other than 4567."""
 
 
@@ -329,11 +331,6 @@ def _load(checkpoint: Path) -> Driver:
 def main(arguments: Sequence[str]) -> None:
     """Drives as the arguments say; see ``--help``."""
     config = parse(DriveConfig, arguments, PROGRAM)
-    if not 0 < config.speed <= 40:
-        raise UserError(f"--speed must be above 0 and at most 40 miles an hour, not {config.speed:g}.")
-    for name in ("port", "view_port"):
-        if not 0 <= getattr(config, name) <= 65535:
-            raise UserError(f"--{name.replace('_', '-')} must be 0 to 65535, not {getattr(config, name)}.")
     console = Console()
     logging.basicConfig(
         level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]

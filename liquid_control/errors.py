@@ -1,4 +1,4 @@
-"""The one exception that a command turns into a line of text instead of a traceback."""
+"""The exceptions that a command turns into a line of text instead of a traceback."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ from collections.abc import Iterable
 
 class UserError(ValueError):
     """Something that was given cannot be used; the message says what was given and what to do."""
+
+
+class DivergedError(UserError):
+    """A training came to NaN or infinity; going on from what was saved would repeat it."""
+
+    def __init__(self, where: str):
+        super().__init__(
+            f"the training has diverged: {where} holds NaN or infinity. Begin again with a lower learning rate; what "
+            "was saved before is kept."
+        )
 
 
 def nearest(given: str, known: Iterable[str]) -> str:

@@ -26,6 +26,7 @@ from liquid_control.checkpoint import pack_weights, write_atomically
 from liquid_control.command import parse, run
 from liquid_control.errors import UserError, nearest
 from liquid_control.output import check_writable
+from liquid_control.ranges import Count
 from liquid_control.road_evaluation import SPEEDS, STAND_IN, RoadEvaluation, evaluate_on_roads, unseen_tracks
 from liquid_control.statistics import summarize
 from policies.driver import Driver, load_driver
@@ -46,10 +47,10 @@ class EvaluateConfig:
 
     checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
     """The folder of the driver, for example checkpoints/CarRacing-v3/cfc."""
-    episodes: int | None = None
+    episodes: Count | None = None
     """Episodes, number i on the test seed 2000000 + i, by default 100; of the Udacity stand-in laps on so many roads,
     at 15 and at 25 miles an hour, by default 10."""
-    workers: int = 2
+    workers: Count = 2
     """Processes that drive; they change the time it takes and nothing else."""
     env: str = ""
     """The environment, by default the driver's own: for a car CarRacing-v3, the scoreboard; FastCarRacing, as
@@ -220,8 +221,6 @@ def _default_output(checkpoint: Path, env: str, driver: Driver) -> Path:
 def main(arguments: Sequence[str]) -> None:
     """Evaluates as the arguments say; see ``--help``."""
     config = parse(EvaluateConfig, arguments, PROGRAM)
-    if config.episodes is not None and config.episodes < 1:
-        raise UserError(f"--episodes must be at least 1, not {config.episodes}.")
     driver = load_driver(config.checkpoint)
     roads = driver.cruise is not None and config.env in ("", STAND_IN)
     env = config.env or (STAND_IN if roads else driver.config.env)

@@ -16,6 +16,7 @@ from agents.rollout import FAST, TRAINING_SEEDS, Drive, Plan, RolloutPool
 from agents.workers import processor_count
 from liquid_control.command import parse, run
 from liquid_control.errors import UserError
+from liquid_control.ranges import Count, CountOrZero, Positive, Seed
 from policies.driver import Driver, DriverConfig, load_driver
 
 PROGRAM = "python -m liquid_control.record"
@@ -34,17 +35,17 @@ class RecordConfig:
     """A checkpoint that drives; by default the expert does."""
     env: str = "CarRacing-v3"
     """The environment."""
-    episodes: int = 16
+    episodes: Count = 16
     """How many episodes."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the first episode's track; the others follow."""
     disturbed: bool = True
     """Whether bursts of noise push the car off its line, so that recoveries are recorded."""
-    playfield: tuple[int, int] = (28, 32)
+    playfield: tuple[Count, Count] = (28, 32)
     """(height, width) of the recorded playfield; a --driver brings its own."""
-    leash: float = 20.0
+    leash: Positive = 20.0
     """An episode ends when the car is this far from the centre line."""
-    workers: int = 0
+    workers: CountOrZero = 0
     """Processes; 0 means one a processor."""
     minari: str | None = None
     """Also export what was recorded as the Minari dataset of this name, such as carracing/expert-v0."""
@@ -53,8 +54,6 @@ class RecordConfig:
 def main(arguments: Sequence[str]) -> None:
     """Records as the arguments say; see ``--help``."""
     config = parse(RecordConfig, arguments, PROGRAM)
-    if config.episodes < 1:
-        raise UserError(f"--episodes must be at least 1, not {config.episodes}.")
     if any(config.folder.glob("*.npz")):
         raise UserError(f"{config.folder} holds shards already: name another folder, or delete them first.")
     driver = (

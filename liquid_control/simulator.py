@@ -16,6 +16,7 @@ from envs.udacity.stand_in.expert import RoadExpert
 from envs.udacity.stand_in.simulator import Autonomous, record
 from liquid_control.command import parse, run
 from liquid_control.errors import UserError, nearest
+from liquid_control.ranges import Port, Positive, Seed
 
 PROGRAM = "python -m liquid_control.simulator"
 
@@ -34,21 +35,21 @@ class SimulatorConfig:
     """clear, overcast, fog or dusk."""
     host: str = "127.0.0.1"
     """Address of the bridge."""
-    port: int = 4567
+    port: Port = 4567
     """Port of the bridge."""
     locale: str = "en-US"
     """How numbers are written on the simulator's computer: en-US, de-DE or fr-FR."""
-    rate: float = 1.0
+    rate: Positive = 1.0
     """Simulated seconds a second."""
-    seconds: float = float("inf")
+    seconds: Positive = float("inf")
     """Simulated seconds to drive."""
     record: Path | None = None
     """A new folder: an expert who knows the road drives, and driving_log.csv and IMG/ of three cameras are written."""
-    laps: float = 1.0
+    laps: Positive = 1.0
     """With --record: how far."""
-    speed: float = 15.0
+    speed: Positive = 15.0
     """With --record: miles an hour on the straight."""
-    seed: int = 0
+    seed: Seed = 0
     """With --record: of the moments when the car is pushed aside."""
 
 
@@ -86,9 +87,6 @@ def _check(config: SimulatorConfig) -> None:
     for name, given, known in (("weather", config.weather, WEATHERS), ("locale", config.locale, LOCALES)):
         if given not in known:
             raise UserError(f"unknown {name} {given!r}: {nearest(given, known)}")
-    for name in ("rate", "seconds", "laps", "speed"):
-        if not (value := getattr(config, name)) > 0:
-            raise UserError(f"{name} must be above 0, not {value}.")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from agents.run_folder import RunFolder, RunProgress
 from agents.workers import processor_count
 from liquid_control.checkpoint import write_atomically
 from liquid_control.command import parse, run, write_yaml
-from liquid_control.errors import UserError, nearest
+from liquid_control.errors import DivergedError, UserError, nearest
 from liquid_control.evaluate import EVALUATION_NAME, evaluate
 from liquid_control.memory import keep_freed_memory
 from liquid_control.road_evaluation import evaluate_on_roads, unseen_tracks
@@ -61,6 +61,8 @@ def main(arguments: Sequence[str]) -> None:
                 _learn(Dagger(config, folder, pool), folder, console)
         except KeyboardInterrupt:
             console.print(f"stopped. Continue: {PROGRAM} --resume {folder.path}", highlight=False, soft_wrap=True)
+            raise
+        except DivergedError:
             raise
         except UserError as error:
             raise UserError(f"{error}\nThen continue: {PROGRAM} --resume {folder.path}") from error
@@ -147,9 +149,6 @@ def _begin(arguments: Sequence[str]) -> tuple[Config, RunFolder]:
                 f"unknown env {config.env!r}: {nearest(config.env, (OFFICIAL, *ROADS))} Without a teacher, --agent ppo "
                 "learns any."
             )
-        for name in ("rounds", "expert_episodes", "learner_episodes", "steps", "batch", "time", "validation_episodes"):
-            if getattr(config, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(config, name)}.")
         if isinstance(config, RoadConfig):
             check_road(config)
         path = config.run or Path("runs") / f"{env}-{config.policy}-{date}"

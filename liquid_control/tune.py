@@ -18,6 +18,7 @@ from agents.workers import processor_count
 from liquid_control.checkpoint import write_atomically
 from liquid_control.command import parse, run, write_yaml
 from liquid_control.errors import UserError
+from liquid_control.ranges import Count, CountOrZero, Seed, Share
 from liquid_control.tuning.local_engine import LocalEngine
 from liquid_control.tuning.space import Space, read_space
 from liquid_control.tuning.trial import Engine
@@ -39,13 +40,13 @@ class TuneConfig:
     """A YAML file of the training that is varied, as train --config reads it; by default PPO's own defaults."""
     search: tuple[str, ...] = ()
     """What is searched, as words: learning_rate=1e-4..1e-3:log, gamma=0.95..0.999, epochs=3..10, policy=cfc,ltc."""
-    trials: int = 40
+    trials: Count = 40
     """Trials of the whole study; raise it to go on with one that has ended."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the search. Trials are all trained with the base's own seed."""
-    startup: int = 5
+    startup: CountOrZero = 5
     """Trials that must have come to their end before any is pruned."""
-    warm_up: float = 0.25
+    warm_up: Share = 0.25
     """Share of the training before which no trial is pruned."""
     engine: Literal["local", "ray"] = "local"
     """Where trials run: in processes of this machine, or on a Ray cluster, whose machines all see the study's folder
@@ -53,10 +54,10 @@ class TuneConfig:
     ray_address: str | None = None
     """A running Ray cluster, such as auto or ray-head:6379; by default a Ray of this machine's own. A cluster that asks
     for a token wants RAY_AUTH_MODE=token in the environment."""
-    parallel: int = 0
+    parallel: CountOrZero = 0
     """Trials that run side by side; 0 means as many as there are processors for. One at a time, the same seed gives the
     same trials again."""
-    cpus: int = 1
+    cpus: Count = 1
     """Processors of a trial: processes that run its environments, and threads that learn. They do not change its
     result."""
 
@@ -68,11 +69,6 @@ KEPT = ("search", "seed", "startup", "warm_up")
 def main(arguments: Sequence[str]) -> None:
     """Searches as the arguments say; see ``--help``."""
     config = parse(TuneConfig, arguments, PROGRAM)
-    for name, least in (("trials", 1), ("startup", 0), ("parallel", 0), ("cpus", 1)):
-        if getattr(config, name) < least:
-            raise UserError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(config, name)}.")
-    if not 0 <= config.warm_up <= 1:
-        raise UserError(f"--warm-up is a share from 0 to 1, not {config.warm_up}.")
     if config.ray_address is not None and config.engine != "ray":
         raise UserError("--ray-address is for --engine ray.")
     base = _read_base(["--config", str(config.base)] if config.base else [])

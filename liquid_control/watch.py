@@ -28,6 +28,7 @@ from liquid_control.command import parse, run
 from liquid_control.diagram import BACKGROUND, FAINT_INK, INK, Diagram, Gain, Line, Traces, activity, write
 from liquid_control.errors import UserError
 from liquid_control.output import check_writable
+from liquid_control.ranges import Count, Seed
 from policies.driver import Driver, load_driver
 
 PROGRAM = "python -m liquid_control.watch"
@@ -52,9 +53,9 @@ class WatchConfig:
     """An .mp4 file to record instead of opening a window."""
     gif: Path | None = None
     """A small .gif of part of the lap to record instead of opening a window."""
-    seed: int = TEST_SEEDS
+    seed: Seed = TEST_SEEDS
     """Seed of the track; by default the first test seed."""
-    max_steps: int | None = None
+    max_steps: Count | None = None
     """Stop after this many environment steps, 50 a second; by default at the end of the lap."""
 
 
@@ -104,10 +105,6 @@ class Lap:
     def __init__(self, driver: Driver, seed: int, max_steps: int | None = None):
         if driver.config.env != OFFICIAL:
             raise UserError(f"only drivers of {OFFICIAL} can be watched; this one drives {driver.config.env}.")
-        if seed < 0:
-            raise UserError(f"--seed must be at least 0, not {seed}.")
-        if max_steps is not None and max_steps < 1:
-            raise UserError(f"--max-steps must be at least 1, not {max_steps}.")
         self.driver, self.max_steps = driver, max_steps
         self.result = Result(seed)
 

@@ -36,7 +36,7 @@ from stable_baselines3.common.torch_layers import (
 )
 from torch import Tensor, nn
 
-from liquid_control.errors import UserError, nearest
+from liquid_control.errors import DivergedError, UserError, nearest
 from liquid_control.nn import LiquidLayer
 from policies.distributions import DISTRIBUTIONS, BoundedDistribution
 from policies.driver import Driver, DriverConfig
@@ -354,6 +354,8 @@ class LiquidActorCriticPolicy(RecurrentActorCriticPolicy):
         return self.value_net(self._critic_latent(features, None, lstm_states, episode_starts)[0])
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Distribution:
+        if not latent_pi.isfinite().all():
+            raise DivergedError("what the actor's neurons command")
         if isinstance(self.action_dist, BoundedDistribution):
             return self.action_dist.proba_distribution(self.action_net(latent_pi), self.log_std)
         return super()._get_action_dist_from_latent(latent_pi)

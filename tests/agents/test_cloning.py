@@ -6,6 +6,7 @@ import torch
 
 from agents.cloning import Cloner, Streams
 from agents.rollout import Episode
+from liquid_control.errors import DivergedError
 from policies.driver import Driver, DriverConfig
 
 
@@ -71,6 +72,12 @@ def test_the_loss_falls_and_training_twice_gives_the_same_weights(policy):
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in other.tensors().items())
     losses += [cloner.train(streams, 40) for _ in range(3)]
     assert losses[-1] < 0.85 * losses[0]
+
+
+def test_a_training_that_diverges_says_so():
+    cloner = Cloner(Driver(DriverConfig()), 1e30, total_steps=200, control_weights=(2.0, 1.0, 1.0))
+    with pytest.raises(DivergedError, match=r"diverged: after 3 gradient steps the weight .* holds NaN or infinity"):
+        cloner.train(Streams(EPISODES, batch=4, time=8, rng=np.random.default_rng(0)), 3)
 
 
 def test_a_restored_cloner_goes_on_to_the_same_weights():

@@ -10,7 +10,7 @@ from agents.liquid_ppo import LiquidPPO
 from agents.ppo import PPO, PPOConfig, begin_ppo, describe_driver
 from agents.rollout import RolloutPool
 from agents.run_folder import RunFolder
-from liquid_control.errors import UserError
+from liquid_control.errors import DivergedError, UserError
 from policies.driver import Driver, load_driver
 
 TINY = PPOConfig(
@@ -176,7 +176,9 @@ def test_what_cannot_be_driven_is_one_clear_error(options, message):
     [
         ({"rollout": 33}, "must be a multiple of --sequence"),
         ({"envs": 0}, "--envs must be at least 1"),
-        ({"drop_frames": 1.0}, "probability below 1"),
+        ({"drop_frames": 1.0}, r"--drop-frames must be at least 0 and below 1, not 1\.0"),
+        ({"learning_rate": -1.0}, "--learning-rate must be above 0"),
+        ({"gamma": 1.5}, "--gamma must be at least 0 and at most 1"),
         ({"clone_weight": 1.0}, "--init"),
     ],
 )
@@ -213,3 +215,11 @@ def test_liquid_ppo_has_sb3s_api(tmp_path):
 def test_a_rollout_that_is_no_multiple_of_the_sequences_is_refused():
     with pytest.raises(UserError, match="multiple of sequence_length=32"):
         LiquidPPO("LiquidPolicy", "CartPole-v1", n_steps=48)
+
+
+def test_a_training_that_diverges_says_so():
+    model = LiquidPPO(
+        "LiquidPolicy", "CartPole-v1", n_steps=64, batch_size=32, learning_rate=1e30, seed=0, device="cpu"
+    )
+    with pytest.raises(DivergedError, match="what the actor's neurons command holds NaN or infinity"):
+        model.learn(640)

@@ -187,7 +187,7 @@ def test_the_page_shows_what_is_driven(driver, tmp_path):
         (["checkpoints/CarRacing-v3/cfc"], "drives CarRacing-v3, not the Udacity simulator"),
         (["nowhere"], "no checkpoint at nowhere"),
         (["DRIVER", "--speed", "0"], "--speed must be above 0"),
-        (["DRIVER", "--port", "70000"], "--port must be 0 to 65535"),
+        (["DRIVER", "--port", "70000"], "--port must be at least 0 and at most 65535"),
         (["DRIVER", "--port", "0", "--record", "DRIVER"], "is not empty; name a new folder"),
         (["DRIVER", "--port", "0", "--log", "DRIVER/config.json"], "is there already"),
         (["DRIVER", "--port", "0", "--host", "203.0.113.1"], "cannot listen on 203.0.113.1"),

@@ -188,7 +188,7 @@ def test_two_searches_in_one_folder_are_refused(unbroken, arguments):
     ("more", "message"),
     [
         (["--trials", "0"], "--trials must be at least 1"),
-        (["--warm-up", "2"], "--warm-up is a share"),
+        (["--warm-up", "2"], "--warm-up must be at least 0 and at most 1"),
         (["--ray-address", "auto"], "is for --engine ray"),
         (["--base", "nowhere.yaml"], "cannot read the config nowhere.yaml"),
     ],
