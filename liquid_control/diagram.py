@@ -337,10 +337,13 @@ class Diagram:
         if not self.controls:
             return []
         last = next(reversed(self.columns))
-        motor = self.positions.get("motor", [])
+        motor = [height for _, height in self.positions.get("motor", [])]
         if len(motor) == len(self.controls):
-            heights = [point[1] for point in motor]
-        else:  # no motor neurons, or one for two pedals
+            heights = motor
+        elif motor:  # the last of them is a pedal: gas to one side, brake to the other
+            *others, pedal = motor
+            heights = [*others, pedal - 20 * self.unit, pedal + 20 * self.unit]
+        else:
             middle, stride = self.height / 2, 92 * self.unit
             heights = [middle + (index - (len(self.controls) - 1) / 2) * stride for index in range(len(self.controls))]
         left = self.positions[last][0][0] + (28 if motor else 40) * self.unit

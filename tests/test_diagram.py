@@ -96,6 +96,15 @@ def test_the_bars_show_the_controls():
     np.testing.assert_allclose(fill, [[0, 0.25], [0.25, 0], [1, 0]], atol=0.03)
 
 
+def test_gas_and_brake_are_beside_the_pedal():
+    diagram = Diagram(Driver(DriverConfig(pedals=True)), 560, 640)
+    steer, gas, brake = ((top + bottom) / 2 for _, top, _, bottom in diagram._bar_boxes())
+    (_, steering), (_, pedal) = diagram.positions["motor"]
+    assert steer == pytest.approx(steering)
+    assert gas < pedal < brake
+    assert gas + brake == pytest.approx(2 * pedal)
+
+
 @pytest.mark.parametrize("policy", ["cfc", "ltc", "leaky", "plastic", "lan", "lstm", "gru", "mlp"])
 def test_the_wiring_of_every_core_can_be_drawn_at_any_size(policy):
     for size in ((900, 720), (300, 200)):
