@@ -23,7 +23,7 @@ from agents.demonstrations import read_shard
 from agents.device import resolve_device
 from agents.rollout import Episode, RolloutPool
 from agents.run_folder import RunFolder, RunProgress, checkpoint_record
-from liquid_control.ranges import Count, CountOrZero, Positive, Seed
+from liquid_control.ranges import Count, CountOrZero, NotNegative, Seed
 from policies.driver import Driver, DriverConfig
 from policies.registry import parse_options
 
@@ -62,7 +62,7 @@ class ImitationConfig:
     """Streams trained side by side."""
     time: Count = 32
     """Steps of a stretch: how far gradients go back in time."""
-    learning_rate: Positive = 4e-3
+    learning_rate: NotNegative = 4e-3
     """Peak learning rate of Adam; warmed up, then a cosine down to 2 %."""
     playfield: tuple[Count, Count] = (28, 32)
     """(height, width) that the picture is resized to for the eyes."""

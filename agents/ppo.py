@@ -88,7 +88,7 @@ class PPOConfig:
     """Decisions a gradient step."""
     epochs: Count = 6
     """Passes over a rollout."""
-    learning_rate: Positive = 5e-4
+    learning_rate: NotNegative = 5e-4
     """Learning rate of Adam at the beginning; it falls linearly to --final-rate of it."""
     final_rate: Share = 0.02
     """Share of the learning rate that is left at the end."""

@@ -55,7 +55,7 @@ class RoadConfig(ImitationConfig):
     """Miles an hour, least and most, that drives keep."""
     steps: Count = 150
     """Gradient steps a round."""
-    learning_rate: Positive = 3e-3
+    learning_rate: NotNegative = 3e-3
     """Peak learning rate of Adam; warmed up, then a cosine down to 2 %."""
     playfield: tuple[Count, Count] = UdacityView.default_size
     """(height, width) that the land ahead is resized to for the eyes."""

@@ -177,7 +177,7 @@ def test_what_cannot_be_driven_is_one_clear_error(options, message):
         ({"rollout": 33}, "must be a multiple of --sequence"),
         ({"envs": 0}, "--envs must be at least 1"),
         ({"drop_frames": 1.0}, r"--drop-frames must be at least 0 and below 1, not 1\.0"),
-        ({"learning_rate": -1.0}, "--learning-rate must be above 0"),
+        ({"learning_rate": -1.0}, "--learning-rate must be at least 0"),
         ({"gamma": 1.5}, "--gamma must be at least 0 and at most 1"),
         ({"clone_weight": 1.0}, "--init"),
     ],

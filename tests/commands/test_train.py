@@ -140,7 +140,7 @@ def test_cloning_recorded_demonstrations(tmp_path):
         (["--policy", "lst"], "unknown policy 'lst': did you mean 'lstm'"),
         (["--policy-options", "mod=pure"], "no option 'mod': did you mean 'mode'"),
         (["--rounds", "0"], "--rounds must be at least 1"),
-        (["--learning-rate", "nan"], "--learning-rate must be above 0, not nan"),
+        (["--learning-rate", "nan"], "--learning-rate must be at least 0, not nan"),
         (["--seed", "-1"], "--seed must be at least 0, not -1"),
         (["--playfield", "28", "0"], "--playfield must be at least 1, not 0"),
         (["--device", "gpu7"], "device 'gpu7' cannot be used"),
