@@ -2,11 +2,18 @@
 
 One thread: the tensors here are tiny, and threads that wait for each other cost more than they do. And Ctrl-C: a shell
 that runs the tests in the background lets them ignore it, and with them every command that they start and interrupt.
+What is marked cuda runs where there is a GPU.
 """
 
 import signal
 
+import pytest
 import torch
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")

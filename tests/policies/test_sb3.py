@@ -140,8 +140,6 @@ def test_a_model_trains_saves_and_loads(tmp_path):
 @pytest.mark.cuda
 @pytest.mark.parametrize("core", sorted(CORES))
 def test_a_gpu_gives_the_densities_values_and_gradients_of_the_processor(core):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a GPU")
     space = spaces.Dict({"obs": VECTOR, "elapsed": spaces.Box(0, 10, (1,), np.float32)})
     policy = build(space, kind=LiquidMultiInputPolicy, core=core)
     rows, time = 6, 11
@@ -169,8 +167,6 @@ def test_a_gpu_gives_the_densities_values_and_gradients_of_the_processor(core):
 @pytest.mark.cuda
 @pytest.mark.parametrize("core", sorted(CORES))
 def test_what_a_gpu_learned_acts_the_same_on_the_processor(core, tmp_path):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a GPU")
     sizes = {"n_steps": 64, "batch_size": 64, "policy_kwargs": {"core": core}}
     model = RecurrentPPO("LiquidPolicy", "Pendulum-v1", device="cuda", **sizes)
     model.learn(128)

@@ -8,7 +8,7 @@ from liquid_control.nn import LAN, LTC, CfC, Wiring
 from liquid_control.nn.liquid_attention import LiquidAttention
 from liquid_control.nn.trace import chunkwise_trace
 
-pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+pytestmark = pytest.mark.cuda
 
 NCP = Wiring.auto(19, 3)
 DOORS = {
