@@ -22,40 +22,44 @@ def starting_worker() -> Iterator[None]:
 
     Without the first, sixteen workers on sixteen processors have 256 threads, and inverting a matrix of 300 rows takes
     seconds. A terminal sends Ctrl-C to all its processes: without the second, a worker that still loads torch prints a
-    traceback. In this process Ctrl-C interrupts as ever, at the latest at the end; and so does being asked to end: a
-    worker whose parent leaves before it has told it all there is to do prints a traceback too.
+    traceback. This process hears Ctrl-C, or that it is asked to end, at the end: a worker whose parent leaves before it
+    has told it all there is to do prints a traceback too.
     """
     before = {name: os.environ.get(name) for name in ONE_THREAD}
-    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
     can_block = hasattr(signal, "pthread_sigmask")  # not on Windows
-    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if can_block else set()
-    try:
-        with _ended_afterwards():
+    with _heard_afterwards(signal.SIGTERM, signal.SIGINT):
+        os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if can_block else set()
+        try:
             yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-        if can_block:
-            signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+            if can_block:
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 @contextmanager
-def _ended_afterwards() -> Iterator[None]:
-    """A SIGTERM that comes inside is heard at the end. Blocked, as SIGINT is, it could not end the new process."""
+def _heard_afterwards(*numbers: signal.Signals) -> Iterator[None]:
+    """Signals that come inside are heard at the end.
+
+    To block them is not enough: a signal to this process then goes to another of its threads, of which torch has some.
+    """
     if threading.current_thread() is not threading.main_thread():  # no other may set handlers
         yield
         return
-    asked: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    heard: list[int] = []
+    before = {number: signal.signal(number, lambda got, _: heard.append(got)) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
-        if asked:
-            signal.raise_signal(signal.SIGTERM)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for got in heard:
+            signal.raise_signal(got)
 
 
 def begin_worker() -> None:

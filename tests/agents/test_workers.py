@@ -2,6 +2,7 @@
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -28,18 +29,22 @@ def test_a_worker_is_deaf_to_ctrl_c_while_it_loads():
 def test_ctrl_c_is_not_lost_and_leaves_everything_as_it_was(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     with pytest.raises(KeyboardInterrupt), starting_worker():
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
     assert "OMP_NUM_THREADS" not in os.environ
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_who_is_asked_to_end_while_a_worker_starts_ends_afterwards():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_worker_starts_is_heard_afterwards_whichever_thread_it_reaches(number):
     heard, order = [], []
-    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(list(order)))
+    before = signal.signal(number, lambda *_: heard.append(list(order)))
     try:
-        with starting_worker():
-            signal.raise_signal(signal.SIGTERM)
-            order.append("started")
+        with ThreadPoolExecutor(1) as other:
+            other.submit(os.getpid).result()  # begun here, it blocks nothing
+            with starting_worker():
+                other.submit(signal.raise_signal, number).result()
+                order.append("started")
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)
     assert heard == [["started"]]
