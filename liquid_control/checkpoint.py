@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -78,12 +79,21 @@ def save_checkpoint(
     name = f"weights-{digest[:8]}.safetensors"
     header = {"format_version": FORMAT_VERSION, "weights": name, "sha256": digest}
     write_atomically(folder / name, weights)
-    write_atomically(folder / CONFIG_NAME, json.dumps(header | dict(config), indent=2) + "\n")
+    write_atomically(folder / CONFIG_NAME, _to_json(header | dict(config)))
     for stale in folder.glob("weights-*.safetensors"):
         if stale.name != name:
             stale.unlink(missing_ok=True)
     if card is not None:
         write_atomically(folder / CARD_NAME, card)
+
+
+_NUMBERS = re.compile(r"\[\n\s*(-?[0-9][^\[\]{}\"]*?)\s*\]")
+
+
+def _to_json(config: Mapping[str, Any]) -> str:
+    """Indented JSON with a list of numbers on one line: a wiring has hundreds of synapses, each a list of three."""
+    indented = json.dumps(config, indent=2)
+    return _NUMBERS.sub(lambda numbers: "[" + re.sub(r",\s+", ", ", numbers[1]) + "]", indented) + "\n"
 
 
 def pack_weights(tensors: Mapping[str, Tensor]) -> tuple[bytes, str]:

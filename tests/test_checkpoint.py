@@ -30,6 +30,13 @@ def test_round_trip_keeps_tensors_config_and_card(folder):
     assert (folder / "README.md").read_text() == "# A driver\n"
 
 
+def test_a_config_has_a_synapse_a_line_and_comes_back_as_it_was(tmp_path):
+    config = {"synapses": [[0, 1, -1], [1, 0, 1]], "taus": [0.5, 1e-05, None], "empty": [], "odd": ["[\n 1,\n 2 ]", 2]}
+    save_checkpoint(tmp_path, TENSORS, config)
+    assert "    [0, 1, -1],\n    [1, 0, 1]\n" in (tmp_path / "config.json").read_text()
+    assert load_checkpoint(tmp_path)[1] == config
+
+
 def test_saving_again_leaves_one_weights_file_and_the_card(folder):
     save_checkpoint(folder, {"weight": torch.ones(1)}, {"kind": "driver"})
     assert len(list(folder.glob("weights-*"))) == 1
