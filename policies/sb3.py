@@ -331,7 +331,13 @@ class LiquidActorCriticPolicy(RecurrentActorCriticPolicy):
     def forward(  # type: ignore[override]
         self, obs: Any, lstm_states: RNNStates, episode_starts: Tensor, deterministic: bool = False
     ) -> tuple[Tensor, Tensor, Tensor, RNNStates]:
-        """Actions (N, …), values (N, 1), log-densities (N,) and the states after, as sb3-contrib has it."""
+        """Actions (N, …), values (N, 1), log-densities (N,) and the states after, as sb3-contrib has it.
+
+        Raises:
+            UserError: if an observation holds NaN or infinity.
+            DivergedError: if the observations do not, and what the actor commands does.
+        """
+        _refuse_nan(obs)
         distribution, values, states = self.run(obs, lstm_states, episode_starts)
         actions = distribution.get_actions(deterministic=deterministic)
         log_prob = distribution.log_prob(actions)
@@ -359,6 +365,12 @@ class LiquidActorCriticPolicy(RecurrentActorCriticPolicy):
         if isinstance(self.action_dist, BoundedDistribution):
             return self.action_dist.proba_distribution(self.action_net(latent_pi), self.log_std)
         return super()._get_action_dist_from_latent(latent_pi)
+
+    def _predict(  # type: ignore[override]
+        self, observation: Any, lstm_states: tuple[Tensor, Tensor], episode_starts: Tensor, deterministic: bool = False
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        _refuse_nan(observation)
+        return super()._predict(observation, lstm_states, episode_starts, deterministic)
 
     def predict(
         self,
@@ -488,6 +500,17 @@ class DriverPolicy(LiquidActorCriticPolicy):
 
     def _build_hands(self) -> Hands:
         return self.driver.hands
+
+
+def _refuse_nan(observation: Tensor | Mapping[str, Tensor]) -> None:
+    """Names the first observation of a batch (N, …) that is NaN or infinite somewhere."""
+    for name, part in observation.items() if isinstance(observation, Mapping) else [("", observation)]:
+        finite = part.isfinite().reshape(len(part), -1).all(1)
+        if not finite.all():
+            raise UserError(
+                f"the observation {name} of environment {int(finite.int().argmin())} of {len(part)} holds NaN or "
+                "infinity. Repair the environment.".replace("  ", " ")
+            )
 
 
 def _width(space: gymnasium.Space, key: str) -> int:

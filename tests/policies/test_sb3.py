@@ -8,6 +8,7 @@ from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
 from liquid_control.errors import UserError
@@ -122,6 +123,25 @@ def test_a_shared_critic_does_not_move_the_actor():
     values = policy.predict_values(torch.rand(3, 4), (zeros, zeros), torch.ones(3))
     gradients = torch.autograd.grad(values.sum(), list(policy.actor.parameters()), allow_unused=True)
     assert all(gradient is None for gradient in gradients)
+
+
+class Broken(gymnasium.ObservationWrapper):
+    """Shows NaN from the tenth observation on."""
+
+    seen = 0
+
+    def observation(self, observation):
+        self.seen += 1
+        return observation if self.seen < 10 else np.full_like(observation, np.nan)
+
+
+def test_an_environment_that_shows_nan_is_named_to_a_user_of_sb3():
+    env = DummyVecEnv([lambda: gymnasium.make("CartPole-v1"), lambda: Broken(gymnasium.make("CartPole-v1"))])
+    model = RecurrentPPO(LiquidActorCriticPolicy, env, n_steps=32, device="cpu")
+    with pytest.raises(UserError, match=r"^the observation of environment 1 of 2 holds NaN or infinity"):
+        model.learn(64)
+    with pytest.raises(UserError, match=r"^the observation of environment 0 of 1 holds NaN or infinity"):
+        model.predict(np.array([0, 0, np.inf, 0], np.float32))
 
 
 def test_a_model_trains_saves_and_loads(tmp_path):
