@@ -6,7 +6,6 @@ the cores.
 
 from __future__ import annotations
 
-import multiprocessing
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -19,7 +18,7 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.box2d.car_racing import CarRacing
 
-from agents.workers import begin_worker, starting_worker
+from agents.workers import begin_worker, starting_worker, worker_context
 from envs.car_racing.expert import Expert
 from envs.partial import IrregularTime
 from liquid_control.errors import UserError
@@ -233,9 +232,7 @@ class RolloutPool:
         if workers < 1:
             raise UserError(f"workers must be at least 1, not {workers}.")
         self.workers = workers
-        # Spawned, not forked: torch's threads do not survive a fork.
-        context = multiprocessing.get_context("spawn")
-        self._executor = ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker)
+        self._executor = ProcessPoolExecutor(workers, mp_context=worker_context(), initializer=begin_worker)
 
     def __enter__(self) -> RolloutPool:
         return self

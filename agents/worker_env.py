@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
@@ -14,7 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import CloudpickleWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from agents.workers import begin_worker, starting_worker
+from agents.workers import begin_worker, starting_worker, worker_context
 from liquid_control.errors import UserError
 
 MakeEnv = Callable[[], gymnasium.Env]
@@ -36,7 +35,7 @@ class WorkerVecEnv(VecEnv):
 
     def __init__(self, makers: Sequence[MakeEnv], workers: int):
         workers = min(workers, len(makers))
-        context = multiprocessing.get_context("spawn")
+        context = worker_context()
         ends = [len(makers) * part // workers for part in range(workers + 1)]
         self._ranges = [range(*ends[part : part + 2]) for part in range(workers)]
         probe = makers[0]()

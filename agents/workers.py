@@ -5,15 +5,37 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext, SpawnContext
 
 import cv2
 import torch
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """What the libraries of linear algebra ask, when they are loaded, how many threads to have."""
+
+
+PRELOADED = ["agents.rollout", "agents.road_rollout", "agents.worker_env"]
+"""The modules of what a worker works with."""
+
+
+def worker_context() -> ForkServerContext | SpawnContext:
+    """How workers are begun: on Linux forked, from a process that has loaded :data:`PRELOADED` once for all of them.
+
+    Loading torch takes a worker seconds, and memory of its own. Forked from this process it would hang, as the threads
+    of torch do not survive a fork; a process that has only loaded it has none. Elsewhere every worker loads for itself.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    with starting_worker():
+        forkserver.ensure_running()  # it loads while this process goes on
+    return context
 
 
 @contextmanager

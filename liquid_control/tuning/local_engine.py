@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import signal
 import sys
 from multiprocessing.connection import Connection, wait
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from agents.ppo import PPOConfig
 from agents.rollout import RolloutPool
-from agents.workers import begin_worker, starting_worker
+from agents.workers import begin_worker, starting_worker, worker_context
 from liquid_control.tuning.trial import Failed, Message, Scored, run_trial
 
 
@@ -70,7 +69,7 @@ class _Worker:
     """A process that runs one trial after the other, as loading torch takes longer than a short trial."""
 
     def __init__(self, cpus: int):
-        context = multiprocessing.get_context("spawn")
+        context = worker_context()
         self.pipe, far = context.Pipe()
         self.process = context.Process(target=_work, args=(far, cpus))
         with starting_worker():

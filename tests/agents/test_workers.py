@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -22,8 +23,19 @@ def test_a_worker_is_deaf_to_ctrl_c_while_it_loads():
     with RolloutPool(1) as pool:
         answer = pool._submit(os.getpid)
         (worker,) = pool._executor._processes
-        os.kill(worker, signal.SIGINT)  # it has not even imported what it works with
+        os.kill(worker, signal.SIGINT)  # it has not begun to work
         assert pool._result(answer) == worker
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_workers_of_all_pools_are_forked_from_one_process_without_threads():
+    parents = []
+    for _ in range(2):
+        with RolloutPool(2) as pool:
+            parents += pool.map(os.getppid, [(), ()])
+    (parent,) = set(parents)
+    assert parent != os.getpid()
+    assert len(os.listdir(f"/proc/{parent}/task")) == 1
 
 
 def test_ctrl_c_is_not_lost_and_leaves_everything_as_it_was(monkeypatch):
