@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import itertools
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -99,8 +100,17 @@ def write_yaml(config: Any) -> str:
     return yaml.safe_dump(values, sort_keys=False)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which a cluster's scheduler sends before it kills: for a command it is Ctrl-C."""
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs a command: a :class:`UserError` becomes one line and exit status 2, Ctrl-C status 130."""
+    """Runs a command: a :class:`UserError` becomes one line and exit status 2, Ctrl-C status 130, SIGTERM 143."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         main(sys.argv[1:])
     except UserError as error:
@@ -114,6 +124,6 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         # What only the system can refuse: a disk that fills under a curve, a folder that disappears.
         print(f"error: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("stopped.", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(143 if isinstance(stop, Terminated) else 130) from None
