@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, SpawnContext
 
 import cv2
@@ -29,6 +29,8 @@ def worker_context() -> ForkServerContext | SpawnContext:
     Loading torch takes a worker seconds, and memory of its own. Forked from this process it would hang, as the threads
     of torch do not survive a fork; a process that has only loaded it has none. Elsewhere every worker loads for itself.
     """
+    if sys.platform != "win32":
+        resource_tracker.ensure_running()  # it unblocks Ctrl-C when it begins, which must not be amid starting_worker
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

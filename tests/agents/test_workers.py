@@ -1,9 +1,11 @@
 """Processes that work for another."""
 
 import os
+import re
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -28,7 +30,7 @@ def test_a_worker_is_deaf_to_ctrl_c_while_it_loads():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
-def test_workers_of_all_pools_are_forked_from_one_process_without_threads():
+def test_workers_of_all_pools_are_forked_from_one_process_without_threads_that_is_deaf_to_ctrl_c():
     parents = []
     for _ in range(2):
         with RolloutPool(2) as pool:
@@ -36,6 +38,8 @@ def test_workers_of_all_pools_are_forked_from_one_process_without_threads():
     (parent,) = set(parents)
     assert parent != os.getpid()
     assert len(os.listdir(f"/proc/{parent}/task")) == 1
+    (blocked,) = re.findall(r"SigBlk:\s*(\w+)", Path(f"/proc/{parent}/status").read_text())
+    assert int(blocked, 16) >> (signal.SIGINT - 1) & 1
 
 
 def test_ctrl_c_is_not_lost_and_leaves_everything_as_it_was(monkeypatch):
