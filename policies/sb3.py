@@ -505,8 +505,8 @@ class DriverPolicy(LiquidActorCriticPolicy):
 def _refuse_nan(observation: Tensor | Mapping[str, Tensor]) -> None:
     """Names the first observation of a batch (N, …) that is NaN or infinite somewhere."""
     for name, part in observation.items() if isinstance(observation, Mapping) else [("", observation)]:
-        finite = part.isfinite().reshape(len(part), -1).all(1)
-        if not finite.all():
+        if part.is_floating_point() and not part.isfinite().all():
+            finite = part.isfinite().reshape(len(part), -1).all(1)
             raise UserError(
                 f"the observation {name} of environment {int(finite.int().argmin())} of {len(part)} holds NaN or "
                 "infinity. Repair the environment.".replace("  ", " ")
