@@ -14,16 +14,10 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from agents.demonstrations import read_folder, write_shard
+from agents.episodes import Drive, Episode, Plan, drive_episode
 from agents.imitation import Imitation, ImitationConfig
-from agents.rollout import (
-    TRAINING_SEEDS,
-    VALIDATION_SEEDS,
-    Drive,
-    Episode,
-    Plan,
-    drive_episode,
-)
-from liquid_control.ranges import NotNegative, Positive
+from envs.registration import TRAINING_SEEDS, VALIDATION_SEEDS
+from liquid_control.support.ranges import NotNegative, Positive
 from policies.driver import Driver
 
 

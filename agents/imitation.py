@@ -21,9 +21,10 @@ from torch.utils.tensorboard import SummaryWriter
 from agents.cloning import Cloner, Streams
 from agents.demonstrations import read_shard
 from agents.device import resolve_device
-from agents.rollout import Episode, RolloutPool
+from agents.episodes import Episode
+from agents.pool import RolloutPool
 from agents.run_folder import RunFolder, RunProgress, checkpoint_record
-from liquid_control.ranges import Count, CountOrZero, NotNegative, Seed
+from liquid_control.support.ranges import Count, CountOrZero, NotNegative, Seed
 from policies.driver import Driver, DriverConfig
 from policies.registry import parse_options
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from agents.divergence import check_finite
 from agents.sequence_buffer import SequenceBuffer, SequenceDictRolloutBuffer, SequenceRolloutBuffer, SequenceSamples
-from liquid_control.errors import UserError
+from liquid_control.support.errors import UserError
 from policies.driver import Driver
 from policies.sb3 import ALIASES, LiquidActorCriticPolicy
 from policies.sequences import run_episodes

@@ -31,15 +31,17 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agents.device import resolve_device
 from agents.driving_task import DrivingTask, TaskConfig
+from agents.episodes import Drive, Plan
 from agents.initial_driver import check_initial
 from agents.liquid_ppo import LiquidPPO
 from agents.optimizer_state import optimizer_tensors, part_of, restore_optimizer, to_save
-from agents.rollout import FAST, OFFICIAL, VALIDATION_SEEDS, Drive, EpisodePool, Plan
+from agents.pool import EpisodePool
 from agents.run_folder import RunFolder, RunProgress, checkpoint_record
 from agents.worker_env import WorkerVecEnv
 from envs.partial import positions
-from liquid_control.errors import UserError
-from liquid_control.ranges import Count, CountOrZero, NotNegative, Positive, Seed, Share, check_ranges
+from envs.registration import FAST, OFFICIAL, VALIDATION_SEEDS
+from liquid_control.support.errors import UserError
+from liquid_control.support.ranges import Count, CountOrZero, NotNegative, Positive, Seed, Share, check_ranges
 from policies.driver import Driver, DriverConfig, load_driver
 from policies.registry import parse_options
 from policies.sb3 import DriverPolicy

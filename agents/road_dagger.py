@@ -15,18 +15,19 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agents.augmentation import RoadAugmentation, Variety
 from agents.cloning import Streams
+from agents.episodes import Episode
 from agents.imitation import Imitation, ImitationConfig
 from agents.initial_driver import check_initial
 from agents.recordings import Recordings, read_recordings, steering_error
 from agents.road_rollout import RoadPlan, drive_road, record_road
-from agents.rollout import TRAINING_SEEDS, VALIDATION_SEEDS, Episode
+from envs.registration import TRAINING_SEEDS, UDACITY, VALIDATION_SEEDS
 from envs.udacity.recording import RecordingError, find_recordings
 from envs.udacity.stand_in.camera import WEATHERS
 from envs.udacity.stand_in.environment import SMALLEST_SEED
-from liquid_control.errors import UserError
-from liquid_control.ranges import Count, CountOrZero, NotNegative, Positive, Share
+from liquid_control.support.errors import UserError
+from liquid_control.support.ranges import Count, CountOrZero, NotNegative, Positive, Share
 from policies.driver import Driver, load_driver
-from policies.view import UDACITY, UdacityView
+from policies.view import UdacityView
 
 
 @dataclass(frozen=True)

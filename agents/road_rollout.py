@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from agents.demonstrations import write_shard
-from agents.rollout import Episode
+from agents.episodes import Episode
 from envs.udacity.stand_in.car import MPH
 from envs.udacity.stand_in.environment import UdacityStandIn
 from envs.udacity.stand_in.expert import RoadExpert

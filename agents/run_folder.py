@@ -29,8 +29,8 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from agents.workers import processor_count
-from liquid_control.checkpoint import write_atomically
-from liquid_control.errors import UserError
+from liquid_control.support.errors import UserError
+from liquid_control.support.files import write_atomically
 
 _PACKAGES = ("liquid-control", "torch", "gymnasium", "numpy", "opencv-python-headless", "Box2D")
 

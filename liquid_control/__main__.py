@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from liquid_control import __version__
-from liquid_control.errors import nearest
+from liquid_control.support.errors import nearest
 
 COMMANDS = {
     "train": "train a driver from nothing; with no argument, the main job: 19 liquid neurons learn CarRacing-v3",

@@ -25,17 +25,17 @@ from rich.console import Console
 from rich.live import Live
 from rich.logging import RichHandler
 
+from envs.registration import UDACITY
 from envs.udacity.observation import observe
 from envs.udacity.packets import MAX_STEERING_ANGLE, Command, Telemetry
 from envs.udacity.recording import Recorder, RecordingError
 from envs.udacity.server import PORT, BridgeError, Drive, UdacityServer
-from liquid_control.checkpoint import CONFIG_NAME
-from liquid_control.command import parse, run
-from liquid_control.errors import UserError
-from liquid_control.live_view import LiveView, Moment
-from liquid_control.ranges import Port
+from liquid_control.report.live_view import LiveView, Moment
+from liquid_control.support.checkpoint import CONFIG_NAME
+from liquid_control.support.command import parse, run
+from liquid_control.support.errors import UserError
+from liquid_control.support.ranges import Port
 from policies.driver import Driver, load_driver
-from policies.view import UDACITY
 
 LOG = logging.getLogger(__name__)
 PROGRAM = "python drive.py"

@@ -27,10 +27,10 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from liquid_control.checkpoint import pack_weights, write_atomically
-from liquid_control.command import parse, run
-from liquid_control.errors import UserError
-from liquid_control.output import check_writable
+from liquid_control.support.checkpoint import pack_weights
+from liquid_control.support.command import parse, run
+from liquid_control.support.errors import UserError
+from liquid_control.support.files import check_writable, write_atomically
 from policies.driver import Driver, load_driver
 from policies.view import CarRacingView
 

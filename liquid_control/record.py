@@ -11,12 +11,14 @@ from rich.progress import track
 
 from agents.dagger import record_shard
 from agents.demonstrations import read_folder
+from agents.episodes import Drive, Plan
 from agents.minari_export import export_minari
-from agents.rollout import FAST, TRAINING_SEEDS, Drive, Plan, RolloutPool
+from agents.pool import RolloutPool
 from agents.workers import processor_count
-from liquid_control.command import parse, run
-from liquid_control.errors import UserError
-from liquid_control.ranges import Count, CountOrZero, Positive, Seed
+from envs.registration import FAST, TRAINING_SEEDS
+from liquid_control.support.command import parse, run
+from liquid_control.support.errors import UserError
+from liquid_control.support.ranges import Count, CountOrZero, Positive, Seed
 from policies.driver import Driver, DriverConfig, load_driver
 
 PROGRAM = "python -m liquid_control.record"

@@ -14,9 +14,9 @@ from envs.udacity.stand_in.camera import WEATHERS
 from envs.udacity.stand_in.environment import UdacityStandIn
 from envs.udacity.stand_in.expert import RoadExpert
 from envs.udacity.stand_in.simulator import Autonomous, record
-from liquid_control.command import parse, run
-from liquid_control.errors import UserError, nearest
-from liquid_control.ranges import Port, Positive, Seed
+from liquid_control.support.command import parse, run
+from liquid_control.support.errors import UserError, nearest
+from liquid_control.support.ranges import Port, Positive, Seed
 
 PROGRAM = "python -m liquid_control.simulator"
 

@@ -20,21 +20,21 @@ from rich.progress import Progress as Bar
 from agents import imitation, ppo
 from agents.dagger import Dagger, TrainConfig
 from agents.imitation import Imitation
+from agents.pool import RolloutPool
 from agents.ppo import PPO, PPOConfig
 from agents.road_dagger import RoadConfig, RoadDagger, check_road
-from agents.rollout import OFFICIAL, TEST_SEEDS, RolloutPool
 from agents.run_folder import RunFolder, RunProgress
 from agents.workers import processor_count
-from liquid_control.checkpoint import write_atomically
-from liquid_control.command import parse, run, write_yaml
-from liquid_control.errors import DivergedError, UserError, nearest
-from liquid_control.evaluate import EVALUATION_NAME, evaluate
-from liquid_control.memory import keep_freed_memory
-from liquid_control.road_evaluation import evaluate_on_roads, unseen_tracks
-from liquid_control.watch import record_lap
+from envs.registration import OFFICIAL, TEST_SEEDS, UDACITY
+from liquid_control.report.evaluation import EVALUATION_NAME, evaluate
+from liquid_control.report.film import record_lap
+from liquid_control.report.road_evaluation import evaluate_on_roads, unseen_tracks
+from liquid_control.support.command import parse, run, write_yaml
+from liquid_control.support.errors import DivergedError, UserError, nearest
+from liquid_control.support.files import write_atomically
+from liquid_control.support.memory import keep_freed_memory
 from policies.driver import load_driver
 from policies.registry import CORES
-from policies.view import UDACITY
 
 PROGRAM = "python -m liquid_control.train"
 Config = TrainConfig | RoadConfig | PPOConfig

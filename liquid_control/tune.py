@@ -15,10 +15,10 @@ from rich.console import Console
 
 from agents.ppo import PPOConfig, describe_driver
 from agents.workers import processor_count
-from liquid_control.checkpoint import write_atomically
-from liquid_control.command import parse, run, write_yaml
-from liquid_control.errors import UserError
-from liquid_control.ranges import Count, CountOrZero, Seed, Share
+from liquid_control.support.command import parse, run, write_yaml
+from liquid_control.support.errors import UserError
+from liquid_control.support.files import write_atomically
+from liquid_control.support.ranges import Count, CountOrZero, Seed, Share
 from liquid_control.tuning.local_engine import LocalEngine
 from liquid_control.tuning.space import Space, read_space
 from liquid_control.tuning.trial import Engine

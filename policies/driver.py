@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from liquid_control.checkpoint import load_checkpoint, save_checkpoint
-from liquid_control.errors import UserError
 from liquid_control.nn import LiquidLayer, build_layer
+from liquid_control.support.checkpoint import load_checkpoint, save_checkpoint
+from liquid_control.support.errors import UserError
 from policies.compiled import CompiledDriver
 from policies.cruise import Cruise
 from policies.eyes import ConvEyes, GaugeScale

@@ -10,8 +10,9 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.car_racing.observation import GAUGES, playfield, read_gauges
+from envs.registration import OFFICIAL, UDACITY
 from envs.udacity.recording import LARGEST_GAP, NOMINAL_INTERVAL
-from liquid_control.errors import UserError, nearest
+from liquid_control.support.errors import UserError, nearest
 
 
 class _Array:
@@ -161,8 +162,7 @@ class VectorView(_Array):
 
 
 View = CarRacingView | UdacityView | VectorView
-UDACITY = "liquid_control/Udacity-v0"
-VIEWS: dict[str, type[CarRacingView] | type[UdacityView]] = {"CarRacing-v3": CarRacingView, UDACITY: UdacityView}
+VIEWS: dict[str, type[CarRacingView] | type[UdacityView]] = {OFFICIAL: CarRacingView, UDACITY: UdacityView}
 
 
 def build_view(env: str, size: Sequence[int], vector: Mapping[str, Any] | None = None) -> View:

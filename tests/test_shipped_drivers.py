@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from agents.episodes import Drive, Plan, drive_episode
 from agents.road_rollout import judge_road
-from agents.rollout import VALIDATION_SEEDS, Drive, Plan, drive_episode
-from liquid_control.evaluate import Evaluation
-from liquid_control.road_evaluation import RoadEvaluation
+from envs.registration import VALIDATION_SEEDS
+from liquid_control.report.evaluation import Evaluation
+from liquid_control.report.road_evaluation import RoadEvaluation
 from policies.driver import load_driver
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"

@@ -15,9 +15,9 @@ import ray
 import torch
 from ray.exceptions import RayError
 
+from agents.episodes import Drive, Episode, Plan, drive_episode
 from agents.ppo import PPOConfig
-from agents.rollout import Drive, Episode, Plan, drive_episode
-from liquid_control.errors import UserError
+from liquid_control.support.errors import UserError
 from liquid_control.tuning.trial import Ended, Failed, Message, Scored, run_trial
 from policies.driver import Driver
 

@@ -27,9 +27,9 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from agents.ppo import PPOConfig, begin_ppo
-from liquid_control.checkpoint import write_atomically
-from liquid_control.command import write_yaml
-from liquid_control.errors import UserError
+from liquid_control.support.command import write_yaml
+from liquid_control.support.errors import UserError
+from liquid_control.support.files import write_atomically
 from liquid_control.tuning.space import Space
 from liquid_control.tuning.trial import Ended, Engine, Failed, Scored
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from agents.pool import EpisodePool
 from agents.ppo import PPO, PPOConfig, Progress
-from agents.rollout import EpisodePool
 from agents.run_folder import RunFolder
-from liquid_control.checkpoint import write_atomically
-from liquid_control.command import write_yaml
-from liquid_control.errors import UserError
-from liquid_control.memory import keep_freed_memory
+from liquid_control.support.command import write_yaml
+from liquid_control.support.errors import UserError
+from liquid_control.support.files import write_atomically
+from liquid_control.support.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file
 
 from agents.liquid_ppo import LiquidPPO
+from agents.pool import RolloutPool
 from agents.ppo import PPO, PPOConfig, begin_ppo, describe_driver
-from agents.rollout import RolloutPool
 from agents.run_folder import RunFolder
-from liquid_control.errors import DivergedError, UserError
+from liquid_control.support.errors import DivergedError, UserError
 from policies.driver import Driver, load_driver
 
 TINY = PPOConfig(

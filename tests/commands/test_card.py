@@ -10,12 +10,14 @@ import torch
 from PIL import Image
 
 from agents.dagger import TrainConfig
-from agents.rollout import TEST_SEEDS, Episode
+from agents.episodes import Episode
+from envs.registration import TEST_SEEDS
 from liquid_control import load_driver
-from liquid_control.card import main, training_command, write_card
-from liquid_control.command import parse
-from liquid_control.errors import UserError
-from liquid_control.evaluate import Evaluation, weights_digest
+from liquid_control.card import main
+from liquid_control.report.card import training_command, write_card
+from liquid_control.report.evaluation import Evaluation, weights_digest
+from liquid_control.support.command import parse
+from liquid_control.support.errors import UserError
 
 EPISODES = tuple(
     Episode(

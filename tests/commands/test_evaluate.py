@@ -10,12 +10,14 @@ import time
 import gymnasium
 import pytest
 
-from agents.rollout import FAST, TEST_SEEDS, Episode
+from agents.episodes import Episode
+from envs.registration import FAST, TEST_SEEDS
 from liquid_control import load_driver
-from liquid_control.checkpoint import CONFIG_NAME
-from liquid_control.errors import UserError
-from liquid_control.evaluate import Evaluation, evaluate, main
-from liquid_control.statistics import summarize
+from liquid_control.evaluate import main
+from liquid_control.report.evaluation import Evaluation, evaluate
+from liquid_control.report.statistics import summarize
+from liquid_control.support.checkpoint import CONFIG_NAME
+from liquid_control.support.errors import UserError
 
 
 def drive_by_hand(driver, seed):

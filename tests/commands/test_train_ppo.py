@@ -16,9 +16,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import liquid_control
 from agents.dagger import TrainConfig
 from agents.ppo import PPOConfig, describe_driver
-from liquid_control.card import training_command
-from liquid_control.command import parse
-from liquid_control.evaluate import evaluate
+from liquid_control.report.card import training_command
+from liquid_control.report.evaluation import evaluate
+from liquid_control.support.command import parse
 from liquid_control.train import PROGRAM, _config_class
 from liquid_control.train import main as train
 

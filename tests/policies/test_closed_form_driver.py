@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from agents.rollout import FAST, VALIDATION_SEEDS, Drive, Plan, drive_episode
+from agents.episodes import Drive, Plan, drive_episode
+from envs.registration import FAST, VALIDATION_SEEDS
 from liquid_control.nn import LTC, close_form
 from policies.driver import Driver, load_driver
 

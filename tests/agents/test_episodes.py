@@ -9,9 +9,11 @@ import pytest
 import torch
 from gymnasium.envs.box2d.car_racing import CarRacing
 
-from agents.rollout import FAST, OFFICIAL, Drive, Episode, Plan, RolloutPool, drive_episode
+from agents.episodes import Drive, Episode, Plan, drive_episode
+from agents.pool import RolloutPool
 from envs.car_racing.expert import Expert
-from liquid_control.errors import UserError
+from envs.registration import FAST, OFFICIAL
+from liquid_control.support.errors import UserError
 from policies.driver import Driver, DriverConfig
 
 

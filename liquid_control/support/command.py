@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 import tyro
 import yaml
 
-from liquid_control.errors import UserError, nearest
-from liquid_control.ranges import check_ranges
+from liquid_control.support.errors import UserError, nearest
+from liquid_control.support.ranges import check_ranges
 
 Config = TypeVar("Config")
 

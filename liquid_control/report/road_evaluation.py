@@ -10,14 +10,14 @@ from typing import Any
 
 from rich.table import Table
 
+from agents.pool import RolloutPool
 from agents.road_rollout import RoadJudgement, autonomy, judge_road
-from agents.rollout import TEST_SEEDS, RolloutPool
 from agents.run_folder import versions
-from liquid_control.checkpoint import pack_weights
-from liquid_control.errors import UserError
+from envs.registration import STAND_IN, TEST_SEEDS
+from liquid_control.support.checkpoint import pack_weights
+from liquid_control.support.errors import UserError
 from policies.driver import Driver
 
-STAND_IN = "liquid_control/UdacityStandIn-v0"
 SPEEDS = (15.0, 25.0)
 """Miles an hour."""
 

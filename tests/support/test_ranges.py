@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import pytest
 from annotated_types import Ge, Lt
 
-from liquid_control.errors import UserError
-from liquid_control.ranges import Count, Positive, Share, check_ranges
+from liquid_control.support.errors import UserError
+from liquid_control.support.ranges import Count, Positive, Share, check_ranges
 
 
 @dataclass
