@@ -75,8 +75,8 @@ class DrivingTask(gymnasium.Wrapper):
     if the car stood still until the end.
 
     ## Starting State
-    That of the environment. Every episode has a seed of its own, drawn below `envs.registration.VALIDATION_SEEDS` by the
-    generator that ``reset(seed=…)`` sets: tracks that drivers are chosen or judged on are never trained on.
+    That of the environment. Every episode has a seed of its own, drawn below `envs.registration.VALIDATION_SEEDS` by
+    the generator that ``reset(seed=…)`` sets: tracks that drivers are chosen or judged on are never trained on.
 
     ## Episode End
     That of the environment; and terminated after ``patience`` decisions in a row without a positive reward. A race is

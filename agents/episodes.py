@@ -15,13 +15,14 @@ import numpy as np
 from gymnasium.envs.box2d.car_racing import CarRacing
 
 from envs.car_racing.expert import Expert
+from envs.disturbance import Disturbance
 from envs.partial import IrregularTime
 from envs.registration import FAST
 from policies.driver import Driver
 
 
 @dataclass(frozen=True)
-class Plan:
+class EpisodePlan:
     """How one episode is to be driven."""
 
     seed: int
@@ -63,7 +64,7 @@ class Episode:
 
 
 @dataclass(frozen=True)
-class Drive:
+class Conditions:
     """What the episodes of one occasion have in common."""
 
     env: str = FAST
@@ -95,17 +96,17 @@ class _Lane:
         # The official car draws every step, which is nearly all that a step costs, whether somebody looks or not.
         self.draws_unseen = type(self.car_racing) is CarRacing and not self.irregular
 
-    def start(self, plan: Plan, drive: Drive) -> None:
-        self.plan, self.drive = plan, drive
-        self.expert = Expert(**dict(drive.teacher))
+    def start(self, plan: EpisodePlan, conditions: Conditions) -> None:
+        self.plan, self.conditions = plan, conditions
+        self.expert = Expert(**dict(conditions.teacher))
         self.rng = np.random.default_rng([plan.seed, 7])
         self._see(self.env.reset(seed=plan.seed)[0])
-        self.needs_expert = self.drive.record or plan.expert_share > 0
-        if self.needs_expert or self.drive.leash is not None:
+        self.needs_expert = self.conditions.record or plan.expert_share > 0
+        if self.needs_expert or self.conditions.leash is not None:
             self.expert.reset(self.env)
         self.episode = Episode(plan.seed, score=0.0, steps=0, lap=False, tiles=0.0, off_road=0.0)
         self.frames: list[tuple[Any, ...]] = []
-        self.noise, self.noise_left = np.zeros(3, np.float32), 0
+        self.disturbance = Disturbance(self.rng, every=50, size=(0.1, 0.3), steps=(4, 9))
         self.busy = True
 
     def _see(self, observation: Any) -> None:
@@ -128,7 +129,8 @@ class _Lane:
             self.expert_drives = self.rng.random() < self.plan.expert_share
         taken = label if self.expert_drives else action
         if self.plan.disturbed:
-            taken = self._disturb(taken)
+            push = np.array([self.disturbance(), 0, 0], np.float32)
+            taken = np.clip(taken + push, [-1, 0, 0], 1).astype(np.float32)
         with nullcontext() if looks or not self.draws_unseen else _without_drawing(self.car_racing):
             observation, reward, terminated, truncated, info = self.env.step(taken)
         self._see(observation)
@@ -139,21 +141,11 @@ class _Lane:
         episode.steps += 1
         if self.car_racing is not None:
             episode.off_road += not any(wheel.tiles for wheel in self.car_racing.car.wheels)
-        leash = self.drive.leash
+        leash = self.conditions.leash
         strayed = leash is not None and self.expert.off_road_distance(self.env) > leash
         if terminated or truncated or strayed:
             episode.terminated = bool(terminated)
             self._finish(bool(info.get("lap_finished", False)))
-
-    def _disturb(self, action: np.ndarray) -> np.ndarray:
-        if self.noise_left == 0:
-            self.noise[:] = 0
-            if self.rng.random() < 1 / 50:
-                self.noise[0] = self.rng.choice([-1, 1]) * self.rng.uniform(0.1, 0.3)
-                self.noise_left = int(self.rng.integers(3, 9))
-        else:
-            self.noise_left -= 1
-        return np.clip(action + self.noise, [-1, 0, 0], 1).astype(np.float32)
 
     def _finish(self, lap: bool) -> None:
         episode = self.episode
@@ -181,15 +173,15 @@ def _without_drawing(car_racing: Any) -> Iterator[None]:
 _lanes: dict[tuple[str, float, int], _Lane] = {}
 
 
-def drive_episode(driver: Driver, plan: Plan, drive: Drive) -> Episode:
+def drive_episode(driver: Driver, plan: EpisodePlan, conditions: Conditions) -> Episode:
     """Drives the planned episode in this process, which keeps the environment for the next call."""
-    key = drive.env, drive.drop_frames, drive.jitter
+    key = conditions.env, conditions.drop_frames, conditions.jitter
     if key not in _lanes:
         _lanes[key] = _Lane(*key)
     lane, compiled = _lanes[key], driver.compile_step()
-    lane.start(plan, drive)
+    lane.start(plan, conditions)
     while lane.busy:
-        if drive.record:
+        if conditions.record:
             seen = compiled.view(lane.observation)
             lane.advance(compiled.act_on(seen, lane.elapsed or 1.0), seen)
         else:

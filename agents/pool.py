@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol
 
-from agents.episodes import Drive, Episode, Plan, drive_episode
+from agents.episodes import Conditions, Episode, EpisodePlan, drive_episode
 from agents.workers import begin_worker, starting_worker, worker_context
 from liquid_control.support.errors import UserError
 from policies.driver import Driver
@@ -22,7 +22,7 @@ def _call(task: bytes) -> Any:
 class EpisodePool(Protocol):
     """Whatever drives episodes: processes of this machine, or those of a cluster."""
 
-    def drive(self, driver: Driver, plans: Sequence[Plan], drive: Drive) -> list[Episode]:
+    def drive(self, driver: Driver, plans: Sequence[EpisodePlan], conditions: Conditions) -> list[Episode]:
         """:func:`drive_episode` for every plan; the result has their order."""
 
 
@@ -74,8 +74,8 @@ class RolloutPool:
     def drive(
         self,
         driver: Driver,
-        plans: Sequence[Plan],
-        drive: Drive,
+        plans: Sequence[EpisodePlan],
+        conditions: Conditions,
         done: Callable[[Episode], None] | None = None,
     ) -> list[Episode]:
         """:func:`drive_episode` for every plan, each whenever a process is free; no result depends on which.
@@ -83,10 +83,10 @@ class RolloutPool:
         Args:
             driver: what drives.
             plans: the episodes; the result has their order.
-            drive: what they have in common.
+            conditions: what they have in common.
             done: called in this process with each episode as it ends, in no fixed order.
         """
-        futures = {self._submit(drive_episode, driver, plan, drive): index for index, plan in enumerate(plans)}
+        futures = {self._submit(drive_episode, driver, plan, conditions): index for index, plan in enumerate(plans)}
         episodes: dict[int, Episode] = {}
         pending = set(futures)
         while pending:

@@ -11,11 +11,10 @@ import tyro
 from rich.console import Console
 
 from envs.registration import OFFICIAL, TEST_SEEDS, UDACITY
-from liquid_control.report.card import LAP_NAME, WIRING_NAME, check_same_weights, read_evaluation, write_card
+from liquid_control.report.card import LAP_NAME, WIRING_NAME, check_same_weights, write_card
 from liquid_control.report.diagram import save_wiring
-from liquid_control.report.evaluation import Evaluation
 from liquid_control.report.film import record_lap
-from liquid_control.report.road_evaluation import RoadEvaluation
+from liquid_control.report.judging import read_evaluation
 from liquid_control.support.checkpoint import CARD_NAME
 from liquid_control.support.command import parse, run
 from liquid_control.support.errors import UserError
@@ -45,10 +44,9 @@ def main(arguments: Sequence[str]) -> None:
     driver = load_driver(folder)
     if driver.config.env not in (OFFICIAL, UDACITY):
         raise UserError(f"cards are for drivers of {OFFICIAL} and {UDACITY}; this one drives {driver.config.env}.")
-    evaluation: Evaluation | RoadEvaluation
-    evaluation = read_evaluation(folder, RoadEvaluation) if driver.cruise else read_evaluation(folder, Evaluation)
+    evaluation = read_evaluation(folder, driver)
     check_same_weights(folder, driver, evaluation)
-    names = [CARD_NAME, WIRING_NAME] + ([] if driver.cruise else [LAP_NAME])
+    names = [CARD_NAME, WIRING_NAME] + ([LAP_NAME] if driver.config.env == OFFICIAL else [])
     with console.status("driving and drawing"):
         save_wiring(folder / WIRING_NAME, driver)
         if LAP_NAME in names:

@@ -27,9 +27,10 @@ from rich.logging import RichHandler
 
 from envs.registration import UDACITY
 from envs.udacity.observation import observe
-from envs.udacity.packets import MAX_STEERING_ANGLE, Command, Telemetry
+from envs.udacity.packets import Command, Telemetry
 from envs.udacity.recording import Recorder, RecordingError
 from envs.udacity.server import PORT, BridgeError, Drive, UdacityServer
+from envs.udacity.vehicle import MAX_STEERING_ANGLE
 from liquid_control.report.live_view import LiveView, Moment
 from liquid_control.support.checkpoint import CONFIG_NAME
 from liquid_control.support.command import parse, run

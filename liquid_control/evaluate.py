@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeE
 from agents.episodes import Episode
 from envs.registration import STAND_IN, TEST_SEEDS, UDACITY
 from liquid_control.report.evaluation import EVALUATION_NAME, Evaluation, evaluate
+from liquid_control.report.judging import scoreboard
 from liquid_control.report.road_evaluation import SPEEDS, RoadEvaluation, evaluate_on_roads, unseen_tracks
 from liquid_control.support.command import parse, run
 from liquid_control.support.files import check_writable, write_atomically
@@ -49,8 +50,7 @@ class EvaluateConfig:
 
 def _default_output(checkpoint: Path, env: str, driver: Driver) -> Path:
     # A score from elsewhere never takes the place of the official one.
-    own = STAND_IN if driver.cruise is not None else driver.config.env
-    name = EVALUATION_NAME if env == own else f"evaluation-{env.rpartition('/')[2]}.json"
+    name = EVALUATION_NAME if env == scoreboard(driver) else f"evaluation-{env.rpartition('/')[2]}.json"
     return checkpoint / name
 
 
@@ -58,8 +58,8 @@ def main(arguments: Sequence[str]) -> None:
     """Evaluates as the arguments say; see ``--help``."""
     config = parse(EvaluateConfig, arguments, PROGRAM)
     driver = load_driver(config.checkpoint)
-    roads = driver.cruise is not None and config.env in ("", STAND_IN)
-    env = config.env or (STAND_IN if roads else driver.config.env)
+    env = config.env or scoreboard(driver)
+    roads = env == STAND_IN == scoreboard(driver)
     output = config.output or _default_output(config.checkpoint, env, driver)
     check_writable(output, ".json")
     console = Console()

@@ -27,7 +27,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from liquid_control.support.checkpoint import pack_weights
+from liquid_control.support.checkpoint import weights_digest
 from liquid_control.support.command import parse, run
 from liquid_control.support.errors import UserError
 from liquid_control.support.files import check_writable, write_atomically
@@ -108,7 +108,7 @@ def export_onnx(driver: Driver) -> bytes:
         "action_repeat": driver.config.action_repeat,
         "initial_state": driver.core.initial_state(1)[0].tolist(),
         "driver": driver.describe(),
-        "weights": pack_weights(driver.state_dict())[1],
+        "weights": weights_digest(driver),
     }
     onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in metadata.items()})
     onnx.checker.check_model(model)

@@ -11,7 +11,7 @@ from rich.progress import track
 
 from agents.dagger import record_shard
 from agents.demonstrations import read_folder
-from agents.episodes import Drive, Plan
+from agents.episodes import Conditions, EpisodePlan
 from agents.minari_export import export_minari
 from agents.pool import RolloutPool
 from agents.workers import processor_count
@@ -62,15 +62,15 @@ def main(arguments: Sequence[str]) -> None:
         load_driver(config.driver) if config.driver else Driver(DriverConfig(config.env, playfield=config.playfield))
     )
     share = 0.0 if config.driver else 1.0
-    plans = [Plan(TRAINING_SEEDS + config.seed + i, share, config.disturbed) for i in range(config.episodes)]
+    plans = [EpisodePlan(TRAINING_SEEDS + config.seed + i, share, config.disturbed) for i in range(config.episodes)]
     console, size = Console(), 8
-    drive = Drive(env=FAST, record=True, leash=config.leash)
+    conditions = Conditions(env=FAST, record=True, leash=config.leash)
     batches = [plans[start : start + size] for start in range(0, len(plans), size)]
     with RolloutPool(config.workers or processor_count()) as pool:
         waves = [batches[start : start + pool.workers] for start in range(0, len(batches), pool.workers)]
         for number, wave in enumerate(track(waves, "recording", console=console)):
             paths = [config.folder / f"shard-{number * pool.workers + i:04d}.npz" for i in range(len(wave))]
-            pool.map(record_shard, [(driver, share, drive, path) for share, path in zip(wave, paths, strict=True)])
+            pool.map(record_shard, [(driver, share, conditions, path) for share, path in zip(wave, paths, strict=True)])
     episodes = read_folder(config.folder, config.env, driver.view.image_shape)
     frames, scores = sum(episode.steps for episode in episodes), [episode.score for episode in episodes]
     console.print(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.episodes import Drive, Plan, drive_episode
+from agents.episodes import Conditions, EpisodePlan, drive_episode
 from agents.road_rollout import judge_road
 from envs.registration import VALIDATION_SEEDS
 from liquid_control.report.evaluation import Evaluation
@@ -38,7 +38,7 @@ def test_it_drives(folder):
     assert driver.parameter_counts()["total"] <= 20_000
     job = json.loads((folder / "config.json").read_text())["record"]["job"]
     taught = job["agent"] != "ppo" or job["init"]
-    episodes = [drive_episode(driver, Plan(VALIDATION_SEEDS + 500 + index), Drive()) for index in range(3)]
+    episodes = [drive_episode(driver, EpisodePlan(VALIDATION_SEEDS + 500 + index), Conditions()) for index in range(3)]
     if taught:
         assert all(episode.lap for episode in episodes)
         assert min(episode.score for episode in episodes) > 900

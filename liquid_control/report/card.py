@@ -11,17 +11,15 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from agents.dagger import TrainConfig
 from agents.episodes import Episode
-from agents.ppo import PPOConfig
-from agents.road_dagger import RoadConfig
-from envs.registration import OFFICIAL, UDACITY
+from agents.jobs import Job, find_job
+from envs.registration import OFFICIAL
 from liquid_control.report import road_card
-from liquid_control.report.evaluation import EVALUATION_NAME, Evaluation, weights_digest
+from liquid_control.report.evaluation import EVALUATION_NAME, Evaluation
 from liquid_control.report.road_evaluation import RoadEvaluation
-from liquid_control.support.checkpoint import CARD_NAME, CONFIG_NAME
+from liquid_control.support.checkpoint import CARD_NAME, CONFIG_NAME, weights_digest
 from liquid_control.support.errors import UserError
 from liquid_control.support.files import write_atomically
 from policies.driver import Driver
@@ -191,10 +189,9 @@ def _training(record: Mapping[str, Any]) -> str:
         return "The checkpoint does not say."
     job = record.get("job", {})
     lines = [f"```sh\n{training_command(job)}\n```\n"] if job else []
-    if job.get("agent") == "ppo":
-        begin = f"Tuned by PPO from {Path(job['init']).as_posix()}" if job.get("init") else "From reward alone, by PPO"
-        knows = " In training, the critic knew what the driver cannot see." if job.get("privileged") else ""
-        lines.append(f"{begin}.{knows}\n")
+    told = _job(job).tell(job)
+    if told:
+        lines.append(f"{told}\n")
     facts = (
         ("decisions", "decisions", "{:,}"),
         ("frames seen", "frames", "{:,}"),
@@ -212,14 +209,11 @@ def _training(record: Mapping[str, Any]) -> str:
 
 def training_command(job: Mapping[str, Any]) -> str:
     """The command that makes a checkpoint again, from its ``record["job"]``: what differs from the defaults."""
-    words = ["python", "-m", "liquid_control.train"]
-    if job.get("agent") == "ppo":
-        words += ["--agent", "ppo"]
-    roads = job.get("env") == UDACITY
-    words += ["--env", "udacity" if roads else str(job.get("env", OFFICIAL))]
-    elsewhere = {"env", "demos", "run", "resume", "workers", "threads", "data"}
-    config = PPOConfig if job.get("agent") == "ppo" else RoadConfig if roads else TrainConfig
-    for field in dataclasses.fields(config):
+    kind = _job(job)
+    env = str(job.get("env", OFFICIAL))
+    words = ["python", "-m", "liquid_control.train", *kind.words(str(job.get("agent", "")), env)]
+    elsewhere = {"env", "agent", "demos", "run", "resume", "workers", "threads", "data"}
+    for field in dataclasses.fields(kind.config):
         value = job.get(field.name, field.default)
         value = tuple(value) if isinstance(value, list) else value
         if field.name not in elsewhere and value != field.default:
@@ -230,6 +224,10 @@ def training_command(job: Mapping[str, Any]) -> str:
     if job.get("data"):
         words += ["--data", Path(job["data"]).name]
     return shlex.join(words)
+
+
+def _job(job: Mapping[str, Any]) -> Job:
+    return find_job(str(job.get("agent", "")), str(job.get("env", "")))
 
 
 def _limits(evaluation: Evaluation) -> str:
@@ -259,21 +257,3 @@ def _ending(episode: Episode) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
-Judged = TypeVar("Judged", Evaluation, RoadEvaluation)
-
-
-def read_evaluation(folder: Path, kind: type[Judged]) -> Judged:
-    """The evaluation that stands beside a checkpoint.
-
-    Raises:
-        UserError: if there is none, or it is damaged.
-    """
-    path = folder / EVALUATION_NAME
-    try:
-        return kind.from_json(path.read_text())
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except (OSError, UnicodeDecodeError):
-        raise UserError(f"{path} cannot be read; write it first: python -m liquid_control.evaluate {folder}.") from None

@@ -8,41 +8,97 @@ from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import gymnasium
 from gymnasium.spaces import Box, Discrete
 from rich.table import Table
 
-from agents.episodes import Drive, Episode, Plan
+from agents.episodes import Conditions, Episode, EpisodePlan
 from agents.pool import RolloutPool
 from agents.run_folder import versions
 from envs.registration import FAST, OFFICIAL
 from liquid_control.report.statistics import summarize
-from liquid_control.support.checkpoint import pack_weights
+from liquid_control.support.checkpoint import weights_digest
 from liquid_control.support.errors import UserError, nearest
 from policies.driver import Driver
 
 EVALUATION_NAME = "evaluation.json"
+HEAD = ("env", "driver", "weights", "seconds", "versions")
+"""What a file says beside the summary and the results."""
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The episodes that a driver was judged by, and what they come to."""
+@dataclass(frozen=True, kw_only=True)
+class Judgement(ABC):
+    """What a driver did where it was judged, as a table and as a file."""
+
+    results: ClassVar[str]
+    """The field that holds what was driven, a tuple of :attr:`kind`."""
+    kind: ClassVar[type]
 
     env: str
-    """The environment they were driven in."""
+    """The environment that was driven in."""
     driver: str
     """One line that says what drove: neurons and parameter counts."""
     weights: str
     """sha256 of the weights that drove; the same as in the checkpoint's config.json."""
-    episodes: tuple[Episode, ...]
     seconds: float
     """Wall-clock time that the driving took."""
     versions: dict[str, str]
-    """Of the packages that the scores depend on."""
+    """Of the packages that the numbers depend on."""
+
+    @abstractmethod
+    def summary(self) -> Any:
+        """The table's numbers by name, as JSON values."""
+
+    @abstractmethod
+    def rows(self) -> list[tuple[str, str]]:
+        """The summary in words and rounded numbers, as a card shows it."""
+
+    @abstractmethod
+    def table(self) -> Table:
+        """The summary as a table to print."""
+
+    @abstractmethod
+    def told(self, result: Any) -> dict[str, Any]:
+        """What a file says of one of the results: arguments of :attr:`kind`."""
+
+    def to_json(self) -> str:
+        """The text of an evaluation file, which :meth:`from_json` reads."""
+        content = {name: getattr(self, name) for name in ("env", "driver", "weights")}
+        content |= {"summary": self.summary(), "seconds": round(self.seconds, 1), "versions": self.versions}
+        content[self.results] = [self.told(result) for result in getattr(self, self.results)]
+        return json.dumps(content, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Reads what :meth:`to_json` wrote.
+
+        Raises:
+            UserError: if the text is no evaluation of this kind.
+        """
+        try:
+            content = json.loads(text)
+            fields: dict[str, Any] = {name: content[name] for name in HEAD}
+            fields[cls.results] = tuple(cls.kind(**row) for row in content[cls.results])
+            judgement = cls(**fields)
+            judgement.summary()
+        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+            raise UserError(f"that is no evaluation of this release: {error!r}.") from None
+        return judgement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Judgement):
+    """The episodes that a driver was judged by, and what they come to."""
+
+    results = "episodes"
+    kind = Episode
+
+    episodes: tuple[Episode, ...]
 
     def summary(self) -> dict[str, Any]:
         """The table's numbers by name; shares are 0 to 1, scores undiscounted returns."""
@@ -81,38 +137,9 @@ class Evaluation:
             table.add_row(name, value)
         return table
 
-    def to_json(self) -> str:
-        """The text of an evaluation file, which :meth:`from_json` reads."""
-        names = ("seed", "score", "steps", "lap", "tiles", "off_road")
-        return json.dumps(
-            {
-                "env": self.env,
-                "driver": self.driver,
-                "weights": self.weights,
-                "summary": self.summary(),
-                "seconds": round(self.seconds, 1),
-                "versions": self.versions,
-                "episodes": [{name: getattr(episode, name) for name in names} for episode in self.episodes],
-            },
-            indent=2,
-        )
-
-    @classmethod
-    def from_json(cls, text: str) -> Evaluation:
-        """Reads what :meth:`to_json` wrote.
-
-        Raises:
-            UserError: if the text is not an evaluation.
-        """
-        try:
-            content = json.loads(text)
-            episodes = tuple(Episode(**row) for row in content["episodes"])
-            fields = {name: content[name] for name in ("env", "driver", "weights", "seconds", "versions")}
-            evaluation = cls(episodes=episodes, **fields)
-            evaluation.summary()
-        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-            raise UserError(f"that is no evaluation of this release: {error!r}.") from None
-        return evaluation
+    def told(self, result: Episode) -> dict[str, Any]:
+        """An episode without what was seen in it."""
+        return {name: getattr(result, name) for name in ("seed", "score", "steps", "lap", "tiles", "off_road")}
 
 
 def evaluate(
@@ -140,8 +167,8 @@ def evaluate(
     _check_environment(driver, env)
     start = time.perf_counter()
     with RolloutPool(min(workers, len(seeds))) as pool:
-        plans, drive = [Plan(int(seed)) for seed in seeds], Drive(env=env)
-        episodes = pool.drive(driver, plans, drive, done)
+        plans, conditions = [EpisodePlan(int(seed)) for seed in seeds], Conditions(env=env)
+        episodes = pool.drive(driver, plans, conditions, done)
     return Evaluation(
         env=env,
         driver=driver.describe(),
@@ -150,11 +177,6 @@ def evaluate(
         seconds=time.perf_counter() - start,
         versions=versions(),
     )
-
-
-def weights_digest(driver: Driver) -> str:
-    """The sha256 that the driver's weights have in a checkpoint."""
-    return pack_weights(driver.state_dict())[1]
 
 
 def _check_environment(driver: Driver, env: str) -> None:

@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
 from liquid_control.support.errors import UserError
 from liquid_control.support.files import write_atomically
@@ -74,6 +74,11 @@ def pack_weights(tensors: Mapping[str, Tensor]) -> tuple[bytes, str]:
     """The content of a weights file for these tensors, and its sha256."""
     weights = tensors_to_bytes({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()})
     return weights, hashlib.sha256(weights).hexdigest()
+
+
+def weights_digest(module: nn.Module) -> str:
+    """The sha256 that the module's weights have in a checkpoint."""
+    return pack_weights(module.state_dict())[1]
 
 
 def load_checkpoint(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
