@@ -39,7 +39,17 @@ from agents.run_folder import RunFolder, RunProgress, checkpoint_record
 from agents.worker_env import WorkerVecEnv
 from envs.partial import positions
 from liquid_control.errors import UserError
-from liquid_control.ranges import Count, CountOrZero, NotNegative, Positive, Seed, Share, check_ranges
+from liquid_control.ranges import (
+    Count,
+    CountOrZero,
+    Finite,
+    LogSpread,
+    NotNegative,
+    Positive,
+    Seed,
+    Share,
+    check_ranges,
+)
 from policies.driver import Driver, DriverConfig, load_driver
 from policies.registry import parse_options
 from policies.sb3 import DriverPolicy
@@ -109,9 +119,9 @@ class PPOConfig:
     """Divergence from the acting policy at which an update is broken off."""
     distribution: Literal["gaussian", "squashed", "beta"] = "beta"
     """Of continuous actions: gaussian, cut off at the bounds; squashed by tanh; or beta."""
-    log_std: float = -1.0
+    log_std: LogSpread = -1.0
     """Logarithm of the spread of actions at the beginning; for squashed and beta in units of half their range."""
-    final_log_std: float | None = -2.5
+    final_log_std: LogSpread | None = -2.5
     """What --log-std falls to, linearly, by the end: a driver that has learned amid noise drives otherwise without it.
     None leaves the spread to be learned."""
     critic: Literal["separate", "shared", "feedforward"] = "separate"
@@ -151,7 +161,7 @@ class PPOConfig:
     """Rounds between validations; in the last quarter of the rounds, every second one."""
     validation_env: str = ""
     """Where drivers are validated; by default FastCarRacing for CarRacing-v3, else the environment itself."""
-    stop_at: float | None = None
+    stop_at: Finite | None = None
     """Validation score at which the training ends early."""
     test_episodes: CountOrZero = 20
     """Episodes of the closing evaluation on the official environment."""

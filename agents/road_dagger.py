@@ -67,7 +67,7 @@ class RoadConfig(ImitationConfig):
     """--data: steering back to the middle that a side camera's picture asks for; 0 leaves the side cameras out."""
     steering_weight: NotNegative = 1.0
     """How much more full steering counts than none, as most of a road is straight."""
-    shift: float = 0.0
+    shift: Share = 0.0
     """Share of the width that pictures are moved aside by, at most, with the steering that brings the car back; for
     recordings that never stray from the middle."""
     validation_episodes: Count = 4

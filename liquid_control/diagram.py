@@ -23,11 +23,11 @@ import cv2
 import numpy as np
 import torch
 import tyro
+from annotated_types import Ge
 from PIL import Image, ImageDraw, ImageFont
 
 from liquid_control.checkpoint import write_atomically
 from liquid_control.command import parse, run
-from liquid_control.errors import UserError
 from liquid_control.nn import LTC, CfC, Circuit, Leaky, LiquidLayer, PlasticCfC
 from liquid_control.output import check_writable
 from policies.driver import Driver, load_driver
@@ -517,17 +517,15 @@ class DiagramConfig:
     """The folder of the driver, for example checkpoints/CarRacing-v3/cfc."""
     output: Path = Path("wiring.png")
     """The picture to write."""
-    width: int = 900
+    width: Annotated[int, Ge(300)] = 900
     """Of the picture, in pixels."""
-    height: int = 720
+    height: Annotated[int, Ge(200)] = 720
     """Of the picture, in pixels."""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Draws as the arguments say; see ``--help``."""
     config = parse(DiagramConfig, arguments, PROGRAM)
-    if config.width < 300 or config.height < 200:
-        raise UserError(f"a picture needs at least 300 × 200 pixels, not {config.width} × {config.height}.")
     driver = load_driver(config.checkpoint)
     check_writable(config.output, ".png")
     save_wiring(config.output, driver, config.width, config.height)

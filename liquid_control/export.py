@@ -27,6 +27,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from agents.rollout import OFFICIAL
 from liquid_control.checkpoint import pack_weights, write_atomically
 from liquid_control.command import parse, run
 from liquid_control.errors import UserError
@@ -76,7 +77,7 @@ def export_onnx(driver: Driver) -> bytes:
         raise UserError(f"the export needs {error.name}: pip install 'liquid-control[onnx]'.") from None
     view, batch = driver.view, 2  # any batch above 1 is traced as a free one
     if not isinstance(view, CarRacingView):
-        raise UserError(f"the export is for drivers with eyes; this one drives {driver.config.env}.")
+        raise UserError(f"only drivers of {OFFICIAL} can be exported; this one drives {driver.config.env}.")
     examples = (
         torch.zeros(batch, *view.image_shape, dtype=torch.uint8),
         torch.zeros(batch, len(view.gauges)),

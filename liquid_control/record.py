@@ -12,7 +12,7 @@ from rich.progress import track
 from agents.dagger import record_shard
 from agents.demonstrations import read_folder
 from agents.minari_export import export_minari
-from agents.rollout import FAST, TRAINING_SEEDS, Drive, Plan, RolloutPool
+from agents.rollout import FAST, OFFICIAL, TRAINING_SEEDS, Drive, Plan, RolloutPool
 from agents.workers import processor_count
 from liquid_control.command import parse, run
 from liquid_control.errors import UserError
@@ -59,6 +59,7 @@ def main(arguments: Sequence[str]) -> None:
     driver = (
         load_driver(config.driver) if config.driver else Driver(DriverConfig(config.env, playfield=config.playfield))
     )
+    _check_environment(config, driver)
     share = 0.0 if config.driver else 1.0
     plans = [Plan(TRAINING_SEEDS + config.seed + i, share, config.disturbed) for i in range(config.episodes)]
     console, size = Console(), 8
@@ -77,6 +78,19 @@ def main(arguments: Sequence[str]) -> None:
     if config.minari:
         export_minari(config.minari, episodes, config.env)
         console.print(f"Minari dataset: {config.minari}")
+
+
+def _check_environment(config: RecordConfig, driver: Driver) -> None:
+    env = driver.config.env
+    if env == OFFICIAL:
+        return
+    if driver.cruise is None:
+        instead = f"Choose a driver of {OFFICIAL}."
+    elif config.driver is None:
+        instead = "The stand-in's expert is recorded by python -m liquid_control.simulator --record FOLDER."
+    else:
+        instead = f"Its drives are recorded by python drive.py {config.driver} --record FOLDER."
+    raise UserError(f"episodes of {OFFICIAL} are recorded, but this driver drives {env}. {instead}")
 
 
 if __name__ == "__main__":
