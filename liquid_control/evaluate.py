@@ -22,6 +22,7 @@ from rich.table import Table
 
 from agents.rollout import FAST, OFFICIAL, TEST_SEEDS, Drive, Episode, Plan, RolloutPool
 from agents.run_folder import versions
+from agents.workers import processor_count
 from liquid_control.checkpoint import pack_weights, write_atomically
 from liquid_control.command import parse, run
 from liquid_control.errors import UserError, nearest
@@ -50,8 +51,8 @@ class EvaluateConfig:
     episodes: Count | None = None
     """Episodes, number i on the test seed 2000000 + i, by default 100; of the Udacity stand-in laps on so many roads,
     at 15 and at 25 miles an hour, by default 10."""
-    workers: Count = 2
-    """Processes that drive; they change the time it takes and nothing else."""
+    workers: Count | None = None
+    """Processes that drive, by default one a processor. The scores do not depend on it."""
     env: str = ""
     """The environment, by default the driver's own: for a car CarRacing-v3, the scoreboard; FastCarRacing, as
     liquid_control/FastCarRacing-v3, gives about the same. For a driver of the Udacity simulator the stand-in;
@@ -245,7 +246,7 @@ def _in_episodes(config: EvaluateConfig, driver: Driver, env: str, console: Cons
             scores.append(episode.score)
             bar.update(task, advance=1, mean=sum(scores) / len(scores))
 
-        workers = 1 if env == UDACITY else config.workers  # one simulator, one port
+        workers = 1 if env == UDACITY else config.workers or processor_count()  # one simulator, one port
         return evaluate(driver, range(TEST_SEEDS, TEST_SEEDS + count), workers, env, show)
 
 
@@ -254,7 +255,7 @@ def _on_roads(config: EvaluateConfig, driver: Driver, console: Console) -> RoadE
     columns = (BarColumn(), TextColumn("lap {task.completed}/{task.total}"))
     with Progress(*columns, *_times(), console=console, transient=True) as bar:
         task = bar.add_task("driving", total=len(tracks) * len(SPEEDS))
-        return evaluate_on_roads(driver, tracks, config.workers, done=lambda: bar.advance(task))
+        return evaluate_on_roads(driver, tracks, config.workers or processor_count(), done=lambda: bar.advance(task))
 
 
 def _times() -> tuple[ProgressColumn, ...]:
