@@ -30,7 +30,7 @@ from policies.registry import parse_options
 
 @dataclass(frozen=True)
 class ImitationConfig:
-    """What every job with a teacher has."""
+    """The options that all trainings with a teacher share."""
 
     env: str = "CarRacing-v3"
     """The environment to drive in."""
@@ -39,41 +39,41 @@ class ImitationConfig:
     policy_options: tuple[str, ...] = ()
     """Options of the core as name=value words, for example mode=pure, ode_unfolds=4 or units=24."""
     agent: Literal["dagger", "clone"] = "dagger"
-    """dagger: the learner drives and the teacher labels; clone: only what others have driven is learned."""
+    """dagger: the learner drives and the teacher labels. clone: the learner only imitates recorded drives."""
     run: Path | None = None
-    """The run folder to make; by default runs/ENV-POLICY-DATE."""
+    """The run folder to create, by default runs/ENV-POLICY-DATE."""
     resume: Path | None = None
-    """A run folder to continue; it brings its own config."""
+    """A run folder to continue, with the options that it was begun with."""
     seed: Seed = 0
-    """Seed of weights, tracks, noise and batches. Same seed, same machine, same result."""
+    """Seed of weights, tracks, noise and batches. The same seed gives the same result on the same machine."""
     workers: CountOrZero = 0
-    """Processes that drive, and threads that train; 0 means one a processor."""
+    """Processes that drive, and threads that train; 0 means one per processor."""
     device: str = "auto"
     """Where the training runs: auto, cpu, cuda or cuda:N. Driving is always on the CPU."""
     rounds: Count = 12
-    """Rounds of driving and cloning; round 0 is the teacher's."""
+    """Rounds of driving and training. In round 0 the teacher drives."""
     expert_episodes: Count = 16
     """Episodes of round 0."""
     learner_episodes: Count = 8
-    """Episodes of every later round; a quarter of them is driven in turns with the teacher."""
+    """Episodes of each later round. In a quarter of them, learner and teacher take turns."""
     steps: Count = 100
-    """Gradient steps a round."""
+    """Gradient steps per round."""
     batch: Count = 32
-    """Streams trained side by side."""
+    """Episodes that are trained side by side, as the rows of a batch."""
     time: Count = 32
-    """Steps of a stretch: how far gradients go back in time."""
+    """Time steps that gradients go back through."""
     learning_rate: NotNegative = 4e-3
-    """Peak learning rate of Adam; warmed up, then a cosine down to 2 %."""
+    """Peak learning rate of Adam. It is warmed up, then falls along a cosine to 2 %."""
     playfield: tuple[Count, Count] = (28, 32)
-    """(height, width) that the picture is resized to for the eyes."""
+    """(height, width) of the picture that the eyes get."""
     features: Count = 32
-    """Features that the eyes give to the core, beside the gauges."""
+    """Features that the eyes pass to the core, in addition to the gauges."""
     validation_episodes: Count = 20
-    """Episodes of a validation, on seeds that are never trained on; the best checkpoint is chosen by it."""
+    """Episodes per validation, on seeds that are never trained on. Validations choose the best checkpoint."""
     validate_every: Count = 4
-    """Rounds between validations; in the last quarter of the rounds, every round."""
+    """Rounds between validations. In the last quarter of the training, every round is validated."""
     test_episodes: CountOrZero = 20
-    """Episodes of the closing evaluation on the official environment."""
+    """Episodes of the closing evaluation in the official environment; 0 leaves it out."""
 
 
 @dataclass

@@ -99,7 +99,7 @@ class CardConfig:
     checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
     """The folder of the driver, for example checkpoints/CarRacing-v3/cfc."""
     seed: Seed = TEST_SEEDS
-    """Seed of the track that the GIF shows; by default the first test seed."""
+    """Seed of the track in the GIF, by default the first test seed."""
 
 
 def write_card(folder: Path, driver: Driver, evaluation: Evaluation | RoadEvaluation) -> None:
@@ -141,7 +141,7 @@ def write_card(folder: Path, driver: Driver, evaluation: Evaluation | RoadEvalua
 def _check_same_weights(folder: Path, driver: Driver, evaluation: Evaluation | RoadEvaluation) -> None:
     if evaluation.weights != weights_digest(driver):
         raise UserError(
-            f"the evaluation in {folder} is of other weights; make it again: "
+            f"the evaluation in {folder} is of other weights. Evaluate again: "
             f"python -m liquid_control.evaluate {folder}."
         )
 
@@ -312,7 +312,7 @@ def read_evaluation(folder: Path, kind: type[Judged]) -> Judged:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except (OSError, UnicodeDecodeError):
-        raise UserError(f"{path} cannot be read; write it first: python -m liquid_control.evaluate {folder}.") from None
+        raise UserError(f"cannot read {path}. Evaluate first: python -m liquid_control.evaluate {folder}.") from None
 
 
 if __name__ == "__main__":

@@ -511,16 +511,16 @@ def _box(picture: np.ndarray, left: float, top: float, right: float, bottom: flo
 
 @dataclass(frozen=True)
 class DiagramConfig:
-    """Draws the wiring of a trained driver: sensory, inter, command and motor neurons, synapses by sign and weight."""
+    """Draws the wiring of a trained driver: its neurons in layers, and its synapses by sign and weight."""
 
     checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
     """The folder of the driver, for example checkpoints/CarRacing-v3/cfc."""
     output: Path = Path("wiring.png")
     """The picture to write."""
     width: Annotated[int, Ge(300)] = 900
-    """Of the picture, in pixels."""
+    """Width of the picture, in pixels."""
     height: Annotated[int, Ge(200)] = 720
-    """Of the picture, in pixels."""
+    """Height of the picture, in pixels."""
 
 
 def main(arguments: Sequence[str]) -> None:

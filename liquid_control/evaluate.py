@@ -41,7 +41,7 @@ EPISODES, ROADS = 100, 10
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Scores a checkpoint on the official environment, on seeds that nothing was trained or chosen on.
+    """Scores a checkpoint in the official environment, on seeds that neither training nor validation used.
 
     Prints a table and writes it, with every episode, as JSON. Options can be put in a YAML file: --config FILE.
     """
@@ -49,16 +49,16 @@ class EvaluateConfig:
     checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
     """The folder of the driver, for example checkpoints/CarRacing-v3/cfc."""
     episodes: Count | None = None
-    """Episodes, number i on the test seed 2000000 + i, by default 100; of the Udacity stand-in laps on so many roads,
-    at 15 and at 25 miles an hour, by default 10."""
+    """Number of episodes, by default 100; episode i has the test seed 2000000 + i. For a driver of the Udacity
+    simulator: number of roads, by default 10, each driven at 15 and at 25 miles an hour."""
     workers: Count | None = None
-    """Processes that drive, by default one a processor. The scores do not depend on it."""
+    """Processes that drive, by default one per processor. The scores do not depend on it."""
     env: str = ""
-    """The environment, by default the driver's own: for a car CarRacing-v3, the scoreboard; FastCarRacing, as
-    liquid_control/FastCarRacing-v3, gives about the same. For a driver of the Udacity simulator the stand-in;
-    liquid_control/Udacity-v0 is the simulator itself, which has to run."""
+    """The environment, by default the driver's own, and the stand-in for a driver of the Udacity simulator.
+    liquid_control/FastCarRacing-v3 is faster than CarRacing-v3 and gives about the same scores.
+    liquid_control/Udacity-v0 is the simulator itself, which must be running."""
     output: Path | None = None
-    """The JSON file to write; by default evaluation.json beside the checkpoint."""
+    """The JSON file to write, by default evaluation.json in the checkpoint's folder."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Evaluation:
             evaluation = cls(episodes=episodes, **fields)
             evaluation.summary()
         except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-            raise UserError(f"that is no evaluation of this release: {error!r}.") from None
+            raise UserError(f"this is no evaluation of this release: {error!r}.") from None
         return evaluation
 
 

@@ -42,7 +42,7 @@ OUTPUTS = ("controls", "next_state")
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Writes a trained driver as an ONNX model of one control tick, its state as input and output."""
+    """Writes a trained driver as an ONNX model of one control tick. Its state is an input and an output."""
 
     checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
     """The folder of the driver, for example checkpoints/CarRacing-v3/cfc."""

@@ -30,9 +30,9 @@ class RecordConfig:
     """
 
     folder: Path = Path("demos/CarRacing-v3")
-    """Where the shards go; one that holds shards already is not touched."""
+    """Folder for the shards; it must not hold any yet."""
     driver: Path | None = None
-    """A checkpoint that drives; by default the expert does."""
+    """A checkpoint that drives; by default the expert drives."""
     env: str = "CarRacing-v3"
     """The environment."""
     episodes: Count = 16
@@ -42,11 +42,11 @@ class RecordConfig:
     disturbed: bool = True
     """Whether bursts of noise push the car off its line, so that recoveries are recorded."""
     playfield: tuple[Count, Count] = (28, 32)
-    """(height, width) of the recorded playfield; a --driver brings its own."""
+    """(height, width) of the recorded playfield. With --driver, that driver's own size is used."""
     leash: Positive = 20.0
     """An episode ends when the car is this far from the centre line."""
     workers: CountOrZero = 0
-    """Processes; 0 means one a processor."""
+    """Processes that drive; 0 means one per processor."""
     minari: str | None = None
     """Also export what was recorded as the Minari dataset of this name, such as carracing/expert-v0."""
 

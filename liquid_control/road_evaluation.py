@@ -104,7 +104,7 @@ class RoadEvaluation:
             evaluation = cls(laps=laps, **{name: content[name] for name in names})
             evaluation.summary()
         except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-            raise UserError(f"that is no evaluation of this release: {error!r}.") from None
+            raise UserError(f"this is no evaluation of this release: {error!r}.") from None
         return evaluation
 
 

@@ -191,7 +191,7 @@ class _Bridge:
     def _make_wheel(self) -> _Wheel:
         if self.server.drives and not self._told:
             self._told = True
-            LOG.warning("a second simulator has connected: one is driven, the others stand. (Told once.)")
+            LOG.warning("a second simulator has connected. Only one is driven, the others stand still. (Told once.)")
         return _Wheel(self._interval)
 
     @property
