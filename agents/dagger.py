@@ -23,23 +23,23 @@ from policies.driver import Driver
 
 @dataclass(frozen=True)
 class TrainConfig(ImitationConfig):
-    """Trains a driver from nothing: an expert teaches it, the official environment judges it.
+    """Trains a driver from random weights: an expert teaches it, and the official environment scores it.
 
-    With no argument this is the main job: 19 closed-form liquid neurons learn CarRacing-v3 in minutes. A driver of the
-    Udacity simulator learns by --env udacity, any other environment by --agent ppo; each has options of its own.
+    Without arguments, 19 closed-form liquid neurons learn CarRacing-v3 in minutes. --env udacity trains a driver of the
+    Udacity simulator, --agent ppo learns any environment from its reward; each has options of its own.
     Options can be put in a YAML file: --config FILE.
     """
 
     demos: Path | None = None
-    """A folder of shards, written by the record command, to learn from too."""
+    """A folder of recorded episodes to learn from as well; the record command writes them."""
     control_weights: tuple[NotNegative, NotNegative, NotNegative] = (12.0, 1.0, 1.0)
-    """Weight of steer, gas and brake in the squared error; steering labels stay within ±0.4, the stop of the joint."""
+    """Weights of steer, gas and brake in the squared error. Steering labels are small, within ±0.4."""
     teacher_grip: Positive = 185.0
-    """Lateral acceleration that the teacher plans its speeds for (tyres hold 219): at the limit, an error is a spin."""
+    """Lateral acceleration that the teacher plans for. The tyres hold 219; close to that, small errors end in spins."""
     teacher_speed_gain: Positive = 6.0
-    """Acceleration that the teacher asks for per speed error (1/s): lower is smoother, and easier to clone."""
+    """Acceleration that the teacher asks for per speed error (1/s). Lower is smoother, and easier to imitate."""
     leash: Positive = 20.0
-    """A training episode ends when the car is this far from the centre line (the road is 6.67 to each side)."""
+    """Distance from the centre line at which a training episode ends. The road is 6.67 wide to each side."""
     video: bool = True
     """Whether to record a lap at the end."""
 

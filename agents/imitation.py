@@ -32,26 +32,26 @@ from policies.registry import parse_options
 
 @dataclass(frozen=True)
 class ImitationConfig(JobConfig):
-    """What every job with a teacher has."""
+    """The options that all trainings with a teacher share."""
 
     agent: Literal["dagger", "clone"] = "dagger"
-    """dagger: the learner drives and the teacher labels; clone: only what others have driven is learned."""
+    """dagger: the learner drives and the teacher labels. clone: the learner only imitates recorded drives."""
     rounds: Count = 12
-    """Rounds of driving and cloning; round 0 is the teacher's."""
+    """Rounds of driving and training. In round 0 the teacher drives."""
     expert_episodes: Count = 16
     """Episodes of round 0."""
     learner_episodes: Count = 8
-    """Episodes of every later round; a quarter of them is driven in turns with the teacher."""
+    """Episodes of each later round. In a quarter of them, learner and teacher take turns."""
     steps: Count = 100
-    """Gradient steps a round."""
+    """Gradient steps per round."""
     batch: Count = 32
-    """Streams trained side by side."""
+    """Episodes that are trained side by side, as the rows of a batch."""
     time: Count = 32
-    """Steps of a stretch: how far gradients go back in time."""
+    """Time steps that gradients go back through."""
     learning_rate: NotNegative = 4e-3
-    """Peak learning rate of Adam; warmed up, then a cosine down to 2 %."""
+    """Peak learning rate of Adam. It is warmed up, then falls along a cosine to 2 %."""
     validate_every: Count = 4
-    """Rounds between validations; in the last quarter of the rounds, every round."""
+    """Rounds between validations. In the last quarter of the training, every round is validated."""
 
 
 @dataclass

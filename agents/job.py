@@ -26,23 +26,23 @@ class JobConfig:
     agent: str = ""
     """How the driver learns."""
     run: Path | None = None
-    """The run folder to make; by default one below runs, named by environment, core and date."""
+    """The run folder to create, by default one in runs, named by environment, core and date."""
     resume: Path | None = None
-    """A run folder to continue; it brings its own config."""
+    """A run folder to continue, with the options that it was begun with."""
     seed: Seed = 0
-    """Seed of weights, episodes, noise and batches. Same seed, same machine, same result."""
+    """Seed of weights, episodes, noise and batches. The same seed gives the same result on the same machine."""
     workers: CountOrZero = 0
-    """Processes that drive, and threads that learn; 0 means one a processor."""
+    """Processes that drive, and threads that train; 0 means one per processor."""
     device: str = "auto"
     """Where the training runs: auto, cpu, cuda or cuda:N. Driving is always on the CPU."""
     playfield: tuple[Count, Count] = (28, 32)
-    """(height, width) that the picture is resized to for the eyes."""
+    """(height, width) of the picture that the eyes get."""
     features: Count = 32
-    """Features that the eyes give to the core, beside the gauges."""
+    """Features that the eyes pass to the core, in addition to the gauges."""
     validation_episodes: Count = 20
-    """Episodes of a validation, on seeds that are never trained on; the best checkpoint is chosen by it."""
+    """Episodes per validation, on seeds that are never trained on. Validations choose the best checkpoint."""
     test_episodes: CountOrZero = 20
-    """Episodes of the closing evaluation on the official environment."""
+    """Episodes of the closing evaluation in the official environment; 0 leaves it out."""
 
 
 Config = TypeVar("Config", bound=JobConfig)

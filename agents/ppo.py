@@ -41,7 +41,15 @@ from agents.worker_env import WorkerVecEnv
 from envs.partial import positions
 from envs.registration import FAST, OFFICIAL, VALIDATION_SEEDS
 from liquid_control.support.errors import UserError
-from liquid_control.support.ranges import Count, CountOrZero, NotNegative, Positive, Share, check_ranges
+from liquid_control.support.ranges import (
+    Count,
+    CountOrZero,
+    LogSpread,
+    NotNegative,
+    Positive,
+    Share,
+    check_ranges,
+)
 from policies.driver import Driver, DriverConfig, load_driver
 from policies.registry import parse_options
 from policies.sb3 import DriverPolicy
@@ -51,48 +59,48 @@ RACE_REPEAT = 4
 
 @dataclass(frozen=True)
 class PPOConfig(JobConfig):
-    """Trains a driver from reward alone by PPO, in CarRacing-v3 or any Gymnasium environment of vectors.
+    """Trains a driver from reward alone by PPO, in CarRacing-v3 or any Gymnasium environment with vector observations.
 
     Options can be put in a YAML file: --config configs/ppo/car_racing.yaml.
     """
 
     env: str = OFFICIAL
-    """The environment: CarRacing-v3, or the id of one whose observations are vectors, such as Pendulum-v1."""
+    """The environment: CarRacing-v3, or the id of one with vector observations, such as Pendulum-v1."""
     agent: Literal["ppo"] = "ppo"
     """ppo: from reward alone. The other agents, dagger and clone, have options of their own."""
     init: Path | None = None
-    """A driver's checkpoint to begin with instead of nothing; it settles what the driver is made of."""
+    """A checkpoint to start from instead of random weights. The new driver has its architecture."""
     workers: CountOrZero = 0
-    """Processes that run environments; 0 means one a processor."""
+    """Processes that run environments; 0 means one per processor."""
     threads: CountOrZero = 0
-    """Threads that learn; 0 means one a processor. On a machine that is busy with other things, 1 is faster."""
+    """Threads that train; 0 means one per processor. On a busy machine, 1 is faster."""
     playfield: tuple[Count, Count] = (28, 32)
-    """CarRacing: (height, width) that the playfield is resized to for the eyes."""
+    """CarRacing: (height, width) of the picture that the eyes get."""
     features: Count = 32
-    """CarRacing: features that the eyes give to the core, beside the gauges."""
+    """CarRacing: features that the eyes pass to the core, in addition to the gauges."""
     steps: Count = 1_000_000
-    """Decisions of the driver in all environments together; each lasts --action-repeat environment steps."""
+    """Decisions of the driver, over all environments together. Each lasts --action-repeat environment steps."""
     envs: Count = 16
     """Environments that run side by side."""
     rollout: Count = 128
     """Decisions of each environment between two updates."""
     sequence: Count = 32
-    """Decisions through which gradients go back in time; a divisor of --rollout."""
+    """Decisions that gradients go back through; it must divide --rollout."""
     batch: Count = 512
-    """Decisions a gradient step."""
+    """Decisions per gradient step."""
     epochs: Count = 6
     """Passes over a rollout."""
     learning_rate: NotNegative = 5e-4
-    """Learning rate of Adam at the beginning; it falls linearly to --final-rate of it."""
+    """Initial learning rate of Adam. It falls linearly to the share --final-rate."""
     final_rate: Share = 0.02
     """Share of the learning rate that is left at the end."""
     gamma: Share = 0.998
-    """Discount of a decision. At 0.99 a car that drives faster than it can steer is worth more than one that misses
-    no tile."""
+    """Discount factor per decision. At 0.99, driving faster than the car can steer pays more than visiting every
+    tile."""
     gae_lambda: Share = 0.95
     """λ of the generalised advantage estimate."""
     clip_range: Positive = 0.2
-    """How far the probability of an action may move in an update."""
+    """How far the probability ratio of an action may move from 1 in an update."""
     entropy_weight: NotNegative = 0.0
     """Weight of the entropy in the loss."""
     value_weight: NotNegative = 0.5
@@ -100,43 +108,43 @@ class PPOConfig(JobConfig):
     gradient_norm: Positive = 0.5
     """Norm at which gradients are clipped."""
     target_kl: Positive | None = None
-    """Divergence from the acting policy at which an update is broken off."""
+    """KL divergence from the acting policy at which an update stops early."""
     distribution: Literal["gaussian", "squashed", "beta"] = "beta"
-    """Of continuous actions: gaussian, cut off at the bounds; squashed by tanh; or beta."""
-    log_std: float = -1.0
-    """Logarithm of the spread of actions at the beginning; for squashed and beta in units of half their range."""
-    final_log_std: float | None = -2.5
-    """What --log-std falls to, linearly, by the end: a driver that has learned amid noise drives otherwise without it.
-    None leaves the spread to be learned."""
+    """Distribution of continuous actions: gaussian and clipped at the bounds, squashed by tanh, or beta."""
+    log_std: LogSpread = -1.0
+    """Logarithm of the initial spread of actions. For squashed and beta, the unit is half the range of an action."""
+    final_log_std: LogSpread | None = -2.5
+    """What --log-std falls to by the end, linearly. A driver that has learned with noise drives differently without it.
+    With None the spread is learned instead."""
     critic: Literal["separate", "shared", "feedforward"] = "separate"
-    """The critic's memory: neurons of its own, those of the actor, or none."""
+    """The critic's memory: separate neurons, neurons shared with the actor, or none (feedforward)."""
     learn_initial_state: bool = False
-    """Whether the core's state before the first step is learned."""
+    """Whether the initial state of the core is learned."""
     pedals: bool = True
-    """CarRacing: gas and brake are one motor neuron's two sides."""
+    """CarRacing: one motor neuron is gas above zero and brake below. With False, each has a motor neuron of its own."""
     action_repeat: Count | None = None
-    """Environment steps that an action lasts; by default 4 in CarRacing, else 1."""
+    """Environment steps that an action lasts, by default 4 in CarRacing and 1 elsewhere."""
     patience: CountOrZero = 25
-    """CarRacing: decisions without reward after which a training episode is given up; it costs the frames left."""
+    """CarRacing: decisions without reward after which a training episode ends early. It pays for the frames left."""
     privileged: bool = True
-    """Whether the critic, which is no part of the driver, knows what the driver cannot see: in CarRacing the tiles that
-    were visited and missed, and the time; with --hide-velocities the velocities."""
+    """Whether the critic sees more than the driver: in CarRacing the tiles visited, the tiles missed and the time, with
+    --hide-velocities the velocities. The critic is used in training only."""
     hide_velocities: bool = False
-    """Hide the velocities of a vector observation: then memory is needed."""
+    """Hide the velocities of a vector observation, so that the driver needs memory."""
     drop_frames: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Probability that an observation is lost; the core knows the time that has passed."""
+    """Probability that an observation is lost. The core is told how much time has passed."""
     jitter: CountOrZero = 0
-    """Environment steps by which an observation may come late; the core knows the time that has passed."""
+    """Environment steps by which an observation may be late. The core is told how much time has passed."""
     share_eyes: bool = True
-    """Whether the critic sees through the actor's eyes; with --init better not, its gradients would move them."""
+    """Whether the critic uses the actor's eyes. With --init, False is better: its gradients would change them."""
     value_warm_up: CountOrZero = 0
-    """Updates of the critic alone, before an --init driver is touched."""
+    """Updates that train the critic alone, before an --init driver is changed."""
     clone_weight: NotNegative = 0.0
-    """Weight of the divergence from the --init driver in the loss, so that it does not forget."""
+    """Weight of the divergence from the --init driver in the loss, so that the driver does not forget."""
     round_updates: Count = 20
     """Updates a round: how often the state is saved."""
     validate_every: Count = 4
-    """Rounds between validations; in the last quarter of the rounds, every second one."""
+    """Rounds between validations. In the last quarter of the training, every second round is validated."""
     validation_env: str = ""
     """Where drivers are validated; by default FastCarRacing for CarRacing-v3, else the environment itself."""
     stop_at: float | None = None
@@ -183,13 +191,13 @@ def describe_driver(config: PPOConfig) -> DriverConfig:
         driver = load_driver(config.init).config
         check_initial(config.init, driver, config.env, config.policy)
         if driver.bound == "clip" and not (driver.vector or {}).get("choices") and config.distribution != "gaussian":
-            raise UserError(f"{config.init} cuts its commands off at their bounds: give --distribution gaussian.")
+            raise UserError(f"the driver {config.init} clips its commands: give --distribution gaussian.")
         return driver
     options = parse_options(config.policy, config.policy_options)
     bound: Literal["clip", "tanh"] = "clip" if config.distribution == "gaussian" else "tanh"
     if config.env == OFFICIAL:
         if config.hide_velocities:
-            raise UserError(f"--hide-velocities is for vectors; {config.env} shows its speed in the picture.")
+            raise UserError(f"--hide-velocities is for vectors; the observation of {config.env} is a picture.")
         return DriverConfig(
             env=config.env,
             policy=config.policy,
@@ -225,8 +233,8 @@ def describe_vector(env: str, hide_velocities: bool) -> tuple[dict[str, Any], bo
     made.close()
     if not isinstance(seen, spaces.Box) or len(seen.shape) != 1:
         raise UserError(
-            f"{env} shows {seen}; supported are vectors, and the picture of {OFFICIAL}. From Python, "
-            "LiquidPPO and policies.sb3 take images and dictionaries too."
+            f"the observations of {env} are {seen}; supported are vectors, and the picture of {OFFICIAL}. For "
+            "pictures and dictionaries, use LiquidPPO or policies.sb3 from Python."
         )
     vector: dict[str, Any] = {"size": seen.shape[0]}
     if hide_velocities:
@@ -238,7 +246,7 @@ def describe_vector(env: str, hide_velocities: bool) -> tuple[dict[str, Any], bo
         return vector | {"choices": int(action.n)}, False
     if isinstance(action, spaces.Box) and len(action.shape) == 1 and action.is_bounded():
         return vector | {"low": action.low.tolist(), "high": action.high.tolist()}, True
-    raise UserError(f"{env} takes {action}; supported are a bounded vector, and a choice of actions from 0 on.")
+    raise UserError(f"the actions of {env} are {action}; supported are bounded vectors, and a Discrete from 0 on.")
 
 
 class PPO:
@@ -502,7 +510,7 @@ def begin_ppo(config: PPOConfig, path: Path, processors: int) -> PPOConfig:
             f"--rollout must be a multiple of --sequence: {config.rollout} is not one of {config.sequence}."
         )
     if config.init is None and (config.clone_weight or config.value_warm_up):
-        raise UserError("--clone-weight and --value-warm-up are for a driver that --init brings.")
+        raise UserError("--clone-weight and --value-warm-up need --init, the driver to start from.")
     Driver(describe_driver(config))  # whatever cannot be built is said before a run folder is there
     return replace(begin_run(config, path, processors), threads=config.threads or processors)
 

@@ -34,7 +34,7 @@ class CardConfig:
     checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
     """The folder of the driver, for example checkpoints/CarRacing-v3/cfc."""
     seed: Seed = TEST_SEEDS
-    """Seed of the track that the GIF shows; by default the first test seed."""
+    """Seed of the track in the GIF, by default the first test seed."""
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from annotated_types import Ge
 
 from liquid_control.report.diagram import save_wiring
 from liquid_control.support.command import parse, run
-from liquid_control.support.errors import UserError
 from liquid_control.support.files import check_writable
 from policies.driver import load_driver
 
@@ -20,23 +20,21 @@ PROGRAM = "python -m liquid_control.diagram"
 
 @dataclass(frozen=True)
 class DiagramConfig:
-    """Draws the wiring of a trained driver: sensory, inter, command and motor neurons, synapses by sign and weight."""
+    """Draws the wiring of a trained driver: its neurons in layers, and its synapses by sign and weight."""
 
     checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
     """The folder of the driver, for example checkpoints/CarRacing-v3/cfc."""
     output: Path = Path("wiring.png")
     """The picture to write."""
-    width: int = 900
-    """Of the picture, in pixels."""
-    height: int = 720
-    """Of the picture, in pixels."""
+    width: Annotated[int, Ge(300)] = 900
+    """Width of the picture, in pixels."""
+    height: Annotated[int, Ge(200)] = 720
+    """Height of the picture, in pixels."""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Draws as the arguments say; see ``--help``."""
     config = parse(DiagramConfig, arguments, PROGRAM)
-    if config.width < 300 or config.height < 200:
-        raise UserError(f"a picture needs at least 300 × 200 pixels, not {config.width} × {config.height}.")
     driver = load_driver(config.checkpoint)
     check_writable(config.output, ".png")
     save_wiring(config.output, driver, config.width, config.height)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from agents.episodes import Episode
+from agents.workers import processor_count
 from envs.registration import STAND_IN, TEST_SEEDS, UDACITY
 from liquid_control.report.evaluation import EVALUATION_NAME, Evaluation, evaluate
 from liquid_control.report.judging import scoreboard
@@ -28,7 +29,7 @@ EPISODES, ROADS = 100, 10
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Scores a checkpoint on the official environment, on seeds that nothing was trained or chosen on.
+    """Scores a checkpoint in the official environment, on seeds that neither training nor validation used.
 
     Prints a table and writes it, with every episode, as JSON. Options can be put in a YAML file: --config FILE.
     """
@@ -36,16 +37,16 @@ class EvaluateConfig:
     checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
     """The folder of the driver, for example checkpoints/CarRacing-v3/cfc."""
     episodes: Count | None = None
-    """Episodes, number i on the test seed 2000000 + i, by default 100; of the Udacity stand-in laps on so many roads,
-    at 15 and at 25 miles an hour, by default 10."""
-    workers: Count = 2
-    """Processes that drive; they change the time it takes and nothing else."""
+    """Number of episodes, by default 100; episode i has the test seed 2000000 + i. For a driver of the Udacity
+    simulator: number of roads, by default 10, each driven at 15 and at 25 miles an hour."""
+    workers: Count | None = None
+    """Processes that drive, by default one per processor. The scores do not depend on it."""
     env: str = ""
-    """The environment, by default the driver's own: for a car CarRacing-v3, the scoreboard; FastCarRacing, as
-    liquid_control/FastCarRacing-v3, gives about the same. For a driver of the Udacity simulator the stand-in;
-    liquid_control/Udacity-v0 is the simulator itself, which has to run."""
+    """The environment, by default the driver's own, and the stand-in for a driver of the Udacity simulator.
+    liquid_control/FastCarRacing-v3 is faster than CarRacing-v3 and gives about the same scores.
+    liquid_control/Udacity-v0 is the simulator itself, which must be running."""
     output: Path | None = None
-    """The JSON file to write; by default evaluation.json beside the checkpoint."""
+    """The JSON file to write, by default evaluation.json in the checkpoint's folder."""
 
 
 def _default_output(checkpoint: Path, env: str, driver: Driver) -> Path:
@@ -81,7 +82,7 @@ def _in_episodes(config: EvaluateConfig, driver: Driver, env: str, console: Cons
             scores.append(episode.score)
             bar.update(task, advance=1, mean=sum(scores) / len(scores))
 
-        workers = 1 if env == UDACITY else config.workers  # one simulator, one port
+        workers = 1 if env == UDACITY else config.workers or processor_count()  # one simulator, one port
         return evaluate(driver, range(TEST_SEEDS, TEST_SEEDS + count), workers, env, show)
 
 
@@ -90,7 +91,7 @@ def _on_roads(config: EvaluateConfig, driver: Driver, console: Console) -> RoadE
     columns = (BarColumn(), TextColumn("lap {task.completed}/{task.total}"))
     with Progress(*columns, *_times(), console=console, transient=True) as bar:
         task = bar.add_task("driving", total=len(tracks) * len(SPEEDS))
-        return evaluate_on_roads(driver, tracks, config.workers, done=lambda: bar.advance(task))
+        return evaluate_on_roads(driver, tracks, config.workers or processor_count(), done=lambda: bar.advance(task))
 
 
 def _times() -> tuple[ProgressColumn, ...]:

@@ -28,37 +28,37 @@ PROGRAM = "python -m liquid_control.tune"
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """Searches for the options of a PPO training: Optuna chooses them, and stops trials that fall behind.
+    """Searches for the options of a PPO training with Optuna, which stops trials that fall behind.
 
-    Each trial is a training in a run folder of its own; its score is its best validation. After Ctrl-C or a kill the
-    same command goes on. Options can be put in a YAML file: --config FILE.
+    Each trial is a training in a run folder of its own; its score is its best validation. After Ctrl-C or a kill, the
+    same command continues. Options can be put in a YAML file: --config FILE.
     """
 
     study: Annotated[Path, tyro.conf.arg(metavar="STUDY")]
-    """The study's folder, new or to be continued: its database, the trials' run folders, report.md and best.yaml."""
+    """The study's folder, new or to be continued. It holds the database, the run folders, report.md and best.yaml."""
     base: Path | None = None
-    """A YAML file of the training that is varied, as train --config reads it; by default PPO's own defaults."""
+    """A YAML file with the options that are not searched, as train --config reads it; by default PPO's own defaults."""
     search: tuple[str, ...] = ()
-    """What is searched, as words: learning_rate=1e-4..1e-3:log, gamma=0.95..0.999, epochs=3..10, policy=cfc,ltc."""
+    """The options to search: learning_rate=1e-4..1e-3:log, gamma=0.95..0.999, epochs=3..10, policy=cfc,ltc."""
     trials: Count = 40
-    """Trials of the whole study; raise it to go on with one that has ended."""
+    """Trials of the whole study. Raise it to continue a study that has ended."""
     seed: Seed = 0
-    """Seed of the search. Trials are all trained with the base's own seed."""
+    """Seed of the search. All trials train with the seed of the base."""
     startup: CountOrZero = 5
-    """Trials that must have come to their end before any is pruned."""
+    """Trials that must finish before any is pruned."""
     warm_up: Share = 0.25
     """Share of the training before which no trial is pruned."""
     engine: Literal["local", "ray"] = "local"
-    """Where trials run: in processes of this machine, or on a Ray cluster, whose machines all see the study's folder
-    and have liquid-control installed. Ray spreads the episodes of validations too."""
+    """Where trials run: on this machine, or on a Ray cluster. All machines of the cluster must see the study's folder
+    and have liquid-control installed. Ray also spreads the episodes of validations."""
     ray_address: str | None = None
-    """A running Ray cluster, such as auto or ray-head:6379; by default a Ray of this machine's own. A cluster that asks
-    for a token wants RAY_AUTH_MODE=token in the environment."""
+    """A running Ray cluster, such as auto or ray-head:6379; by default Ray is started on this machine. For a cluster
+    with a token, set RAY_AUTH_MODE=token in the environment."""
     parallel: CountOrZero = 0
-    """Trials that run side by side; 0 means as many as there are processors for. One at a time, the same seed gives the
-    same trials again."""
+    """Trials that run side by side; 0 means as many as the processors allow. With 1, the same seed gives the same
+    trials again."""
     cpus: Count = 1
-    """Processors of a trial: processes that run its environments, and threads that learn. They do not change its
+    """Processors per trial: processes that run its environments, and threads that train. They do not change its
     result."""
 
 

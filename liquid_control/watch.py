@@ -28,9 +28,9 @@ PROGRAM = "python -m liquid_control.watch"
 
 @dataclass(frozen=True)
 class WatchConfig:
-    """Shows a driver's lap, its neurons at work beside the road: in a window, or as a video with --video.
+    """Shows a driver's lap, with its neurons beside the road, in a window or as a video (--video).
 
-    In the window Escape ends it; after a lap the next seed follows. Options can be put in a YAML file: --config FILE.
+    Escape closes the window. After a lap, the next seed follows. Options can be put in a YAML file: --config FILE.
     """
 
     checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
@@ -40,9 +40,9 @@ class WatchConfig:
     gif: Path | None = None
     """A small .gif of part of the lap to record instead of opening a window."""
     seed: Seed = TEST_SEEDS
-    """Seed of the track; by default the first test seed."""
+    """Seed of the track, by default the first test seed."""
     max_steps: Count | None = None
-    """Stop after this many environment steps, 50 a second; by default at the end of the lap."""
+    """Environment steps after which to stop, 50 per second. By default the lap is driven to its end."""
 
 
 class Window:

@@ -69,8 +69,8 @@ class CarRacingView(_Array):
 class UdacityView:
     """The land ahead: what lies between the sky and the bonnet in the camera's picture, resized. There are no gauges.
 
-    The driver steers by what it sees alone: not by its speed, which tells in recordings what their driver did in a
-    bend and at the wheel is whatever was asked for.
+    Speed is left out on purpose. In recordings it reveals how the human took the bend; when driving it is just the
+    speed that was asked for.
 
     Args:
         size: (height, width) of the image that the eyes get.

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from agents.episodes import Conditions, EpisodePlan, drive_episode
 from agents.road_rollout import judge_road
@@ -67,3 +68,11 @@ def test_it_keeps_to_a_road_in_any_weather(folder):
         judged = judge_road(driver, str(track), 15.0, laps=0.25, weather=weather)
         assert judged.departures == 0
         assert judged.farthest < 3.9
+
+
+def test_the_config_of_shipped_drivers_is_that_of_those_which_it_names():
+    path = Path(__file__).parent.parent / "configs/car_racing_shipped.yaml"
+    first, config = path.read_text().partition("\n")[0], yaml.safe_load(path.read_text())
+    jobs = {folder.name: json.loads((folder / "config.json").read_text())["record"]["job"] for folder in SHIPPED}
+    made_so = {name for name, job in jobs.items() if all(job.get(option) == config[option] for option in config)}
+    assert made_so == {name for name in jobs if name in first.split()}

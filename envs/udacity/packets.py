@@ -184,7 +184,7 @@ class Command:
     def __post_init__(self) -> None:
         for name, value in (("steering", self.steering), ("throttle", self.throttle)):
             if not math.isfinite(value):
-                raise ValueError(f"{name} is {value}, and the simulator stops for ever at what is not a number.")
+                raise ValueError(f"{name} is {value}, and the simulator hangs on a value that is not a number.")
 
     def write(self) -> str:
         """The packet of the steer event."""

@@ -123,7 +123,7 @@ def check_same_weights(folder: Path, driver: Driver, evaluation: Evaluation | Ro
     """
     if evaluation.weights != weights_digest(driver):
         raise UserError(
-            f"the evaluation in {folder} is of other weights; make it again: "
+            f"the evaluation in {folder} is of other weights. Evaluate again: "
             f"python -m liquid_control.evaluate {folder}."
         )
 

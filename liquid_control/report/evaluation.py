@@ -87,7 +87,7 @@ class Judgement(ABC):
             judgement = cls(**fields)
             judgement.summary()
         except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-            raise UserError(f"that is no evaluation of this release: {error!r}.") from None
+            raise UserError(f"this is no evaluation of this release: {error!r}.") from None
         return judgement
 
 

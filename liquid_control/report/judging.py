@@ -41,4 +41,4 @@ def read_evaluation(folder: Path, driver: Driver) -> Evaluation | RoadEvaluation
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except (OSError, UnicodeDecodeError):
-        raise UserError(f"{path} cannot be read; write it first: python -m liquid_control.evaluate {folder}.") from None
+        raise UserError(f"cannot read {path}. Evaluate first: python -m liquid_control.evaluate {folder}.") from None

@@ -124,5 +124,5 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], 
         raise UserError(f"the weights {path} are not a safetensors file: {error}.") from None
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
-        raise UserError(f"the weights {path} hold NaN or infinite values in {', '.join(broken)}: this driver is lost.")
+        raise UserError(f"the weights {path} are unusable: they hold NaN or infinite values in {', '.join(broken)}.")
     return tensors, config

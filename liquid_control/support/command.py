@@ -60,7 +60,7 @@ def _with_config_file(config_class: type, arguments: list[str]) -> list[str]:
             continue
         path = word.partition("=")[2] or next(words, None)
         if path is None:
-            raise UserError("--config needs a YAML file, for example --config configs/car_racing_cfc.yaml.")
+            raise UserError("--config needs a YAML file, for example --config configs/car_racing_shipped.yaml.")
         from_files += _yaml_arguments(config_class, Path(path))
     return from_files + by_hand
 

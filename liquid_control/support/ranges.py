@@ -20,6 +20,9 @@ Port = Annotated[int, Ge(0), Le(65535)]
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
+Finite = Annotated[float, Gt(float("-inf")), Lt(float("inf"))]
+LogSpread = Annotated[float, Ge(-20), Le(2)]
+"""Logarithm of a standard deviation, within the bounds of Haarnoja et al. (2018)."""
 
 
 def check_ranges(config: Any) -> None:

@@ -71,7 +71,7 @@ def read_space(words: Sequence[str]) -> Space:
         UserError: if a word is none of these, its option is not one that can be searched, or a value does not fit it.
     """
     if not words:
-        raise UserError("what shall be searched? For example: --search learning_rate=1e-4..1e-3:log policy=cfc,ltc")
+        raise UserError("there is nothing to search. Example: --search learning_rate=1e-4..1e-3:log policy=cfc,ltc")
     hints = get_type_hints(PPOConfig)
     names = [field.name for field in dataclasses.fields(PPOConfig) if field.name not in SETTLED]
     space: dict[str, Range | Choices] = {}

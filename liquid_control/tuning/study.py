@@ -108,7 +108,7 @@ class Study:
         self.report()
         failed = [trial for trial in self._in_state(TrialState.FAIL) if REASON in trial.user_attrs]
         if failed and not self._in_state(TrialState.COMPLETE):
-            raise UserError(f"no trial came to its end. Trial {failed[0].number}: {failed[0].user_attrs[REASON]}")
+            raise UserError(f"no trial has finished. Trial {failed[0].number}: {failed[0].user_attrs[REASON]}")
 
     def _do_interrupted_again(self) -> None:
         for trial in self._in_state(TrialState.RUNNING):

@@ -189,7 +189,7 @@ def test_the_page_shows_what_is_driven(driver, tmp_path):
         (["DRIVER", "--speed", "0"], "--speed must be above 0"),
         (["DRIVER", "--port", "70000"], "--port must be at least 0 and at most 65535"),
         (["DRIVER", "--port", "0", "--record", "DRIVER"], "is not empty; name a new folder"),
-        (["DRIVER", "--port", "0", "--log", "DRIVER/config.json"], "is there already"),
+        (["DRIVER", "--port", "0", "--log", "DRIVER/config.json"], "exists already. Choose a new file"),
         (["DRIVER", "--port", "0", "--host", "203.0.113.1"], "cannot listen on 203.0.113.1"),
     ],
 )

@@ -11,6 +11,7 @@ import gymnasium
 import pytest
 
 from agents.episodes import Episode
+from agents.pool import RolloutPool
 from envs.registration import FAST, TEST_SEEDS
 from liquid_control import load_driver
 from liquid_control.evaluate import main
@@ -66,6 +67,23 @@ def test_the_result_does_not_depend_on_the_number_of_workers(checkpoint):
         assert [getattr(alone, name) for name in ("seed", "score", "steps", "tiles", "off_road")] == [
             getattr(together, name) for name in ("seed", "score", "steps", "tiles", "off_road")
         ]
+
+
+@pytest.mark.parametrize(("arguments", "workers"), [((), 7), (("--workers", "3"), 3)])
+def test_every_processor_drives_unless_another_number_is_asked_for(
+    arguments, workers, checkpoint, command, monkeypatch
+):
+    asked = []
+
+    class Pool(RolloutPool):
+        def __init__(self, workers):
+            asked.append(workers)
+            super().__init__(1)
+
+    monkeypatch.setattr("liquid_control.evaluate.processor_count", lambda: 7)
+    monkeypatch.setattr("liquid_control.report.evaluation.RolloutPool", Pool)
+    status, _, _ = command(main, checkpoint, "--episodes", "8", "--env", FAST, *arguments)
+    assert (status, asked) == (0, [workers])
 
 
 def test_a_score_from_another_environment_does_not_take_the_place_of_the_official_one(checkpoint, command):

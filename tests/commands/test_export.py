@@ -128,6 +128,13 @@ def test_a_broken_checkpoint_is_one_line_and_status_2(broken_checkpoint, command
     assert not (tmp_path / "driver.onnx").exists()
 
 
+def test_a_driver_of_another_environment_is_refused_by_its_name(command, tmp_path):
+    driver = CHECKPOINTS.parent / "Udacity/cfc"
+    status, _, errors = command(main, driver, "--output", tmp_path / "driver.onnx")
+    told = "only drivers of CarRacing-v3 can be exported; this one drives liquid_control/Udacity-v0."
+    assert (status, errors) == (2, f"error: {told}\n")
+
+
 def test_without_onnx_it_says_what_to_install(checkpoint, command, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     status, _, errors = command(main, checkpoint, "--output", tmp_path / "driver.onnx")
