@@ -106,6 +106,7 @@ class _Lane:
             self.expert.reset(self.env)
         self.episode = Episode(plan.seed, score=0.0, steps=0, lap=False, tiles=0.0, off_road=0.0)
         self.frames: list[tuple[Any, ...]] = []
+        self.times: list[float] = []
         self.disturbance = Disturbance(self.rng, every=50, size=(0.1, 0.3), steps=(4, 9))
         self.busy = True
 
@@ -131,11 +132,14 @@ class _Lane:
         if self.plan.disturbed:
             push = np.array([self.disturbance(), 0, 0], np.float32)
             taken = np.clip(taken + push, [-1, 0, 0], 1).astype(np.float32)
+        elapsed = self.elapsed
         with nullcontext() if looks or not self.draws_unseen else _without_drawing(self.car_racing):
             observation, reward, terminated, truncated, info = self.env.step(taken)
         self._see(observation)
         if seen is not None:
             self.frames.append((*seen, label, taken, np.float32(reward)))
+            if elapsed is not None:
+                self.times.append(elapsed)
         episode = self.episode
         episode.score += float(reward)
         episode.steps += 1
@@ -156,7 +160,8 @@ class _Lane:
         if self.frames:
             columns = [np.stack(column) for column in zip(*self.frames, strict=True)]
             episode.images, episode.gauges, episode.labels, episode.actions, episode.rewards = columns
-            self.frames = []
+            episode.elapsed = np.array(self.times, np.float32)
+            self.frames, self.times = [], []
         self.busy = False
 
 
@@ -183,7 +188,8 @@ def drive_episode(driver: Driver, plan: EpisodePlan, conditions: Conditions) -> 
     while lane.busy:
         if conditions.record:
             seen = compiled.view(lane.observation)
-            lane.advance(compiled.act_on(seen, lane.elapsed or 1.0), seen)
+            elapsed = 1.0 if lane.elapsed is None else lane.elapsed
+            lane.advance(compiled.act_on(seen, elapsed), seen)
         else:
             action = compiled.act(lane.observation, lane.elapsed)
             lane.advance(action, looks=not compiled.holds)

@@ -25,6 +25,7 @@ from agents.episodes import Episode
 from agents.job import JobConfig
 from agents.pool import RolloutPool
 from agents.run_folder import RunFolder, RunProgress, checkpoint_record
+from liquid_control.support.checkpoint import CONFIG_NAME
 from liquid_control.support.ranges import Count, NotNegative
 from policies.driver import Driver, DriverConfig
 from policies.registry import parse_options
@@ -166,11 +167,12 @@ class Imitation(ABC, Generic[ImitationJob]):
             report: called after every round with the progress.
         """
         config, progress = self.config, self.progress
-        if progress.round == config.rounds:
+        if progress.round == config.rounds and (self.folder.last / CONFIG_NAME).exists():
             return
         with SummaryWriter(str(self.folder.tensorboard), purge_step=self.cloner.step) as curves:
             begin = time.monotonic() - progress.seconds
             for round in range(progress.round, config.rounds):
+                self.folder.check_there()
                 with progress.timed("driving"):
                     if self._planned(round):
                         self._drive(round)

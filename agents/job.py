@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from agents.device import resolve_device
 from agents.run_folder import RunProgress
 from envs.registration import OFFICIAL
 from liquid_control.support.ranges import Count, CountOrZero, Seed
@@ -47,9 +48,17 @@ class JobConfig:
 
 Config = TypeVar("Config", bound=JobConfig)
 
+WHERE = ("device", "workers", "threads")
+"""Options that say where a run runs: another machine may continue it with others."""
+
 
 def begin_run(config: Config, path: Path, processors: int) -> Config:
-    """The config with its run folder, and as many workers as it is to have."""
+    """The config with its run folder, and as many workers as it is to have.
+
+    Raises:
+        UserError: if its device is not there.
+    """
+    resolve_device(config.device)
     return replace(config, run=path, workers=config.workers or processors)
 
 

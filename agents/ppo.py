@@ -40,6 +40,7 @@ from agents.run_folder import RunFolder, RunProgress, checkpoint_record
 from agents.worker_env import WorkerVecEnv
 from envs.partial import positions
 from envs.registration import FAST, OFFICIAL, VALIDATION_SEEDS
+from liquid_control.support.checkpoint import CONFIG_NAME
 from liquid_control.support.errors import UserError
 from liquid_control.support.ranges import (
     Count,
@@ -147,7 +148,7 @@ class PPOConfig(JobConfig):
     """Rounds between validations. In the last quarter of the training, every second round is validated."""
     validation_env: str = ""
     """Where drivers are validated; by default FastCarRacing for CarRacing-v3, else the environment itself."""
-    stop_at: float | None = None
+    stop_at: Finite | None = None
     """Validation score at which the training ends early."""
     video: bool = True
     """CarRacing: whether to record a lap at the end."""
@@ -352,13 +353,15 @@ class PPO:
             report: called after every update.
         """
         progress = self.progress
-        if progress.round >= self.rounds or progress.stopped:
+        ended = progress.round >= self.rounds or progress.stopped
+        if ended and (self.folder.last / CONFIG_NAME).exists():
             return
         episodes = _Episodes()
         self.model.begin(self.config.steps, episodes)
         with SummaryWriter(str(self.folder.tensorboard), purge_step=progress.steps) as curves:
             begin = time.monotonic() - progress.seconds
-            for round in range(progress.round, self.rounds):
+            for round in range(progress.round, progress.round if ended else self.rounds):
+                self.folder.check_there()
                 self._begin_round(round)
                 for _ in range(self.config.round_updates):
                     self._update(episodes, curves)

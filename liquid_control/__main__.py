@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from rich.console import Console
 from rich.table import Table
 
 from liquid_control import __version__
+from liquid_control.support.console import Console
 from liquid_control.support.errors import nearest
 
 COMMANDS = {

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from envs.registration import OFFICIAL, TEST_SEEDS, UDACITY
 from liquid_control.report.card import LAP_NAME, WIRING_NAME, check_same_weights, write_card
@@ -17,6 +16,7 @@ from liquid_control.report.film import record_lap
 from liquid_control.report.judging import read_evaluation
 from liquid_control.support.checkpoint import CARD_NAME
 from liquid_control.support.command import parse, run
+from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError
 from liquid_control.support.ranges import Seed
 from policies.driver import load_driver
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> None:
             record_lap(driver, gif=folder / LAP_NAME, seed=config.seed)
         write_card(folder, driver, evaluation)
     for name in names:
-        console.print(f"written: {folder / name}", highlight=False)
+        console.print(f"written: {folder / name}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from annotated_types import Ge
 
 from liquid_control.report.diagram import save_wiring
 from liquid_control.support.command import parse, run
+from liquid_control.support.console import Console
 from liquid_control.support.files import check_writable
 from policies.driver import load_driver
 
@@ -38,8 +39,9 @@ def main(arguments: Sequence[str]) -> None:
     driver = load_driver(config.checkpoint)
     check_writable(config.output, ".png")
     save_wiring(config.output, driver, config.width, config.height)
-    print(driver.describe())
-    print(f"written: {config.output}")
+    console = Console()
+    console.print(driver.describe())
+    console.print(f"written: {config.output}")
 
 
 if __name__ == "__main__":

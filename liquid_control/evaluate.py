@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from agents.episodes import Episode
@@ -18,6 +17,7 @@ from liquid_control.report.evaluation import EVALUATION_NAME, Evaluation, evalua
 from liquid_control.report.judging import scoreboard
 from liquid_control.report.road_evaluation import SPEEDS, RoadEvaluation, evaluate_on_roads, unseen_tracks
 from liquid_control.support.command import parse, run
+from liquid_control.support.console import Console
 from liquid_control.support.files import check_writable, write_atomically
 from liquid_control.support.ranges import Count
 from policies.driver import Driver, load_driver
@@ -64,11 +64,11 @@ def main(arguments: Sequence[str]) -> None:
     output = config.output or _default_output(config.checkpoint, env, driver)
     check_writable(output, ".json")
     console = Console()
-    console.print(driver.describe(), highlight=False)
+    console.print(driver.describe())
     evaluation = _on_roads(config, driver, console) if roads else _in_episodes(config, driver, env, console)
-    console.print(evaluation.table())
     write_atomically(output, evaluation.to_json() + "\n")
-    console.print(f"written: {output}", highlight=False)
+    console.print(evaluation.table())
+    console.print(f"written: {output}")
 
 
 def _in_episodes(config: EvaluateConfig, driver: Driver, env: str, console: Console) -> Evaluation:

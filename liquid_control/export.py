@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from envs.registration import OFFICIAL
 from liquid_control.support.checkpoint import weights_digest
 from liquid_control.support.command import parse, run
+from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError
 from liquid_control.support.files import check_writable, write_atomically
 from policies.driver import Driver, load_driver
@@ -139,8 +140,9 @@ def main(arguments: Sequence[str]) -> None:
     check_writable(config.output, ".onnx")
     model = export_onnx(driver)
     write_atomically(config.output, model)
-    print(driver.describe())
-    print(f"written: {config.output}, {len(model):,} bytes: {', '.join(INPUTS)} → {', '.join(OUTPUTS)}")
+    console = Console()
+    console.print(driver.describe())
+    console.print(f"written: {config.output}, {len(model):,} bytes: {', '.join(INPUTS)} → {', '.join(OUTPUTS)}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import track
 
 from agents.dagger import record_shard
@@ -17,6 +16,7 @@ from agents.pool import RolloutPool
 from agents.workers import processor_count
 from envs.registration import FAST, OFFICIAL, TRAINING_SEEDS
 from liquid_control.support.command import parse, run
+from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError
 from liquid_control.support.ranges import Count, CountOrZero, Positive, Seed
 from policies.driver import Driver, DriverConfig, load_driver
@@ -67,6 +67,7 @@ def main(arguments: Sequence[str]) -> None:
     console, size = Console(), 8
     conditions = Conditions(env=FAST, record=True, leash=config.leash)
     batches = [plans[start : start + size] for start in range(0, len(plans), size)]
+    config.folder.mkdir(parents=True, exist_ok=True)
     with RolloutPool(config.workers or processor_count()) as pool:
         waves = [batches[start : start + pool.workers] for start in range(0, len(batches), pool.workers)]
         for number, wave in enumerate(track(waves, "recording", console=console)):

@@ -9,10 +9,9 @@ from contextlib import closing
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from agents.job import JobConfig, Training
+from agents.job import WHERE, JobConfig, Training, begin_run
 from agents.jobs import Job, check_environment, choose_job, help_text
 from agents.pool import RolloutPool
 from agents.run_folder import RunFolder, RunProgress
@@ -22,6 +21,7 @@ from liquid_control.report.evaluation import EVALUATION_NAME
 from liquid_control.report.film import record_lap
 from liquid_control.report.judging import judge
 from liquid_control.support.command import differences, parse, run, write_yaml
+from liquid_control.support.console import Console
 from liquid_control.support.errors import DivergedError, UserError, nearest
 from liquid_control.support.files import write_atomically
 from liquid_control.support.memory import keep_freed_memory
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
             with closing(job.learn(config, folder, pool)) as training:
                 _learn(training, folder, console)
         except KeyboardInterrupt:
-            console.print(f"stopped. Continue: {PROGRAM} --resume {folder.path}", highlight=False, soft_wrap=True)
+            console.print(f"stopped. Continue: {PROGRAM} --resume {folder.path}")
             raise
         except DivergedError:
             raise
@@ -64,15 +64,15 @@ def _learn(training: Training, folder: RunFolder, console: Console) -> None:
             if not console.is_terminal and progress.round > told:  # a log file shows no bar
                 told = progress.round
                 reached = f"{unit} {progress.done:,}/{total:,}"
-                console.print(f"{reached}, {progress.seconds:.0f} s: {progress.news()}", highlight=False)
+                console.print(f"{reached}, {progress.seconds:.0f} s: {progress.news()}")
 
         training.train(show)
-    console.print(_where_time_went(progress), highlight=False)
+    console.print(_where_time_went(progress))
 
 
 def _introduce(training: Training, folder: RunFolder, console: Console) -> None:
     for line in (*training.summaries, training.driver.describe(), f"run folder: {folder.path}"):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line)
 
 
 def _bar(console: Console, unit: str) -> Progress:
@@ -115,10 +115,11 @@ def _resume(path: Path, arguments: Sequence[str]) -> tuple[Job, JobConfig, RunFo
     saved = parse(job.config, ["--config", str(folder.config)], PROGRAM)
     asked = parse(job.config, ["--config", str(folder.config), *arguments], PROGRAM)
     saved, asked = (dataclasses.replace(config, resume=None, run=path) for config in (saved, asked))
-    changed = differences(saved, asked)
+    changed = differences(saved, asked, [field.name for field in dataclasses.fields(saved) if field.name not in WHERE])
     if changed:
         raise UserError(f"the run {path} was begun with another config: {'; '.join(changed)}. Leave those options out.")
-    return job, saved, folder
+    # Its files are not looked for again: what a run began with need not be there any more.
+    return job, begin_run(asked, path, processor_count()), folder
 
 
 def _close(config: JobConfig, folder: RunFolder, console: Console) -> None:
@@ -130,10 +131,8 @@ def _close(config: JobConfig, folder: RunFolder, console: Console) -> None:
         console.print(evaluation.table())
     if getattr(config, "video", False) and config.env == OFFICIAL:
         record_lap(driver, folder.path / "lap.mp4", seed=TEST_SEEDS)
-        console.print(f"a lap: {folder.path / 'lap.mp4'}", highlight=False, soft_wrap=True)
-    console.print(
-        f"checkpoint: {folder.best}\ncurves: tensorboard --logdir {folder.path.parent}", highlight=False, soft_wrap=True
-    )
+        console.print(f"a lap: {folder.path / 'lap.mp4'}")
+    console.print(f"checkpoint: {folder.best}\ncurves: tensorboard --logdir {folder.path.parent}")
 
 
 if __name__ == "__main__":

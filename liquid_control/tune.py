@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 
 from agents.ppo import PPOConfig, describe_driver
 from agents.workers import processor_count
 from liquid_control.support.command import differences, parse, run, write_yaml
+from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError
 from liquid_control.support.files import write_atomically
 from liquid_control.support.lock import held
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
         try:
             _search(config, base, space, console)
         except KeyboardInterrupt:
-            console.print(f"stopped. Continue: {PROGRAM} {shlex.join(arguments)}", highlight=False, soft_wrap=True)
+            console.print(f"stopped. Continue: {PROGRAM} {shlex.join(arguments)}")
             raise
 
 
@@ -90,7 +90,7 @@ def _search(config: TuneConfig, base: PPOConfig, space: Space, console: Console)
         raise UserError(f"the search needs {error.name}: pip install 'liquid-control[tune]'.") from None
 
     def tell(news: str) -> None:
-        console.print(news, highlight=False, soft_wrap=True, markup=False)
+        console.print(news)
 
     study = Study(config.study, base, space, config.seed, config.startup, config.warm_up)
     engine = _engine(config)

@@ -13,12 +13,12 @@ from typing import Annotated
 import numpy as np
 import pygame
 import tyro
-from rich.console import Console
 
 from envs.registration import TEST_SEEDS
 from liquid_control.report.film import VIDEO_STEPS, record_lap
 from liquid_control.report.lap import STEPS_A_SECOND, Lap, Screen
 from liquid_control.support.command import parse, run
+from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError
 from liquid_control.support.ranges import Count, Seed
 from policies.driver import Driver, load_driver
@@ -93,7 +93,7 @@ def show_laps(driver: Driver, seed: int, max_steps: int | None, console: Console
             for moment in lap.moments([VIDEO_STEPS]):
                 if not window.show(screen.draw(moment)):
                     return
-            console.print(str(lap.result), highlight=False)
+            console.print(str(lap.result))
             seed += 1
     finally:
         window.close()
@@ -108,10 +108,10 @@ def main(arguments: Sequence[str]) -> None:
         return
     with console.status("driving and drawing"):
         result = record_lap(driver, config.video, config.seed, config.gif, config.max_steps)
-    console.print(str(result), highlight=False)
+    console.print(str(result))
     for path in (config.video, config.gif):
         if path is not None:
-            console.print(f"written: {path}", highlight=False)
+            console.print(f"written: {path}")
 
 
 if __name__ == "__main__":

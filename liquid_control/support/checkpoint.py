@@ -51,6 +51,10 @@ def save_checkpoint(
     folder = Path(folder)
     weights, digest = pack_weights(tensors)
     name = f"weights-{digest[:8]}.safetensors"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}. Choose another folder.") from None
     header = {"format_version": FORMAT_VERSION, "weights": name, "sha256": digest}
     write_atomically(folder / name, weights)
     write_atomically(folder / CONFIG_NAME, _to_json(header | dict(config)))

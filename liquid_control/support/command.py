@@ -7,6 +7,7 @@ so one parser checks both and an argument given by hand wins over the file.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import inspect
 import itertools
 import os
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 import tyro
 import yaml
 
+from liquid_control.support.console import accept_any_encoding, plain
 from liquid_control.support.errors import UserError, nearest
 from liquid_control.support.ranges import check_ranges
 
@@ -142,13 +144,21 @@ def _terminate(*_: object) -> None:
     raise Terminated
 
 
+def _refusal(error: OSError) -> str:
+    """What the system refused, and what to do about it where that is known."""
+    text = f"{error.strerror or error}: {error.filename}" if error.filename else str(error.strerror or error)
+    advice = {errno.ENOSPC: "Free some space", errno.EDQUOT: "Free some space", errno.EACCES: "Look at its permissions"}
+    return f"{text}. {advice[error.errno]}, then start again." if error.errno in advice else f"{text}."
+
+
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Runs a command: a :class:`UserError` becomes one line and exit status 2, Ctrl-C status 130, SIGTERM 143."""
+    accept_any_encoding()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         main(sys.argv[1:])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None
     except BrokenPipeError:
         # The reader of our output left (`… | head`): that is its right. Keep the interpreter from complaining too.
@@ -156,7 +166,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         raise SystemExit(0) from None
     except OSError as error:
         # What only the system can refuse: a disk that fills under a curve, a folder that disappears.
-        print(f"error: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
+        print(f"error: {plain(_refusal(error))}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt as stop:
         print("stopped.", file=sys.stderr)

@@ -13,6 +13,9 @@ from liquid_control.support.errors import UserError
 def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None:
     """Writes a file under a temporary name, fsyncs it and renames it over ``path``.
 
+    The file's own folder is made if it is missing, those above it are not: of a folder that was deleted while something
+    is written to it, nothing comes back.
+
     Raises:
         UserError: if the folder cannot be written or the disk is full; whatever stood at ``path`` is still there.
     """
@@ -20,7 +23,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None
     content = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
@@ -34,6 +37,12 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a killed :func:`write_atomically` left in a folder and below, where nobody writes now."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def check_writable(path: Path, suffix: str) -> None:

@@ -120,3 +120,16 @@ def test_a_process_that_dies_is_named(driver):
 def test_no_workers_is_refused():
     with pytest.raises(UserError, match="at least 1, not 0"):
         RolloutPool(0)
+
+
+@pytest.mark.parametrize(("drop_frames", "jitter"), [(0.5, 0), (0.0, 2)])
+def test_a_recording_with_uneven_time_tells_the_time_of_every_image(drop_frames, jitter, driver):
+    conditions = Conditions(record=True, leash=20, drop_frames=drop_frames, jitter=jitter)
+    episode = drive_episode(driver, EpisodePlan(3, expert_share=1.0), conditions)
+    assert len(episode.elapsed) == episode.steps == len(episode.images) > 20
+    assert episode.elapsed.dtype == np.float32 and len(set(episode.elapsed.tolist())) > 1
+
+
+def test_a_recording_with_even_time_has_no_times(driver):
+    episode = drive_episode(driver, EpisodePlan(3, expert_share=1.0), Conditions(record=True, leash=3))
+    assert episode.elapsed.size == 0

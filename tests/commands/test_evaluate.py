@@ -95,7 +95,8 @@ def test_a_score_from_another_environment_does_not_take_the_place_of_the_officia
 
 
 def evaluation_of(*episodes):
-    return Evaluation("CarRacing-v3", "a driver", "0" * 64, episodes, 1.0, {"torch": "2"})
+    about = {"env": "CarRacing-v3", "driver": "a driver", "weights": "0" * 64}
+    return Evaluation(**about, episodes=episodes, seconds=1.0, versions={"torch": "2"})
 
 
 def test_the_summary_counts_laps_and_weighs_the_time_off_the_road_by_steps():
