@@ -5,12 +5,15 @@ ENVIRONMENT := .venv/installed
 RUN := .venv/bin/python -m
 CLIENTS := $(patsubst tests/envs/udacity/clients/%.txt,.venv/clients/%/installed,$(wildcard tests/envs/udacity/clients/*.txt))
 
-.PHONY: train test check docs help
+.PHONY: setup train test check docs help
 help:
+	@echo "make setup   a virtual environment in .venv with everything in it"
 	@echo "make train   set up, then train a 19-neuron driver for CarRacing-v3 (the main job)"
 	@echo "make test    set up, then run the test suite"
 	@echo "make check   lint, types, import rules and doc examples"
 	@echo "make docs    the documentation as a site in build/site"
+
+setup: $(ENVIRONMENT)
 
 train: $(ENVIRONMENT)
 	$(RUN) liquid_control.train --env CarRacing-v3
