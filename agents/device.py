@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from liquid_control.errors import UserError
+from liquid_control.support.errors import UserError
 
 
 def resolve_device(name: str) -> torch.device:

@@ -14,8 +14,10 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,20 +25,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from agents.workers import processor_count
-from liquid_control.checkpoint import write_atomically
-from liquid_control.errors import UserError
+from liquid_control.support.errors import UserError
+from liquid_control.support.files import write_atomically
+from liquid_control.support.lock import held
 
 _PACKAGES = ("liquid-control", "torch", "gymnasium", "numpy", "opencv-python-headless", "Box2D")
 
 
 @dataclass
-class RunProgress:
+class RunProgress(ABC):
     """Where a run is; saved with its state."""
 
     round: int = 0
@@ -47,6 +49,19 @@ class RunProgress:
     """Since the start, all together; :attr:`parts` says on what."""
     parts: dict[str, float] = field(default_factory=dict)
     """Seconds by part: driving, learning, validation."""
+
+    @property
+    @abstractmethod
+    def done(self) -> int:
+        """How far it is, in the unit of its job."""
+
+    @abstractmethod
+    def news(self) -> str:
+        """How it goes, in a few words."""
+
+    def scores(self) -> str:
+        """The last and the best validation, in words that others may follow; nothing before the first."""
+        return "" if math.isnan(self.score) else f"score {self.score:.0f} best {self.best_score:.0f} "
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -85,15 +100,8 @@ class RunFolder:
         Raises:
             UserError: if another process holds it.
         """
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(f"another process trains in {self.path}: wait until it ends, or stop it.") from None
-        try:
+        with held(self.path, f"another process trains in {self.path}: wait until it ends, or stop it."):
             yield
-        finally:
-            lock.release()
 
     def save_state(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
         """Writes the state after a whole round; the one before stays whole if this fails."""

@@ -9,9 +9,9 @@ import argparse
 import json
 from pathlib import Path
 
-from agents.rollout import OFFICIAL
-from liquid_control.evaluate import EVALUATION_NAME, Evaluation
+from envs.registration import OFFICIAL
 from liquid_control.evaluate import main as evaluate
+from liquid_control.report.evaluation import EVALUATION_NAME, Evaluation
 from policies.driver import load_driver
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints" / OFFICIAL

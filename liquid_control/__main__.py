@@ -8,19 +8,19 @@ from rich.console import Console
 from rich.table import Table
 
 from liquid_control import __version__
-from liquid_control.errors import nearest
+from liquid_control.support.errors import nearest
 
 COMMANDS = {
-    "train": "train a driver from nothing; with no argument, the main job: 19 liquid neurons learn CarRacing-v3",
+    "train": "train a driver from random weights; without arguments, 19 liquid neurons learn CarRacing-v3",
     "tune": "search for the options of a PPO training; resumable, with pruning, on this machine or a Ray cluster",
     "evaluate": "score a checkpoint on the official environment, on seeds that nothing was trained on",
-    "watch": "see a checkpoint drive, its neurons beside the road; in a window or as a video",
+    "watch": "watch a checkpoint drive, with its neurons beside the road, in a window or as a video",
     "record": "record demonstrations of the expert or of a checkpoint",
     "drive": "drive the Udacity simulator with a checkpoint; python drive.py CHECKPOINT is the same",
-    "simulator": "stand in for the Udacity simulator: drive on a bridge, or record an expert's drive",
-    "export": "write a checkpoint as an ONNX model, its state as input and output",
+    "simulator": "stand in for the Udacity simulator: connect to a bridge, or record an expert's drive",
+    "export": "write a checkpoint as an ONNX model whose state is an input and an output",
     "diagram": "draw a checkpoint's wiring: neurons, and synapses by sign and weight",
-    "compile": "compile the kernels of all drivers now, rather than in the first run",
+    "compile": "compile the kernels of all drivers now, instead of during the first run",
     "card": "write a checkpoint's card: scores, picture of the wiring, a lap as a GIF",
 }
 
@@ -30,7 +30,7 @@ def main() -> None:
     if len(sys.argv) > 1 and sys.argv[1] not in ("-h", "--help"):
         word = sys.argv[1]
         hint = f"python -m liquid_control.{word} --help" if word in COMMANDS else nearest(word, COMMANDS)
-        print(f"error: a command is its own module, python -m liquid_control.COMMAND. {hint}", file=sys.stderr)
+        print(f"error: each command is a module: python -m liquid_control.COMMAND. {hint}", file=sys.stderr)
         raise SystemExit(2)
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, summary in COMMANDS.items():

@@ -25,17 +25,18 @@ from rich.console import Console
 from rich.live import Live
 from rich.logging import RichHandler
 
+from envs.registration import UDACITY
 from envs.udacity.observation import observe
-from envs.udacity.packets import MAX_STEERING_ANGLE, Command, Telemetry
+from envs.udacity.packets import Command, Telemetry
 from envs.udacity.recording import Recorder, RecordingError
 from envs.udacity.server import PORT, BridgeError, Drive, UdacityServer
-from liquid_control.checkpoint import CONFIG_NAME
-from liquid_control.command import parse, run
-from liquid_control.errors import UserError
-from liquid_control.live_view import LiveView, Moment
-from liquid_control.ranges import Port
+from envs.udacity.vehicle import MAX_STEERING_ANGLE
+from liquid_control.report.live_view import LiveView, Moment
+from liquid_control.support.checkpoint import CONFIG_NAME
+from liquid_control.support.command import parse, run
+from liquid_control.support.errors import UserError
+from liquid_control.support.ranges import Port
 from policies.driver import Driver, load_driver
-from policies.view import UDACITY
 
 LOG = logging.getLogger(__name__)
 PROGRAM = "python drive.py"
@@ -50,28 +51,28 @@ LOG_COLUMNS = (
 
 @dataclass(frozen=True)
 class DriveConfig:
-    """Drives the Udacity simulator: start this, then the simulator's autonomous mode, in any order.
+    """Drives the Udacity simulator. Start this command and the simulator's Autonomous Mode, in any order.
 
-    No simulator at hand? python -m liquid_control.simulator stands in for it. Options can be put in a YAML file:
+    Without the simulator, python -m liquid_control.simulator stands in for it. Options can be put in a YAML file:
     --config FILE.
     """
 
     checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
     """The folder of a driver, for example checkpoints/Udacity/cfc."""
     speed: Annotated[float, Gt(0), Le(40)] = 15.0
-    """Miles an hour to keep where the road is straight."""
+    """Speed on straight road, in miles an hour."""
     record: Path | None = None
-    """A new folder for what is driven: driving_log.csv and IMG/ as the simulator writes them."""
+    """A new folder for a recording: driving_log.csv and IMG/, as the simulator writes them."""
     log: Path | None = None
-    """A .csv file for every telemetry and its answer."""
+    """A new .csv file with every telemetry and its answer."""
     view: bool = False
-    """Serve a page that shows the camera, what the driver looks at, and its neurons at work."""
+    """Serve a web page that shows the camera, what the driver looks at, and its neurons."""
     view_port: Port = 4568
     """Port of that page; 0 picks a free one."""
     watch: bool = False
-    """Look for a new checkpoint in the folder every second, and change drivers without a stop."""
+    """Look for a new checkpoint in the folder every second, and change to it without stopping."""
     host: str = "127.0.0.1"
-    """Address to listen on; any but this computer's own lets others take the wheel."""
+    """Address to listen on. With any but this computer's own, other computers can drive the car."""
     port: Port = PORT
     """Port to listen on; the simulator knows no other than 4567."""
 
@@ -306,7 +307,7 @@ def _open_log(path: Path) -> TextIO:
     try:
         return path.open("x", newline="", encoding="utf-8", buffering=1)
     except FileExistsError:
-        raise UserError(f"{path} is there already; name a new file for the log.") from None
+        raise UserError(f"{path} exists already. Choose a new file for the log.") from None
     except OSError as error:
         raise UserError(f"cannot write the log {path}: {error.strerror or error}.") from None
 
@@ -320,7 +321,7 @@ def _load(checkpoint: Path) -> Driver:
     driver = load_driver(checkpoint)
     if driver.config.env != UDACITY:
         raise UserError(
-            f"{checkpoint} drives {driver.config.env}, not the Udacity simulator; one that does: {EXAMPLE}."
+            f"{checkpoint} drives {driver.config.env}, not the Udacity simulator. A driver of that is {EXAMPLE}."
         )
     compiled = driver.compile_step()
     blank = np.zeros(driver.view.observation_shape, np.uint8)

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
+from agents.episodes import Conditions, EpisodePlan, drive_episode
 from agents.road_rollout import judge_road
-from agents.rollout import VALIDATION_SEEDS, Drive, Plan, drive_episode
-from liquid_control.evaluate import Evaluation
-from liquid_control.road_evaluation import RoadEvaluation
+from envs.registration import VALIDATION_SEEDS
+from liquid_control.report.evaluation import Evaluation
+from liquid_control.report.road_evaluation import RoadEvaluation
 from policies.driver import load_driver
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
@@ -37,7 +39,7 @@ def test_it_drives(folder):
     assert driver.parameter_counts()["total"] <= 20_000
     job = json.loads((folder / "config.json").read_text())["record"]["job"]
     taught = job["agent"] != "ppo" or job["init"]
-    episodes = [drive_episode(driver, Plan(VALIDATION_SEEDS + 500 + index), Drive()) for index in range(3)]
+    episodes = [drive_episode(driver, EpisodePlan(VALIDATION_SEEDS + 500 + index), Conditions()) for index in range(3)]
     if taught:
         assert all(episode.lap for episode in episodes)
         assert min(episode.score for episode in episodes) > 900
@@ -66,3 +68,11 @@ def test_it_keeps_to_a_road_in_any_weather(folder):
         judged = judge_road(driver, str(track), 15.0, laps=0.25, weather=weather)
         assert judged.departures == 0
         assert judged.farthest < 3.9
+
+
+def test_the_config_of_shipped_drivers_is_that_of_those_which_it_names():
+    path = Path(__file__).parent.parent / "configs/car_racing_shipped.yaml"
+    first, config = path.read_text().partition("\n")[0], yaml.safe_load(path.read_text())
+    jobs = {folder.name: json.loads((folder / "config.json").read_text())["record"]["job"] for folder in SHIPPED}
+    made_so = {name for name, job in jobs.items() if all(job.get(option) == config[option] for option in config)}
+    assert made_so == {name for name in jobs if name in first.split()}

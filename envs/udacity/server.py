@@ -114,7 +114,7 @@ class UdacityServer:
             BridgeError: if the port is taken or the address is not of this computer.
         """
         if not is_loopback(self.host):
-            LOG.warning("listening on %s: whoever reaches this computer can take the wheel.", self.host)
+            LOG.warning("listening on %s: anyone who reaches this computer can take the wheel.", self.host)
         try:
             self._server = await serve(
                 self._handle,
@@ -202,7 +202,7 @@ class _Client:
                 try:
                     message = await asyncio.wait_for(self.connection.recv(), patience)
                 except TimeoutError:
-                    LOG.warning("client %d said nothing for %g s: closed.", self.drive.number, patience)
+                    LOG.warning("client %d sent nothing for %g s: closed.", self.drive.number, patience)
                     return
                 begin = time.perf_counter()
                 for answer in await self._answers(message):

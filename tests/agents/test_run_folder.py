@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from agents.run_folder import RunFolder
-from liquid_control.errors import UserError
+from liquid_control.support.errors import UserError
 from liquid_control.train import main as train
 
 HOLD = """

@@ -17,12 +17,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from envs.registration import UDACITY
 from envs.udacity.recording import Recorder, read_recording
 from envs.udacity.simulator_wire import SimulatorWire
 from envs.udacity.stand_in.simulator import encode
 from liquid_control.drive import Cockpit, DriveConfig, main
 from policies.driver import Driver, DriverConfig
-from policies.view import UDACITY
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -189,7 +189,7 @@ def test_the_page_shows_what_is_driven(driver, tmp_path):
         (["DRIVER", "--speed", "0"], "--speed must be above 0"),
         (["DRIVER", "--port", "70000"], "--port must be at least 0 and at most 65535"),
         (["DRIVER", "--port", "0", "--record", "DRIVER"], "is not empty; name a new folder"),
-        (["DRIVER", "--port", "0", "--log", "DRIVER/config.json"], "is there already"),
+        (["DRIVER", "--port", "0", "--log", "DRIVER/config.json"], "exists already. Choose a new file"),
         (["DRIVER", "--port", "0", "--host", "203.0.113.1"], "cannot listen on 203.0.113.1"),
     ],
 )

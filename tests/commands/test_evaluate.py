@@ -10,12 +10,15 @@ import time
 import gymnasium
 import pytest
 
-from agents.rollout import FAST, TEST_SEEDS, Episode
+from agents.episodes import Episode
+from agents.pool import RolloutPool
+from envs.registration import FAST, TEST_SEEDS
 from liquid_control import load_driver
-from liquid_control.checkpoint import CONFIG_NAME
-from liquid_control.errors import UserError
-from liquid_control.evaluate import Evaluation, evaluate, main
-from liquid_control.statistics import summarize
+from liquid_control.evaluate import main
+from liquid_control.report.evaluation import Evaluation, evaluate
+from liquid_control.report.statistics import summarize
+from liquid_control.support.checkpoint import CONFIG_NAME
+from liquid_control.support.errors import UserError
 
 
 def drive_by_hand(driver, seed):
@@ -64,6 +67,23 @@ def test_the_result_does_not_depend_on_the_number_of_workers(checkpoint):
         assert [getattr(alone, name) for name in ("seed", "score", "steps", "tiles", "off_road")] == [
             getattr(together, name) for name in ("seed", "score", "steps", "tiles", "off_road")
         ]
+
+
+@pytest.mark.parametrize(("arguments", "workers"), [((), 7), (("--workers", "3"), 3)])
+def test_every_processor_drives_unless_another_number_is_asked_for(
+    arguments, workers, checkpoint, command, monkeypatch
+):
+    asked = []
+
+    class Pool(RolloutPool):
+        def __init__(self, workers):
+            asked.append(workers)
+            super().__init__(1)
+
+    monkeypatch.setattr("liquid_control.evaluate.processor_count", lambda: 7)
+    monkeypatch.setattr("liquid_control.report.evaluation.RolloutPool", Pool)
+    status, _, _ = command(main, checkpoint, "--episodes", "8", "--env", FAST, *arguments)
+    assert (status, asked) == (0, [workers])
 
 
 def test_a_score_from_another_environment_does_not_take_the_place_of_the_official_one(checkpoint, command):

@@ -13,8 +13,8 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import liquid_control
-from liquid_control.errors import UserError
 from liquid_control.record import main as record
+from liquid_control.support.errors import UserError
 from liquid_control.train import main as train
 
 TINY = (

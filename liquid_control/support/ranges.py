@@ -1,7 +1,7 @@
 """Numbers with a range, as the types of a config's fields: ``steps: Count = 100``.
 
 The bounds are those of the package annotated-types, so any other can be written beside these:
-``port: Annotated[int, Ge(0), Le(65535)]``. `liquid_control.command.parse` checks them for every command.
+``port: Annotated[int, Ge(0), Le(65535)]``. `liquid_control.support.command.parse` checks them for every command.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from liquid_control.errors import UserError
+from liquid_control.support.errors import UserError
 
 Count = Annotated[int, Ge(1)]
 CountOrZero = Annotated[int, Ge(0)]
@@ -20,6 +20,9 @@ Port = Annotated[int, Ge(0), Le(65535)]
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
+Finite = Annotated[float, Gt(float("-inf")), Lt(float("inf"))]
+LogSpread = Annotated[float, Ge(-20), Le(2)]
+"""Logarithm of a standard deviation, within the bounds of Haarnoja et al. (2018)."""
 
 
 def check_ranges(config: Any) -> None:

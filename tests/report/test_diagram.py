@@ -5,7 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from liquid_control.diagram import (
+from liquid_control.diagram import main
+from liquid_control.nn import LTC, CfC, Wiring, close_form
+from liquid_control.report.diagram import (
     BACKGROUND,
     NEGATIVE,
     POSITIVE,
@@ -14,11 +16,9 @@ from liquid_control.diagram import (
     Traces,
     activity,
     draw_wiring,
-    main,
     synapses,
 )
-from liquid_control.errors import UserError
-from liquid_control.nn import LTC, CfC, Wiring, close_form
+from liquid_control.support.errors import UserError
 from policies.driver import Driver, DriverConfig
 
 
@@ -140,7 +140,8 @@ def test_the_command_writes_the_picture_of_a_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--width", "10"], "at least 300 × 200 pixels, not 10 × 720"),
+        (["--width", "10"], "--width must be at least 300, not 10"),
+        (["--height", "10"], "--height must be at least 200, not 10"),
         (["--output", "wiring.svg"], "should be a .png file"),
     ],
 )

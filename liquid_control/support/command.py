@@ -12,21 +12,27 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 import yaml
 
-from liquid_control.errors import UserError, nearest
-from liquid_control.ranges import check_ranges
+from liquid_control.support.errors import UserError, nearest
+from liquid_control.support.ranges import check_ranges
 
 Config = TypeVar("Config")
 
 
-def parse(config_class: type[Config], arguments: Sequence[str], program: str) -> Config:
+def parse(config_class: type[Config], arguments: Sequence[str], program: str, note: str = "") -> Config:
     """Builds a config from command line arguments and, where ``--config FILE`` is among them, a YAML file.
+
+    Args:
+        config_class: a dataclass; its docstring is the help's description, those of its fields explain the options.
+        arguments: the words of the command line.
+        program: what the help calls the program.
+        note: what the help says in front of the description.
 
     Raises:
         UserError: if the YAML file cannot be read or has a key that the config does not have, or a number is out of the
@@ -36,7 +42,7 @@ def parse(config_class: type[Config], arguments: Sequence[str], program: str) ->
     config = tyro.cli(
         config_class,
         prog=program,
-        description=inspect.cleandoc(config_class.__doc__ or ""),
+        description="\n\n".join(part for part in (note, inspect.cleandoc(config_class.__doc__ or "")) if part),
         args=_with_values(config_class, _with_config_file(config_class, list(arguments))),
         config=(tyro.conf.FlagConversionOff, tyro.conf.PositionalRequiredArgs),
     )
@@ -54,7 +60,7 @@ def _with_config_file(config_class: type, arguments: list[str]) -> list[str]:
             continue
         path = word.partition("=")[2] or next(words, None)
         if path is None:
-            raise UserError("--config needs a YAML file, for example --config configs/car_racing_cfc.yaml.")
+            raise UserError("--config needs a YAML file, for example --config configs/car_racing_shipped.yaml.")
         from_files += _yaml_arguments(config_class, Path(path))
     return from_files + by_hand
 
@@ -69,7 +75,12 @@ def _with_values(config_class: type, arguments: list[str]) -> list[str]:
     return words
 
 
-def _yaml_arguments(config_class: type, path: Path) -> list[str]:
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """The mapping of option names to values that a YAML file holds.
+
+    Raises:
+        UserError: if it cannot be read, is not YAML, or holds something else.
+    """
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
@@ -78,6 +89,11 @@ def _yaml_arguments(config_class: type, path: Path) -> list[str]:
         raise UserError(f"the config {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"the config {path} must be a mapping of option names to values, not {type(content).__name__}.")
+    return content
+
+
+def _yaml_arguments(config_class: type, path: Path) -> list[str]:
+    content = read_yaml(path)
     known = {field.name: field for field in dataclasses.fields(config_class)}
     arguments: list[str] = []
     for key, value in content.items():
@@ -98,6 +114,24 @@ def write_yaml(config: Any) -> str:
         for name, value in dataclasses.asdict(config).items()
     }
     return yaml.safe_dump(values, sort_keys=False)
+
+
+def differences(saved: Any, given: Any, names: Iterable[str] | None = None, whose: str = "") -> list[str]:
+    """Where two configs of one class differ, in words.
+
+    Args:
+        saved: one config.
+        given: the other.
+        names: of the fields to look at; None looks at all.
+        whose: what the words say behind each name.
+    """
+    names = [field.name for field in dataclasses.fields(saved)] if names is None else names
+    pairs = [(name, getattr(saved, name), getattr(given, name)) for name in names]
+    return [f"{name}{whose} is {_told(was)}, not {_told(now)}" for name, was, now in pairs if was != now]
+
+
+def _told(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 class Terminated(KeyboardInterrupt):
