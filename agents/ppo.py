@@ -204,7 +204,7 @@ def describe_driver(config: PPOConfig) -> DriverConfig:
     bound: Literal["clip", "tanh"] = "clip" if config.distribution == "gaussian" else "tanh"
     if config.env == OFFICIAL:
         if config.hide_velocities:
-            raise UserError(f"--hide-velocities is for vectors; the observation of {config.env} is a picture.")
+            raise UserError(f"--hide-velocities is for vectors; the picture of {config.env} shows its speed.")
         return DriverConfig(
             env=config.env,
             policy=config.policy,
