@@ -47,3 +47,15 @@ def test_a_table_that_differs_is_seen():
 def test_figures_show_what_the_files_say(name):
     drawn = figures.figures()[name]
     assert (figures.RESULTS / name).read_text() == drawn, "draw them anew: python benchmarks/figures.py"
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if name.startswith("docs/results/")])
+def test_a_page_of_results_has_the_common_skeleton(name):
+    headings = re.findall(r"^## (.+)$", (ROOT / name).read_text(), re.MULTILINE)
+    assert headings == ["Question", "Command", "Table", "Figure", "What mattered", "What failed"]
+
+
+def test_the_row_of_the_shipped_driver_among_the_runs_is_its_evaluation():
+    (row,) = re.findall(r"^\| .*`cfc-ppo` \|.*$", (ROOT / "docs/results/ppo_car_racing.md").read_text(), re.MULTILINE)
+    _, summary = tables.read("CarRacing-v3", "cfc-ppo")
+    assert row.endswith(f"| **{tables.score(summary)}** | {summary['minimum']:.1f} | {summary['laps']} |")
