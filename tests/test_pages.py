@@ -59,3 +59,18 @@ def test_the_row_of_the_shipped_driver_among_the_runs_is_its_evaluation():
     (row,) = re.findall(r"^\| .*`cfc-ppo` \|.*$", (ROOT / "docs/results/ppo_car_racing.md").read_text(), re.MULTILINE)
     _, summary = tables.read("CarRacing-v3", "cfc-ppo")
     assert row.endswith(f"| **{tables.score(summary)}** | {summary['minimum']:.1f} | {summary['laps']} |")
+
+
+def test_the_first_page_is_short():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.split()) <= 700
+    assert len(tables.front().splitlines()) == 2 + 5
+
+
+def test_the_program_of_the_first_page_drives_a_lap(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (program,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    names = {}
+    exec(program, names)
+    assert names["terminated"]
+    assert names["score"] > 900
