@@ -42,7 +42,7 @@ from envs.partial import positions
 from envs.registration import FAST, OFFICIAL, VALIDATION_SEEDS
 from liquid_control.support.checkpoint import CONFIG_NAME
 from liquid_control.support.errors import UserError
-from liquid_control.support.ranges import (
+from liquid_control.support.ranges import Count, CountOrZero, Finite, LogSpread, NotNegative, Positive, Share, check_ranges(
     Count,
     CountOrZero,
     LogSpread,
@@ -143,13 +143,13 @@ class PPOConfig(JobConfig):
     clone_weight: NotNegative = 0.0
     """Weight of the divergence from the --init driver in the loss, so that the driver does not forget."""
     round_updates: Count = 20
-    """Updates a round: how often the state is saved."""
+    """Updates per round. The state is saved after every round."""
     validate_every: Count = 4
     """Rounds between validations. In the last quarter of the training, every second round is validated."""
     validation_env: str = ""
-    """Where drivers are validated; by default FastCarRacing for CarRacing-v3, else the environment itself."""
+    """Environment of the validations, by default FastCarRacing for CarRacing-v3, otherwise the environment itself."""
     stop_at: Finite | None = None
-    """Validation score at which the training ends early."""
+    """Validation score at which the training stops early."""
     video: bool = True
     """CarRacing: whether to record a lap at the end."""
 
@@ -198,7 +198,7 @@ def describe_driver(config: PPOConfig) -> DriverConfig:
     bound: Literal["clip", "tanh"] = "clip" if config.distribution == "gaussian" else "tanh"
     if config.env == OFFICIAL:
         if config.hide_velocities:
-            raise UserError(f"--hide-velocities is for vectors; the observation of {config.env} is a picture.")
+            raise UserError(f"--hide-velocities is for vectors; the picture of {config.env} shows its speed.")
         return DriverConfig(
             env=config.env,
             policy=config.policy,

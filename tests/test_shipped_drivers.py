@@ -31,6 +31,9 @@ def test_the_score_is_of_these_weights(folder):
     assert evaluation.env == "CarRacing-v3"
     assert len(evaluation.episodes) == 100
     assert f"{evaluation.summary()['mean']:.1f}" in (folder / "README.md").read_text()
+    assert (
+        json.loads(evaluation.to_json())["summary"] == json.loads((folder / "evaluation.json").read_text())["summary"]
+    )
 
 
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
