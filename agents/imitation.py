@@ -28,6 +28,7 @@ from agents.run_folder import RunFolder, RunProgress, checkpoint_record
 from liquid_control.support.checkpoint import CONFIG_NAME
 from liquid_control.support.ranges import Count, NotNegative
 from policies.driver import Driver, DriverConfig
+from policies.precompile import precompile_tick, precompile_training
 from policies.registry import parse_options
 
 
@@ -171,6 +172,8 @@ class Imitation(ABC, Generic[ImitationJob]):
             return
         with SummaryWriter(str(self.folder.tensorboard), purge_step=self.cloner.step) as curves:
             begin = time.monotonic() - progress.seconds
+            with progress.timed("driving"):
+                self._precompile()
             for round in range(progress.round, config.rounds):
                 self.folder.check_there()
                 with progress.timed("driving"):
@@ -193,6 +196,13 @@ class Imitation(ABC, Generic[ImitationJob]):
                 self.folder.save_state(self.cloner.tensors(), vars(progress))
                 report(progress)
         self.cloner.average.save(self.folder.last, self._record(self.progress.score))
+
+    def _precompile(self) -> None:
+        """The processes that drive need not all compile the same; and one compiles what is needed after the driving."""
+        driver = self._average_on_cpu()
+        precompile_tick(driver)  # while the processes are begun
+        if next(self.driver.parameters()).device.type == "cpu":
+            self.pool.start(precompile_training, driver)
 
     def _shard(self, round: int, index: int) -> Path:
         return self.folder.shards / f"round-{round:03d}-{index:02d}.npz"

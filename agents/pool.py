@@ -12,6 +12,7 @@ from agents.episodes import Conditions, Episode, EpisodePlan, drive_episode
 from agents.workers import begin_worker, starting_worker, worker_context
 from liquid_control.support.errors import UserError
 from policies.driver import Driver
+from policies.precompile import precompile_tick
 
 
 def _call(task: bytes) -> Any:
@@ -71,6 +72,10 @@ class RolloutPool:
                 done()
         return results
 
+    def start(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Has one of the processes call ``function(*arguments)``, beside what else they do; nobody waits for it."""
+        self._submit(function, *arguments)
+
     def drive(
         self,
         driver: Driver,
@@ -86,6 +91,7 @@ class RolloutPool:
             conditions: what they have in common.
             done: called in this process with each episode as it ends, in no fixed order.
         """
+        precompile_tick(driver)  # or each process would, at the same time
         futures = {self._submit(drive_episode, driver, plan, conditions): index for index, plan in enumerate(plans)}
         episodes: dict[int, Episode] = {}
         pending = set(futures)

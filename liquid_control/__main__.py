@@ -1,14 +1,16 @@
-"""``python -m liquid_control``: lists the commands."""
+"""``liquid-control COMMAND`` or ``python -m liquid_control COMMAND``: runs a command; without one, lists them."""
 
 from __future__ import annotations
 
-import sys
+import importlib
+from collections.abc import Sequence
 
 from rich.table import Table
 
 from liquid_control import __version__
+from liquid_control.support.command import run
 from liquid_control.support.console import Console
-from liquid_control.support.errors import nearest
+from liquid_control.support.errors import UserError, nearest
 
 COMMANDS = {
     "train": "train a driver from random weights; without arguments, 19 liquid neurons learn CarRacing-v3",
@@ -26,17 +28,27 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Prints the commands; a word that is none of them is answered with the nearest one and exit status 2."""
-    if len(sys.argv) > 1 and sys.argv[1] not in ("-h", "--help"):
-        word = sys.argv[1]
-        hint = f"python -m liquid_control.{word} --help" if word in COMMANDS else nearest(word, COMMANDS)
-        print(f"error: each command is a module: python -m liquid_control.COMMAND. {hint}", file=sys.stderr)
-        raise SystemExit(2)
+    """The command ``liquid-control``: runs the command that the first word names; without one, lists them."""
+    run(_choose)
+
+
+def _choose(arguments: Sequence[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _list()
+        return
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise UserError(f"unknown command {name!r}: {nearest(name, COMMANDS)}")
+    importlib.import_module(f"liquid_control.{name}").main(rest)
+
+
+def _list() -> None:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, summary in COMMANDS.items():
         table.add_row(f"python -m liquid_control.{name}", summary)
     console = Console()
-    console.print(f"liquid-control {__version__}: tiny liquid networks that drive. Each command has --help.\n")
+    console.print(f"liquid-control {__version__}: tiny liquid networks that drive. Each command has --help.")
+    console.print("liquid-control COMMAND is the same as python -m liquid_control.COMMAND.\n")
     console.print(table)
 
 
