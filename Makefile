@@ -5,11 +5,15 @@ ENVIRONMENT := .venv/installed
 RUN := .venv/bin/python -m
 CLIENTS := $(patsubst tests/envs/udacity/clients/%.txt,.venv/clients/%/installed,$(wildcard tests/envs/udacity/clients/*.txt))
 
-.PHONY: train test check help
+.PHONY: setup train test check docs help
 help:
+	@echo "make setup   a virtual environment in .venv with everything in it"
 	@echo "make train   set up, then train a 19-neuron driver for CarRacing-v3 (the main job)"
 	@echo "make test    set up, then run the test suite"
 	@echo "make check   lint, types, import rules and doc examples"
+	@echo "make docs    the documentation as a site in build/site"
+
+setup: $(ENVIRONMENT)
 
 train: $(ENVIRONMENT)
 	$(RUN) liquid_control.train --env CarRacing-v3
@@ -22,14 +26,21 @@ test: $(ENVIRONMENT) $(CLIENTS)
 check: $(ENVIRONMENT)
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
+	.venv/bin/interrogate --verbose --omit-covered-files liquid_control envs agents policies docs drive.py
 	$(RUN) mypy
 	.venv/bin/lint-imports
 	$(RUN) pytest --doctest-modules --doctest-glob='*.md' liquid_control envs agents policies README.md docs
 
+# Warnings are errors: a broken link, an unknown name or page. Nothing is fetched, neither here nor by the pages.
+docs: $(ENVIRONMENT)
+	.venv/bin/python docs/assemble.py
+	.venv/bin/zensical build --strict --clean --config-file build/mkdocs.yml
+	@echo "To read it: python3 -m http.server --directory build/site --bind 127.0.0.1"
+
 $(ENVIRONMENT): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "liquid-control needs Python 3.11 or newer; this is %s. Name another: make PYTHON=python3.12" % sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable '.[test,lint]'
+	.venv/bin/pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable '.[test,lint,docs]'
 	$(RUN) liquid_control.compile
 	@touch $@
 

@@ -14,16 +14,10 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from agents.demonstrations import read_folder, write_shard
+from agents.episodes import Conditions, Episode, EpisodePlan, drive_episode
 from agents.imitation import Imitation, ImitationConfig
-from agents.rollout import (
-    TRAINING_SEEDS,
-    VALIDATION_SEEDS,
-    Drive,
-    Episode,
-    Plan,
-    drive_episode,
-)
-from liquid_control.ranges import NotNegative, Positive
+from envs.registration import TRAINING_SEEDS, VALIDATION_SEEDS
+from liquid_control.support.ranges import NotNegative, Positive
 from policies.driver import Driver
 
 
@@ -72,12 +66,12 @@ class Dagger(Imitation[TrainConfig]):
         again, self.progress.lost = lost[kept:], lost[:kept]  # the latest: early losses say little of the driver now
         seeds[: len(again)] = again
         plans = [
-            Plan(int(seed), expert_share=1.0, disturbed=True)
+            EpisodePlan(int(seed), expert_share=1.0, disturbed=True)
             if round == 0
-            else Plan(int(seed), expert_share=0.3 if index % 4 == 3 else 0.0)
+            else EpisodePlan(int(seed), expert_share=0.3 if index % 4 == 3 else 0.0)
             for index, seed in enumerate(seeds)
         ]
-        drive = Drive(
+        conditions = Conditions(
             record=True,
             leash=config.leash,
             teacher=(
@@ -91,17 +85,17 @@ class Dagger(Imitation[TrainConfig]):
         driver = self._average_on_cpu()
         self.pool.map(
             record_shard,
-            [(driver, [plan], drive, self._shard(round, index)) for index, plan in enumerate(plans)],
+            [(driver, [plan], conditions, self._shard(round, index)) for index, plan in enumerate(plans)],
         )
 
     def _judge(self, curves: SummaryWriter) -> float:
-        plans = [Plan(VALIDATION_SEEDS + index) for index in range(self.config.validation_episodes)]
-        episodes = self.pool.drive(self._average_on_cpu(), plans, Drive())
+        plans = [EpisodePlan(VALIDATION_SEEDS + index) for index in range(self.config.validation_episodes)]
+        episodes = self.pool.drive(self._average_on_cpu(), plans, Conditions())
         curves.add_scalar("validation/laps", np.mean([episode.lap for episode in episodes]), self.cloner.step)
         curves.add_scalar("validation/tiles", np.mean([episode.tiles for episode in episodes]), self.cloner.step)
         return float(np.mean([episode.score for episode in episodes]))
 
 
-def record_shard(driver: Driver, plans: list[Plan], drive: Drive, path: Path) -> None:
+def record_shard(driver: Driver, plans: list[EpisodePlan], conditions: Conditions, path: Path) -> None:
     """Drives the planned episodes and writes them as one shard; runs in a worker process."""
-    write_shard(path, driver.config.env, [drive_episode(driver, plan, drive) for plan in plans])
+    write_shard(path, driver.config.env, [drive_episode(driver, plan, conditions) for plan in plans])

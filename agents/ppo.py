@@ -13,14 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import gymnasium
 import numpy as np
 import torch
 from annotated_types import Ge, Lt
 from gymnasium import spaces
-from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
@@ -31,22 +30,24 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agents.device import resolve_device
 from agents.driving_task import DrivingTask, TaskConfig
+from agents.episodes import Conditions, EpisodePlan
 from agents.initial_driver import check_initial
+from agents.job import JobConfig, begin_run
 from agents.liquid_ppo import LiquidPPO
 from agents.optimizer_state import optimizer_tensors, part_of, restore_optimizer, to_save
-from agents.rollout import FAST, OFFICIAL, VALIDATION_SEEDS, Drive, EpisodePool, Plan
+from agents.pool import EpisodePool
 from agents.run_folder import RunFolder, RunProgress, checkpoint_record
 from agents.worker_env import WorkerVecEnv
 from envs.partial import positions
-from liquid_control.errors import UserError
-from liquid_control.ranges import (
+from envs.registration import FAST, OFFICIAL, VALIDATION_SEEDS
+from liquid_control.support.checkpoint import CONFIG_NAME
+from liquid_control.support.errors import UserError
+from liquid_control.support.ranges import Count, CountOrZero, Finite, LogSpread, NotNegative, Positive, Share, check_ranges(
     Count,
     CountOrZero,
-    Finite,
     LogSpread,
     NotNegative,
     Positive,
-    Seed,
     Share,
     check_ranges,
 )
@@ -58,34 +59,26 @@ RACE_REPEAT = 4
 
 
 @dataclass(frozen=True)
-class PPOConfig:
+class PPOConfig(JobConfig):
     """Trains a driver from reward alone by PPO, in CarRacing-v3 or any Gymnasium environment with vector observations.
 
     Options can be put in a YAML file: --config configs/ppo/car_racing.yaml.
     """
 
-    env: str = "CarRacing-v3"
+    env: str = OFFICIAL
     """The environment: CarRacing-v3, or the id of one with vector observations, such as Pendulum-v1."""
-    policy: str = "cfc"
-    """The driver's core: cfc, ltc, lan, leaky, plastic, lstm, gru or mlp."""
-    policy_options: tuple[str, ...] = ()
-    """Options of the core as name=value words, for example neurons=19, mode=pure or ode_unfolds=4."""
     agent: Literal["ppo"] = "ppo"
     """ppo: from reward alone. The other agents, dagger and clone, have options of their own."""
-    run: Path | None = None
-    """The run folder to create, by default runs/ENV-POLICY-ppo-DATE."""
-    resume: Path | None = None
-    """A run folder to continue, with the options that it was begun with."""
     init: Path | None = None
     """A checkpoint to start from instead of random weights. The new driver has its architecture."""
-    seed: Seed = 0
-    """Seed of weights, episodes and actions. The same seed gives the same result on the same machine."""
     workers: CountOrZero = 0
     """Processes that run environments; 0 means one per processor."""
     threads: CountOrZero = 0
     """Threads that train; 0 means one per processor. On a busy machine, 1 is faster."""
-    device: str = "auto"
-    """Where the training runs: auto, cpu, cuda or cuda:N."""
+    playfield: tuple[Count, Count] = (28, 32)
+    """CarRacing: (height, width) of the picture that the eyes get."""
+    features: Count = 32
+    """CarRacing: features that the eyes pass to the core, in addition to the gauges."""
     steps: Count = 1_000_000
     """Decisions of the driver, over all environments together. Each lasts --action-repeat environment steps."""
     envs: Count = 16
@@ -137,10 +130,6 @@ class PPOConfig:
     privileged: bool = True
     """Whether the critic sees more than the driver: in CarRacing the tiles visited, the tiles missed and the time, with
     --hide-velocities the velocities. The critic is used in training only."""
-    playfield: tuple[Count, Count] = (28, 32)
-    """CarRacing: (height, width) of the picture that the eyes get."""
-    features: Count = 32
-    """CarRacing: features that the eyes pass to the core, in addition to the gauges."""
     hide_velocities: bool = False
     """Hide the velocities of a vector observation, so that the driver needs memory."""
     drop_frames: Annotated[float, Ge(0), Lt(1)] = 0.0
@@ -155,22 +144,18 @@ class PPOConfig:
     """Weight of the divergence from the --init driver in the loss, so that the driver does not forget."""
     round_updates: Count = 20
     """Updates per round. The state is saved after every round."""
-    validation_episodes: Count = 20
-    """Episodes per validation, on seeds that are never trained on. Validations choose the best checkpoint."""
     validate_every: Count = 4
     """Rounds between validations. In the last quarter of the training, every second round is validated."""
     validation_env: str = ""
     """Environment of the validations, by default FastCarRacing for CarRacing-v3, otherwise the environment itself."""
     stop_at: Finite | None = None
     """Validation score at which the training stops early."""
-    test_episodes: CountOrZero = 20
-    """Episodes of the closing evaluation; 0 leaves it out."""
     video: bool = True
     """CarRacing: whether to record a lap at the end."""
 
 
 @dataclass
-class Progress(RunProgress):
+class PPOProgress(RunProgress):
     """Where a run is; saved with its state."""
 
     steps: int = 0
@@ -181,6 +166,15 @@ class Progress(RunProgress):
     """Mean return of the last hundred training episodes, driven with exploration."""
     stopped: bool = False
     """Whether --stop-at was reached."""
+
+    @property
+    def done(self) -> int:
+        """Decisions so far."""
+        return self.steps
+
+    def news(self) -> str:
+        """See :class:`RunProgress`."""
+        return f"{self.scores()}training return {self.training_score:.0f}"
 
 
 def make_task(config: TaskConfig) -> gymnasium.Env:
@@ -265,6 +259,10 @@ class PPO:
         pool: what drives the validations.
     """
 
+    unit = "step"
+    summaries: ClassVar[list[str]] = []
+    """It learns from nothing but what it meets."""
+
     def __init__(self, config: PPOConfig, folder: RunFolder, pool: EpisodePool):
         self.config, self.folder, self.pool = config, folder, pool
         driver = describe_driver(config)
@@ -315,17 +313,22 @@ class PPO:
         if config.init is not None:
             self.policy.take_over(load_driver(config.init))
             self.model.clone = load_driver(config.init).to(self.model.device) if config.clone_weight else None
-        self.progress = Progress()
+        self.progress = PPOProgress()
         state = folder.load_state()
         if state is not None:
             tensors, saved = state
-            self.progress = Progress(**saved)
+            self.progress = PPOProgress(**saved)
             self._restore(tensors)
 
     @property
     def driver(self) -> Driver:
         """The driver that learns."""
         return self.policy.driver
+
+    @property
+    def total(self) -> int:
+        """Decisions of the whole job."""
+        return self.config.steps
 
     @property
     def rounds(self) -> int:
@@ -343,20 +346,22 @@ class PPO:
         """Ends the environments' processes."""
         self.env.close()
 
-    def train(self, report: Callable[[Progress], None]) -> None:
+    def train(self, report: Callable[[PPOProgress], None]) -> None:
         """Runs the rounds that are left; ``best`` and ``last`` of the run folder are checkpoints afterwards.
 
         Args:
             report: called after every update.
         """
         progress = self.progress
-        if progress.round >= self.rounds or progress.stopped:
+        ended = progress.round >= self.rounds or progress.stopped
+        if ended and (self.folder.last / CONFIG_NAME).exists():
             return
         episodes = _Episodes()
-        self.model._setup_learn(self.config.steps, episodes, reset_num_timesteps=False)
+        self.model.begin(self.config.steps, episodes)
         with SummaryWriter(str(self.folder.tensorboard), purge_step=progress.steps) as curves:
             begin = time.monotonic() - progress.seconds
-            for round in range(progress.round, self.rounds):
+            for round in range(progress.round, progress.round if ended else self.rounds):
+                self.folder.check_there()
                 self._begin_round(round)
                 for _ in range(self.config.round_updates):
                     self._update(episodes, curves)
@@ -375,17 +380,12 @@ class PPO:
 
     def _begin_round(self, round: int) -> None:
         """New episodes everywhere, and random numbers that depend on seed and round alone."""
-        model = self.model
         seed = int(np.random.SeedSequence([self.config.seed, round]).generate_state(1)[0])
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002
         self.env.seed(seed >> 1)
         self.env.returns = np.zeros(self.config.envs)
-        model._last_obs = self.env.reset()
-        model._last_episode_starts = np.ones(self.config.envs, bool)
-        zeros = torch.zeros(1, self.config.envs, self.policy.actor.hidden_size, device=model.device)
-        model._last_lstm_states = RNNStates((zeros, zeros), (zeros, zeros))  # type: ignore[assignment]
-        model.forget_clone()
+        self.model.begin_episodes()
 
     def _update(self, episodes: _Episodes, curves: SummaryWriter) -> None:
         model, progress = self.model, self.progress
@@ -393,15 +393,14 @@ class PPO:
         # A forward pass of a few frames is done before a second thread has woken up.
         torch.set_num_threads(1)
         with progress.timed("driving"):
-            model.collect_rollouts(self.env, episodes, model.rollout_buffer, self.config.rollout)
-        model._update_current_progress_remaining(model.num_timesteps, self.config.steps)
+            model.collect(self.config.steps, episodes)
         torch.set_num_threads(self.config.threads)
         with progress.timed("learning"):
             model.train()
             observations = model.rollout_buffer.observations
             assert isinstance(observations, dict), "a driver's task shows a dictionary"
             self.policy.update_scales(observations)
-        progress.steps, progress.updates = model.num_timesteps, model._n_updates
+        progress.steps, progress.updates = model.num_timesteps, model.updates
         if episodes.ended:
             progress.training_score = float(np.mean([episode["r"] for episode in model.ep_info_buffer or ()]))
         self._plot(episodes, curves)
@@ -409,7 +408,7 @@ class PPO:
     def _set_spread(self) -> None:
         final, spread = self.config.final_log_std, getattr(self.policy, "log_std", None)
         if final is not None and spread is not None:
-            progress_remaining = max(self.model._current_progress_remaining, 0.0)
+            progress_remaining = max(self.model.progress_remaining, 0.0)
             spread.data.fill_(final + (self.config.log_std - final) * progress_remaining)
 
     def _validates(self, round: int) -> bool:
@@ -418,10 +417,10 @@ class PPO:
 
     def _validate(self, curves: SummaryWriter) -> None:
         config, progress = self.config, self.progress
-        plans = [Plan(VALIDATION_SEEDS + index) for index in range(config.validation_episodes)]
+        plans = [EpisodePlan(VALIDATION_SEEDS + index) for index in range(config.validation_episodes)]
         env = config.validation_env or (FAST if config.env == OFFICIAL else config.env)
-        drive = Drive(env=env, drop_frames=config.drop_frames, jitter=config.jitter)
-        episodes = self.pool.drive(self._checkpoint_driver(), plans, drive)
+        conditions = Conditions(env=env, drop_frames=config.drop_frames, jitter=config.jitter)
+        episodes = self.pool.drive(self._checkpoint_driver(), plans, conditions)
         progress.score = float(np.mean([episode.score for episode in episodes]))
         curves.add_scalar("validation/score", progress.score, progress.steps)
         if config.env == OFFICIAL:
@@ -472,8 +471,7 @@ class PPO:
         self.env.ret_rms = RunningMeanStd(shape=())
         mean, variance, count = tensors["returns"].numpy()
         self.env.ret_rms.mean, self.env.ret_rms.var, self.env.ret_rms.count = mean, variance, float(count)
-        model.num_timesteps, model._n_updates = self.progress.steps, self.progress.updates
-        model._update_current_progress_remaining(model.num_timesteps, self.config.steps)
+        model.resume(self.progress.steps, self.progress.updates, self.config.steps)
 
     def _record(self) -> dict[str, object]:
         """What a checkpoint tells of how it was trained."""
@@ -503,8 +501,8 @@ class _Episodes(BaseCallback):
         return True
 
 
-def begin_ppo(config: PPOConfig, path: Path, workers: int) -> PPOConfig:
-    """The config with its run folder and workers, checked.
+def begin_ppo(config: PPOConfig, path: Path, processors: int) -> PPOConfig:
+    """The config with its run folder, workers and threads, checked.
 
     Raises:
         UserError: if an option is out of range.
@@ -517,4 +515,11 @@ def begin_ppo(config: PPOConfig, path: Path, workers: int) -> PPOConfig:
     if config.init is None and (config.clone_weight or config.value_warm_up):
         raise UserError("--clone-weight and --value-warm-up need --init, the driver to start from.")
     Driver(describe_driver(config))  # whatever cannot be built is said before a run folder is there
-    return replace(config, run=path, workers=config.workers or workers, threads=config.threads or workers)
+    return replace(begin_run(config, path, processors), threads=config.threads or processors)
+
+
+def tell_ppo(job: Mapping[str, Any]) -> str:
+    """How a driver learned, for its card; from the options in its checkpoint's record."""
+    begin = f"Tuned by PPO from {Path(job['init']).as_posix()}" if job.get("init") else "From reward alone, by PPO"
+    knows = " In training, the critic knew what the driver cannot see." if job.get("privileged") else ""
+    return f"{begin}.{knows}"

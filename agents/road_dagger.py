@@ -15,18 +15,20 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agents.augmentation import RoadAugmentation, Variety
 from agents.cloning import Streams
+from agents.episodes import Episode
 from agents.imitation import Imitation, ImitationConfig
 from agents.initial_driver import check_initial
+from agents.job import begin_run
 from agents.recordings import Recordings, read_recordings, steering_error
 from agents.road_rollout import RoadPlan, drive_road, record_road
-from agents.rollout import TRAINING_SEEDS, VALIDATION_SEEDS, Episode
+from envs.registration import TRAINING_SEEDS, UDACITY, VALIDATION_SEEDS
 from envs.udacity.recording import RecordingError, find_recordings
 from envs.udacity.stand_in.camera import WEATHERS
 from envs.udacity.stand_in.environment import SMALLEST_SEED
-from liquid_control.errors import UserError
-from liquid_control.ranges import Count, CountOrZero, NotNegative, Positive, Share
+from liquid_control.support.errors import UserError
+from liquid_control.support.ranges import Count, CountOrZero, NotNegative, Positive, Share
 from policies.driver import Driver, load_driver
-from policies.view import UDACITY, UdacityView
+from policies.view import UdacityView
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ class RoadConfig(ImitationConfig):
     """Roads of the closing evaluation, new again; each is driven at 15 and at 25 miles an hour. 0 leaves it out."""
 
 
-def check_road(config: RoadConfig) -> None:
-    """Looks at what a job needs before it begins.
+def begin_roads(config: RoadConfig, path: Path, processors: int) -> RoadConfig:
+    """The config with its run folder and workers; what it needs is looked at before a folder is made.
 
     Raises:
         UserError: if there are no recordings, or ``init`` is no driver that fits.
@@ -91,6 +93,7 @@ def check_road(config: RoadConfig) -> None:
             raise UserError(str(error)) from None
     if config.init is not None:
         check_initial(config.init, load_driver(config.init).config, config.env, config.policy)
+    return begin_run(config, path, processors)
 
 
 class RoadDagger(Imitation[RoadConfig]):
@@ -99,6 +102,11 @@ class RoadDagger(Imitation[RoadConfig]):
     Its score is that of `agents.road_rollout.drive_road`; where only recordings are learned, the share of the held-out
     steering's variance that the driver explains, in hundredths.
     """
+
+    @property
+    def summaries(self) -> list[str]:
+        """A line for each recorded drive."""
+        return self.recordings.summaries
 
     def _make_driver(self) -> Driver:
         init = self.config.init

@@ -213,35 +213,32 @@ class Comparison:
 
 def comparisons(device: str) -> Iterator[Comparison]:
     """All kernels, at lengths and batches that fit no tile."""
-    from liquid_control.kernels.cuda import cfc, lan, ltc, trace
+    from liquid_control.kernels.cuda import lan, trace
 
     steps, batch, inputs = 5, 5, 6
     torch.manual_seed(0)
-    layers: list[tuple[str, Any, Any]] = [
-        ("LTC, wired", LTC(inputs, Wiring.auto(12, 2)), ltc),
-        ("LTC, full", LTC(inputs, 5), ltc),
-        *(
-            (f"CfC, wired, {mode}", CfC(inputs, Wiring.auto(12, 2), mode=mode), cfc)
-            for mode in ("default", "no_gate", "pure")
-        ),
-        ("CfC, backbone", CfC(inputs, 7, backbone_units=20), cfc),
-    ]
-    for name, layer, kernel in layers:
+    layers: dict[str, Any] = {
+        "LTC, wired": LTC(inputs, Wiring.auto(12, 2)),
+        "LTC, full": LTC(inputs, 5),
+        **{
+            f"CfC, wired, {mode}": CfC(inputs, Wiring.auto(12, 2), mode=mode) for mode in ("default", "no_gate", "pure")
+        },
+        "CfC, backbone": CfC(inputs, 7, backbone_units=20),
+    }
+    for name, layer in layers.items():
         layer.to(device)
         x, state = torch.randn(steps, batch, inputs, device=device), torch.randn(batch, layer.state_size, device=device)
         elapsed, advance = 0.2 + torch.rand(steps, batch, device=device), torch.rand(steps, batch, device=device) < 0.7
         parameters = list(layer.parameters())
         yield Comparison(
             name,
-            lambda x, state, *_, kernel=kernel, layer=layer: kernel.integrate(layer, x, state, 1.0, None),
+            lambda x, state, *_, layer=layer: layer.fused_cuda(x, state, 1.0, None),
             lambda x, state, *_, layer=layer: layer.integrate(x, state, 1.0, None),
             [x, state, *parameters],
         )
         yield Comparison(
             f"{name}, elapsed and mask",
-            lambda x, state, elapsed, *_, kernel=kernel, layer=layer, advance=advance: kernel.integrate(
-                layer, x, state, elapsed, advance
-            ),
+            lambda x, state, elapsed, *_, layer=layer, advance=advance: layer.fused_cuda(x, state, elapsed, advance),
             lambda x, state, elapsed, *_, layer=layer, advance=advance: layer.integrate(x, state, elapsed, advance),
             [x, state, elapsed, *parameters],
         )
@@ -262,7 +259,9 @@ def comparisons(device: str) -> Iterator[Comparison]:
             tokens = [torch.randn(2, 2, attention.logits.features, 37, device=device) for _ in range(2)]
             yield Comparison(
                 f"attention, {gate}, {mode}",
-                lambda u, w, values, *_, own=attention, pairs=pairs: (lan.attend(own.logits, u, w, values, pairs),),
+                lambda u, w, values, *_, own=attention, pairs=pairs: (
+                    lan.attend(own.logits.for_kernels(), u, w, values, pairs),
+                ),
                 lambda u, w, values, *_, own=attention, pairs=pairs: own._attend(u, w, values, pairs, None, False)[:1],
                 [*tokens, torch.randn(2, 2, 37, 4, device=device), *attention.logits.parameters()],
             )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from rich.console import Console
 from rich.table import Table
 
 from liquid_control import __version__
-from liquid_control.errors import nearest
+from liquid_control.support.console import Console
+from liquid_control.support.errors import nearest
 
 COMMANDS = {
     "train": "train a driver from random weights; without arguments, 19 liquid neurons learn CarRacing-v3",

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from envs.udacity.stand_in.environment import UdacityStandIn
-from liquid_control.command import parse, run
+from liquid_control.support.command import parse, run
+from liquid_control.support.console import Console
 from policies.driver import Driver, DriverConfig
 from policies.registry import CORES
 

@@ -21,21 +21,22 @@ import numpy as np
 import torch
 import tyro
 from annotated_types import Gt, Le
-from rich.console import Console
 from rich.live import Live
 from rich.logging import RichHandler
 
+from envs.registration import UDACITY
 from envs.udacity.observation import observe
-from envs.udacity.packets import MAX_STEERING_ANGLE, Command, Telemetry
+from envs.udacity.packets import Command, Telemetry
 from envs.udacity.recording import Recorder, RecordingError
 from envs.udacity.server import PORT, BridgeError, Drive, UdacityServer
-from liquid_control.checkpoint import CONFIG_NAME
-from liquid_control.command import parse, run
-from liquid_control.errors import UserError
-from liquid_control.live_view import LiveView, Moment
-from liquid_control.ranges import Port
+from envs.udacity.vehicle import MAX_STEERING_ANGLE
+from liquid_control.report.live_view import LiveView, Moment
+from liquid_control.support.checkpoint import CONFIG_NAME
+from liquid_control.support.command import parse, run
+from liquid_control.support.console import Console
+from liquid_control.support.errors import UserError
+from liquid_control.support.ranges import Port
 from policies.driver import Driver, load_driver
-from policies.view import UDACITY
 
 LOG = logging.getLogger(__name__)
 PROGRAM = "python drive.py"
@@ -149,15 +150,13 @@ class Cockpit:
                 self._log.writerow(LOG_COLUMNS)
             if self.config.view:
                 self.view = await stack.enter_async_context(LiveView(self.driver, port=self.config.view_port))
-                self.console.print(f"view: {self.view.url}", highlight=False)
+                self.console.print(f"view: {self.view.url}")
             try:
                 await stack.enter_async_context(self.server)
             except BridgeError as error:
                 raise UserError(str(error)) from None
             stack.callback(self._close_recordings)
-            self.console.print(
-                f"listening on {self.config.host}:{self.server.port} for the simulator; Ctrl-C ends.", highlight=False
-            )
+            self.console.print(f"listening on {self.config.host}:{self.server.port} for the simulator; Ctrl-C ends.")
             started()
             async with asyncio.TaskGroup() as tasks:
                 others = [tasks.create_task(self._tell())]
@@ -273,7 +272,7 @@ class Cockpit:
             self.driver = driver
             if self.view is not None:
                 self.view.driver = driver
-            self.console.print(f"a new driver: {driver.describe()}", highlight=False)
+            self.console.print(f"a new driver: {driver.describe()}")
 
 
 def describe(drive: Drive, rate: float) -> str:
@@ -338,10 +337,10 @@ def main(arguments: Sequence[str]) -> None:
     logging.getLogger("websockets").setLevel(logging.CRITICAL)  # what clients do wrong is told by the server
     torch.set_num_threads(1)
     driver = _load(config.checkpoint)
-    console.print(driver.describe(), highlight=False)
+    console.print(driver.describe())
     cockpit = Cockpit(config, driver, console)
     asyncio.run(_until_stopped(cockpit))
-    console.print(f"{cockpit.answered} telemetries answered.", highlight=False)
+    console.print(f"{cockpit.answered} telemetries answered.")
 
 
 async def _until_stopped(cockpit: Cockpit) -> None:

@@ -27,11 +27,12 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from agents.rollout import OFFICIAL
-from liquid_control.checkpoint import pack_weights, write_atomically
-from liquid_control.command import parse, run
-from liquid_control.errors import UserError
-from liquid_control.output import check_writable
+from envs.registration import OFFICIAL
+from liquid_control.support.checkpoint import weights_digest
+from liquid_control.support.command import parse, run
+from liquid_control.support.console import Console
+from liquid_control.support.errors import UserError
+from liquid_control.support.files import check_writable, write_atomically
 from policies.driver import Driver, load_driver
 from policies.view import CarRacingView
 
@@ -109,7 +110,7 @@ def export_onnx(driver: Driver) -> bytes:
         "action_repeat": driver.config.action_repeat,
         "initial_state": driver.core.initial_state(1)[0].tolist(),
         "driver": driver.describe(),
-        "weights": pack_weights(driver.state_dict())[1],
+        "weights": weights_digest(driver),
     }
     onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in metadata.items()})
     onnx.checker.check_model(model)
@@ -139,8 +140,9 @@ def main(arguments: Sequence[str]) -> None:
     check_writable(config.output, ".onnx")
     model = export_onnx(driver)
     write_atomically(config.output, model)
-    print(driver.describe())
-    print(f"written: {config.output}, {len(model):,} bytes: {', '.join(INPUTS)} → {', '.join(OUTPUTS)}")
+    console = Console()
+    console.print(driver.describe())
+    console.print(f"written: {config.output}, {len(model):,} bytes: {', '.join(INPUTS)} → {', '.join(OUTPUTS)}")
 
 
 if __name__ == "__main__":

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import track
 
 from agents.dagger import record_shard
 from agents.demonstrations import read_folder
+from agents.episodes import Conditions, EpisodePlan
 from agents.minari_export import export_minari
-from agents.rollout import FAST, OFFICIAL, TRAINING_SEEDS, Drive, Plan, RolloutPool
+from agents.pool import RolloutPool
 from agents.workers import processor_count
-from liquid_control.command import parse, run
-from liquid_control.errors import UserError
-from liquid_control.ranges import Count, CountOrZero, Positive, Seed
+from envs.registration import FAST, OFFICIAL, TRAINING_SEEDS
+from liquid_control.support.command import parse, run
+from liquid_control.support.console import Console
+from liquid_control.support.errors import UserError
+from liquid_control.support.ranges import Count, CountOrZero, Positive, Seed
 from policies.driver import Driver, DriverConfig, load_driver
 
 PROGRAM = "python -m liquid_control.record"
@@ -61,15 +63,16 @@ def main(arguments: Sequence[str]) -> None:
     )
     _check_environment(config, driver)
     share = 0.0 if config.driver else 1.0
-    plans = [Plan(TRAINING_SEEDS + config.seed + i, share, config.disturbed) for i in range(config.episodes)]
+    plans = [EpisodePlan(TRAINING_SEEDS + config.seed + i, share, config.disturbed) for i in range(config.episodes)]
     console, size = Console(), 8
-    drive = Drive(env=FAST, record=True, leash=config.leash)
+    conditions = Conditions(env=FAST, record=True, leash=config.leash)
     batches = [plans[start : start + size] for start in range(0, len(plans), size)]
+    config.folder.mkdir(parents=True, exist_ok=True)
     with RolloutPool(config.workers or processor_count()) as pool:
         waves = [batches[start : start + pool.workers] for start in range(0, len(batches), pool.workers)]
         for number, wave in enumerate(track(waves, "recording", console=console)):
             paths = [config.folder / f"shard-{number * pool.workers + i:04d}.npz" for i in range(len(wave))]
-            pool.map(record_shard, [(driver, share, drive, path) for share, path in zip(wave, paths, strict=True)])
+            pool.map(record_shard, [(driver, share, conditions, path) for share, path in zip(wave, paths, strict=True)])
     episodes = read_folder(config.folder, config.env, driver.view.image_shape)
     frames, scores = sum(episode.steps for episode in episodes), [episode.score for episode in episodes]
     console.print(

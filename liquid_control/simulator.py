@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from envs.udacity.recording import Recorder, RecordingError
 from envs.udacity.simulator_wire import LOCALES
 from envs.udacity.stand_in.camera import WEATHERS
 from envs.udacity.stand_in.environment import UdacityStandIn
 from envs.udacity.stand_in.expert import RoadExpert
 from envs.udacity.stand_in.simulator import Autonomous, record
-from liquid_control.command import parse, run
-from liquid_control.errors import UserError, nearest
-from liquid_control.ranges import Port, Positive, Seed
+from liquid_control.support.command import parse, run
+from liquid_control.support.console import Console
+from liquid_control.support.errors import UserError, nearest
+from liquid_control.support.ranges import Port, Positive, Seed
 
 PROGRAM = "python -m liquid_control.simulator"
 
@@ -71,8 +70,6 @@ def main(arguments: Sequence[str]) -> None:
             console.print(
                 f"{autonomous.telemetries} telemetries in {autonomous.seconds:.0f} s, {env.progress:.0f} m of road; "
                 f"the car left the road {autonomous.departures} times.",
-                highlight=False,
-                soft_wrap=True,
             )
         return
     try:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 
 from agents.ppo import PPOConfig, describe_driver
 from agents.workers import processor_count
-from liquid_control.checkpoint import write_atomically
-from liquid_control.command import parse, run, write_yaml
-from liquid_control.errors import UserError
-from liquid_control.ranges import Count, CountOrZero, Seed, Share
+from liquid_control.support.command import differences, parse, run, write_yaml
+from liquid_control.support.console import Console
+from liquid_control.support.errors import UserError
+from liquid_control.support.files import write_atomically
+from liquid_control.support.lock import held
+from liquid_control.support.ranges import Count, CountOrZero, Seed, Share
 from liquid_control.tuning.local_engine import LocalEngine
 from liquid_control.tuning.space import Space, read_space
 from liquid_control.tuning.trial import Engine
@@ -74,12 +74,12 @@ def main(arguments: Sequence[str]) -> None:
     base = _read_base(["--config", str(config.base)] if config.base else [])
     space = read_space(config.search)
     console = Console()
-    with _alone(config.study):
+    with held(config.study, f"another search runs in {config.study}: wait for it, or choose another folder."):
         _begin(config, base)
         try:
             _search(config, base, space, console)
         except KeyboardInterrupt:
-            console.print(f"stopped. Continue: {PROGRAM} {shlex.join(arguments)}", highlight=False, soft_wrap=True)
+            console.print(f"stopped. Continue: {PROGRAM} {shlex.join(arguments)}")
             raise
 
 
@@ -90,7 +90,7 @@ def _search(config: TuneConfig, base: PPOConfig, space: Space, console: Console)
         raise UserError(f"the search needs {error.name}: pip install 'liquid-control[tune]'.") from None
 
     def tell(news: str) -> None:
-        console.print(news, highlight=False, soft_wrap=True, markup=False)
+        console.print(news)
 
     study = Study(config.study, base, space, config.seed, config.startup, config.warm_up)
     engine = _engine(config)
@@ -132,54 +132,13 @@ def _begin(config: TuneConfig, base: PPOConfig) -> None:
         return
     saved = parse(TuneConfig, ["--config", str(own)], PROGRAM)
     saved_base = _read_base(["--config", str(its_base)])
-    changed = [
-        f"{name} is {_told(saved, name)}, not {_told(config, name)}" for name in KEPT if _differ(saved, config, name)
-    ]
-    names = [field.name for field in dataclasses.fields(PPOConfig)]
-    changed += [
-        f"{name} of the base is {_told(saved_base, name)}, not {_told(base, name)}"
-        for name in names
-        if _differ(saved_base, base, name)
-    ]
+    changed = differences(saved, config, KEPT)
+    changed += differences(saved_base, base, whose=" of the base")
     if changed:
         raise UserError(
             f"the study {config.study} was begun with another config: {'; '.join(changed)}. "
             "Give the same, or begin a study in another folder."
         )
-
-
-def _differ(one: object, other: object, name: str) -> bool:
-    return getattr(one, name) != getattr(other, name)
-
-
-def _told(config: object, name: str) -> str:
-    value = getattr(config, name)
-    return " ".join(value) if isinstance(value, tuple) else str(value)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Holds the study's folder: a second search in it would take the trials that run for interrupted ones.
-
-    Raises:
-        UserError: if another process holds it, or the folder cannot be written.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such lock
-        yield
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "w")  # noqa: SIM115  held, not read
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}. Choose another folder.") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another search runs in {folder}: wait for it, or choose another folder.") from None
-        yield
 
 
 if __name__ == "__main__":

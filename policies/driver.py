@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from liquid_control.checkpoint import load_checkpoint, save_checkpoint
-from liquid_control.errors import UserError
 from liquid_control.nn import LiquidLayer, build_layer
+from liquid_control.support.checkpoint import load_checkpoint, save_checkpoint
+from liquid_control.support.errors import UserError
 from policies.compiled import CompiledDriver
 from policies.cruise import Cruise
 from policies.eyes import ConvEyes, GaugeScale
 from policies.hands import AffineHands, Bound, ChoiceHands, Hands, PedalHands
 from policies.registry import build_core
 from policies.repeat import build_repeat
-from policies.view import VIEWS, UdacityView, View, build_view
+from policies.view import VIEWS, View, build_view
 
 CAR_CONTROLS = ("steer", "gas", "brake")
 
@@ -87,13 +87,18 @@ class Driver(nn.Module):
         self.hands = _build_hands(config, self.view)
         self.core = core or build_core(config.policy, self.inputs, self.hands.motors, config.options)
         self.state: Tensor | None = None
-        self.cruise = Cruise(config.speed) if isinstance(self.view, UdacityView) else None
-        self._repeat = build_repeat(config.action_repeat, self.view)
+        self.cruise = Cruise(config.speed) if self.view.cruises else None
+        self._repeat = build_repeat(self.action_repeat, self.view)
 
     @property
     def inputs(self) -> int:
         """Number of inputs of the core: the eyes' features and the gauges."""
         return (self.eyes.features if self.eyes else 0) + len(self.view.gauges)
+
+    @property
+    def action_repeat(self) -> int:
+        """Environment steps that an action lasts."""
+        return self.config.action_repeat
 
     def perceive(self, image: Tensor, gauges: Tensor) -> Tensor:
         """What the core is driven by: image (N, height, width, 3) and gauges (N, G) -> (N, :attr:`inputs`)."""

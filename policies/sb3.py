@@ -36,8 +36,8 @@ from stable_baselines3.common.torch_layers import (
 )
 from torch import Tensor, nn
 
-from liquid_control.errors import DivergedError, UserError, nearest
 from liquid_control.nn import LiquidLayer
+from liquid_control.support.errors import DivergedError, UserError, nearest
 from policies.distributions import DISTRIBUTIONS, BoundedDistribution
 from policies.driver import Driver, DriverConfig
 from policies.eyes import ConvEyes, GaugeScale

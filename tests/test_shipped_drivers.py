@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from agents.episodes import Conditions, EpisodePlan, drive_episode
 from agents.road_rollout import judge_road
-from agents.rollout import VALIDATION_SEEDS, Drive, Plan, drive_episode
-from liquid_control.evaluate import Evaluation
-from liquid_control.road_evaluation import RoadEvaluation
+from envs.registration import VALIDATION_SEEDS
+from liquid_control.report.evaluation import Evaluation
+from liquid_control.report.road_evaluation import RoadEvaluation
 from policies.driver import load_driver
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
@@ -41,7 +42,7 @@ def test_it_drives(folder):
     assert driver.parameter_counts()["total"] <= 20_000
     job = json.loads((folder / "config.json").read_text())["record"]["job"]
     taught = job["agent"] != "ppo" or job["init"]
-    episodes = [drive_episode(driver, Plan(VALIDATION_SEEDS + 500 + index), Drive()) for index in range(3)]
+    episodes = [drive_episode(driver, EpisodePlan(VALIDATION_SEEDS + 500 + index), Conditions()) for index in range(3)]
     if taught:
         assert all(episode.lap for episode in episodes)
         assert min(episode.score for episode in episodes) > 900

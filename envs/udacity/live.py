@@ -22,9 +22,9 @@ import numpy as np
 from envs.udacity.observation import action_space, observation_space, observe
 from envs.udacity.packets import Command, Telemetry
 from envs.udacity.server import PORT, BridgeError, Drive, UdacityServer
-from envs.udacity.stand_in.car import MPH
 from envs.udacity.stand_in.road import LAKE
 from envs.udacity.stand_in.scenery import SHOULDER_WIDTH
+from envs.udacity.vehicle import MPH
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -30,9 +30,6 @@ CONNECT, DISCONNECT, EVENT, ACK, ERROR = "01234"
 LARGEST_SIDE = 4096
 """Pixels of an image's side, beyond which it is not decoded."""
 
-#: Largest angle of the front wheels (degrees): the simulator's steering command of 1.
-MAX_STEERING_ANGLE = 25.0
-
 
 class PacketError(ValueError):
     """A message that is not what the protocol allows; says what is wrong with it."""
@@ -180,7 +177,7 @@ class Command:
     """What the car shall do until the next one."""
 
     steering: float
-    """-1 to 1, right positive; 1 is :data:`MAX_STEERING_ANGLE`."""
+    """-1 to 1, right positive; 1 is `envs.udacity.vehicle.MAX_STEERING_ANGLE`."""
     throttle: float
     """-1 to 1: accelerator, below 0 brake, and reverse gear under 5 mph."""
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
+from collections.abc import Container
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from liquid_control.errors import UserError
+from liquid_control.support.errors import UserError
 
 CHOICES = ("auto", "reference")
 BACKENDS = {"cpu": "numba", "cuda": "triton"}
@@ -56,6 +57,17 @@ def use_reference(reason: str) -> None:
     """Warns, once for each reason, that a layer runs in its reference form."""
     if _new(reason):
         warnings.warn(f"slow reference form: {reason}.", ReferenceFormWarning, stacklevel=2)
+
+
+def is_known(layer: str, what: str, name: str, known: Container[str]) -> bool:
+    """Whether a kernel of ``layer`` has an option of that name; warns if not: the reference form is to run.
+
+    Kernels tell options apart by numbers or branches. One that is looked up by its name first is never taken for
+    another.
+    """
+    if name not in known:
+        use_reference(f"no kernel of {layer} knows the {what} {name!r}")
+    return name in known
 
 
 @cache

@@ -26,6 +26,7 @@ from numba import njit
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
+from liquid_control.kernels import is_known
 from liquid_control.kernels.autograd import is_recorded, refuse_second_derivatives
 from liquid_control.kernels.batch import (
     Buffer,
@@ -49,14 +50,15 @@ from liquid_control.kernels.products import (
 )
 from liquid_control.kernels.simd import LANES, fill, load, store, total, where_positive
 
-DEFAULT, NO_GATE, PURE = range(3)
-"""The modes, in the order of `liquid_control.nn.cfc.MODES`."""
+MODES = {"default": 0, "no_gate": 1, "pure": 2}
+DEFAULT, NO_GATE, PURE = MODES.values()
 
 LOG2_E = math.log2(math.e)
 SQRT_HALF, NORMAL_DENSITY = math.sqrt(0.5), 1 / math.sqrt(2 * math.pi)
 
-ACTIVATIONS = LECUN_TANH, SILU, RELU, TANH, GELU = range(5)
-"""The backbone's activations, in the order of `liquid_control.nn.cfc.ACTIVATIONS`."""
+ACTIVATIONS = {"lecun_tanh": 0, "silu": 1, "relu": 2, "tanh": 3, "gelu": 4}
+"""The backbone's."""
+LECUN_TANH, SILU, RELU, TANH, GELU = ACTIVATIONS.values()
 
 FIRST, SIZE, SOURCE, FAN, BEGIN = range(5)
 """Columns of :attr:`Heads.groups`."""
@@ -80,7 +82,7 @@ def _activate(kind, x, tile):
         opening = sigmoid(x)
         value = x * opening
         slope = opening + value * (1 - opening)
-    else:
+    else:  # GELU: what is not in ACTIVATIONS has no plan
         store(tile, 0, x)
         for lane in range(LANES):
             tile[lane] = 0.5 + 0.5 * math.erf(tile[lane] * SQRT_HALF)
@@ -212,12 +214,13 @@ def _forward(
                         store(own, inputs + neuron, new)
                 seen += fan
             for block in blocks:
-                output = values[block - pair, motor * LANES :][: outputs * LANES]
+                output = values[block - pair, motor * LANES :]
                 if times.size:
-                    shown = heads[block - pair, : outputs * LANES]
-                    shown[:] = output
-                    hide_padding(now[block - pair], shown, outputs)
-                    output = shown
+                    # One by one: the text of the error that a slice may raise is a quarter of the time of compilation.
+                    for index in range(outputs):
+                        store(heads[block - pair], index, load(output, index))
+                    output = heads[block - pair]
+                    hide_padding(now[block - pair], output, outputs)
                 write_step(output, y, block * LANES, step)
         for block in blocks:
             write_step(values[block - pair, inputs * LANES :], final, block * LANES, 0)
@@ -563,7 +566,7 @@ class Plan(NamedTuple):
     varying: Heads
     """Its heads where elapsed times differ."""
     mode: int
-    """DEFAULT, NO_GATE or PURE."""
+    """One of MODES."""
     outputs: int
     """How many neurons of the last group are the outputs, O."""
     units: int
@@ -577,12 +580,12 @@ def build_plan(
     sizes: Sequence[int],
     masks: Sequence[np.ndarray | None],
     masked: Sequence[bool],
-    mode: int,
+    mode: str,
     outputs: int,
     units: int = 0,
-    activation: int = LECUN_TANH,
-) -> Plan:
-    """The plan of a layer.
+    activation: str = "lecun_tanh",
+) -> Plan | None:
+    """The plan of a layer; None, with the usual warning, if the kernels do not know its mode or its activation.
 
     Its parameters are weight and bias of the backbone, if there is one; then, group after group, weight and bias of
     each head in the order g, h, a, b; in mode "pure" those of g and then w_τ and A.
@@ -593,11 +596,13 @@ def build_plan(
         masks: for each group (neurons, inputs or neurons of the group before + neurons), zero where there is no
             synapse; or None.
         masked: for each head whether the masks hold for it.
-        mode: DEFAULT, NO_GATE or PURE.
+        mode: one of MODES, by its name.
         outputs: how many neurons of the last group are the outputs.
         units: of a backbone that drives the only group, or 0.
-        activation: of the backbone, one of ACTIVATIONS.
+        activation: of the backbone, one of ACTIVATIONS, by its name.
     """
+    if not (is_known("the CfC", "mode", mode, MODES) and is_known("the CfC", "activation", activation, ACTIVATIONS)):
+        return None
     weights: list[list[np.ndarray]] = []  # of a group and head: the places of its matrix
     others: list[list[np.ndarray]] = []  # of a group: the places of its heads' biases, and of w_τ and A
     count = 0
@@ -618,7 +623,7 @@ def build_plan(
             matrix = take(size, fan)
             weights[-1].append(np.where(mask == 0, -1, matrix) if mask is not None and holds else matrix)
             others[-1].append(take(size))
-        if mode == PURE:
+        if mode == "pure":
             others[-1] += [take(1, size)[0], take(1, size)[0]]
 
     def places(heads: Sequence[int | None]) -> np.ndarray:
@@ -632,7 +637,7 @@ def build_plan(
         parts += [np.full_like(part, -1) if timed else part for part in backbone[:1]]
         parts += [bias for group in others for bias in chosen(group)]
         parts += [np.full_like(part, -1) if timed else part for part in backbone[1:]]
-        if mode == PURE:
+        if mode == "pure":
             parts += [group[which] for which in (1, 2) for group in others]
         flat = np.concatenate([part.ravel() for part in parts])
         return np.where(flat < 0, count, flat)
@@ -647,7 +652,7 @@ def build_plan(
         sections = (
             begins[-1] + units * hidden,
             len(heads) * firsts[-1] + units,
-            2 * firsts[-1] if mode == PURE else 0,
+            2 * firsts[-1] if mode == "pure" else 0,
         )
         all_places, timed_places = places(heads), np.arange(0) if timed is None else places(timed)
         origins = np.full(count + 1, len(all_places))
@@ -668,10 +673,11 @@ def build_plan(
             shapes,
         )
 
-    if mode == PURE:
-        heads = build([0])
-        return Plan(heads, heads, mode, outputs, units, activation)
-    return Plan(build([0, 1, 3], [None, None, 2]), build([0, 1, 2, 3]), mode, outputs, units, activation)
+    if mode == "pure":
+        constant = varying = build([0])
+    else:
+        constant, varying = build([0, 1, 3], [None, None, 2]), build([0, 1, 2, 3])
+    return Plan(constant, varying, MODES[mode], outputs, units, ACTIVATIONS[activation])
 
 
 # For torch

@@ -8,7 +8,7 @@ of a chunk times the keys. Weights times values is torch's matrix product.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,17 +17,11 @@ from numba.extending import overload
 from torch import Tensor
 from torch.nn import functional as F
 
+from liquid_control.kernels.attention import GATES, MODES, Logits, Pairs
 from liquid_control.kernels.batch import over_blocks
 from liquid_control.kernels.fast_math import DOUBLE_LOG2_E, OPTIONS, SINGLE_LOG2_E, exp2, sigmoid, tanh
 from liquid_control.kernels.simd import LANES, load, store, total, where_positive
 
-if TYPE_CHECKING:  # nn is the room above: it calls in here
-    from liquid_control.nn.lan import LAN
-    from liquid_control.nn.liquid_attention import Pairs
-    from liquid_control.nn.liquid_logits import LiquidLogits
-
-GATES = {"affine": 0, "mlp": 1, "bilinear": 2}
-MODES = {"exact": 0, "euler": 1, "steady": 2}
 AFFINE, MLP, BILINEAR = GATES.values()
 EXACT, EULER, STEADY = MODES.values()
 ABSENT = -1  # in the place of a feature that the gate or the time does not have
@@ -89,8 +83,8 @@ class Solver(NamedTuple):
     shift: int
 
 
-def attend(logits: LiquidLogits, u: Tensor, w: Tensor, values: Tensor, pairs: Pairs) -> Tensor:
-    """The attended values (B, H, Q, D).
+def attend(logits: Logits, u: Tensor, w: Tensor, values: Tensor, pairs: Pairs) -> Tensor | None:
+    """The attended values (B, H, Q, D); None where the reference form must run.
 
     Args:
         logits: gates and solution.
@@ -99,6 +93,8 @@ def attend(logits: LiquidLogits, u: Tensor, w: Tensor, values: Tensor, pairs: Pa
         values: (B, H, K, D).
         pairs: which query sees which key, and for how long.
     """
+    if not logits.are_known():
+        return None
     batch, heads, _, queries = u.shape
     keys, padding = w.shape[3], -w.shape[3] % LANES
     solver, numbers = _solver(logits), _numbers_of_heads(logits)
@@ -129,7 +125,7 @@ def attend(logits: LiquidLogits, u: Tensor, w: Tensor, values: Tensor, pairs: Pa
             u[:, rows].flatten().numpy(),
             sixteens,
             numbers,
-            _of_pairs(logits.counted(pairs.horizons(rows)), end, u),
+            _of_pairs(_clock(logits, pairs.horizons(rows)), end, u),
             _of_pairs(1.0 if seen is None else seen, end, u),
             Extent(count, heads, (keys + padding) // LANES, width // LANES),
             solver,
@@ -141,32 +137,36 @@ def attend(logits: LiquidLogits, u: Tensor, w: Tensor, values: Tensor, pairs: Pa
     return attended.unflatten(0, (batch, heads))
 
 
-def _solver(logits: LiquidLogits) -> Solver:
-    scalars = ("target", "rate", "slope", "shift")
-    places = {
-        name: logits.vector + logits.scalars.index(name) if name in logits.scalars else ABSENT for name in scalars
-    }
+def _clock(logits: Logits, horizon: Tensor | float) -> Tensor | float:
+    """What a horizon is to :func:`weigh`, before scales and gates."""
+    if logits.clock == "fixed":
+        return logits.fixed_time
+    if logits.clock == "log":
+        return torch.log1p(horizon) if isinstance(horizon, Tensor) else math.log1p(horizon)
+    return horizon
+
+
+def _solver(logits: Logits) -> Solver:
     return Solver(
         gate=GATES[logits.gate],
         mode=MODES[logits.mode],
         steps=logits.euler_steps,
-        constant_rate=logits.rate or 0.0,
+        constant_rate=logits.rate,
         least_rate=logits.least_rate,
         features=logits.features,
         vector=logits.vector,
-        **places,
+        **{scalar: logits.place(scalar, ABSENT) for scalar in ("target", "rate", "slope", "shift")},
     )
 
 
-def _numbers_of_heads(logits: LiquidLogits) -> Heads:
+def _numbers_of_heads(logits: Logits) -> Heads:
     count, vector, like = logits.heads, logits.vector, logits.gain
     pair_weight, pair_bias = like.new_zeros(count, 2, vector), like.new_zeros(count, 2)
-    if logits.gate == "mlp":
+    if logits.pair_weight is not None and logits.pair_bias is not None:
         given = logits.pair_bias.shape[1]  # one row where the rate is a constant
         pair_weight[:, :given], pair_bias[:, :given] = logits.pair_weight, logits.pair_bias
-    starts, scaled = logits.mode != "steady", logits.timed and logits.pseudo_time != "sigmoid"
-    initial = logits.initial_logit if starts else like.new_zeros(count)
-    scales = F.softplus(logits.time_scale) if scaled else like.new_ones(count)
+    initial = like.new_zeros(count) if logits.initial_logit is None else logits.initial_logit
+    scales = like.new_ones(count) if logits.time_scale is None else logits.time_scale
     return Heads(*(part.detach().flatten().numpy() for part in (like, initial, scales, pair_weight, pair_bias)))
 
 
@@ -450,15 +450,35 @@ def _attend_to_window(cell, heads, solver):
             cell.attended[i] += share * cell.window[s * slot + count * features + i]
 
 
-def step_arrays(layer: LAN) -> tuple[Cell, Heads, Solver]:
-    """What :func:`tick` takes beside input, time, state and output: copies of the weights."""
-    logits, units, gain = layer.logits, layer.units, layer.logits.gain
-    features = layer.heads * logits.features
-    slots = layer.window + -layer.window % LANES
-    size = 2 * features + 2 * units
-    maps = [logits.query.weight, logits.key.weight, layer.value.weight, layer.present.weight]
-    input_bias = torch.cat([logits.query.bias, gain.new_zeros(features + units), layer.present.bias])
-    motor_map, motor_bias = (layer.motor.weight.T, layer.motor.bias) if layer.motor else (gain[:0], gain[:0])
+def step_arrays(
+    logits: Logits,
+    query: tuple[Tensor, Tensor],
+    key: Tensor,
+    value: Tensor,
+    present: tuple[Tensor, Tensor],
+    attended: Tensor,
+    motor: tuple[Tensor, Tensor] | None,
+    window: int,
+    time_driven: bool,
+) -> tuple[Cell, Heads, Solver]:
+    """What :func:`tick` takes beside input, time, state and output: copies of the weights.
+
+    Args:
+        logits: gates and solution.
+        query: weight (H·F, C) and bias (H·F,) of the features of a query.
+        key: weight (H·F, C) of those of a key.
+        value: weight (units, C).
+        present: weight (units, C) and bias (units,) of the present input.
+        attended: weight (units, units) of what is attended to.
+        motor: weight (motor, units) and bias (motor,) of the motor neurons, if there are any.
+        window: steps attended to, W.
+        time_driven: whether a step of no time is none.
+    """
+    units, gain = len(attended), logits.gain
+    features = logits.heads * logits.features
+    slots = window + -window % LANES
+    input_bias = torch.cat([query[1], gain.new_zeros(features + units), present[1]])
+    motor_map, motor_bias = (gain[:0], gain[:0]) if motor is None else (motor[0].T, motor[1])
 
     def flat(weight: Tensor) -> np.ndarray:
         return weight.detach().flatten().clone().numpy()
@@ -467,21 +487,21 @@ def step_arrays(layer: LAN) -> tuple[Cell, Heads, Solver]:
         return gain.new_zeros(shape).flatten().numpy()
 
     cell = Cell(
-        input_map=flat(torch.cat(maps).T),
+        input_map=flat(torch.cat([query[0], key, value, present[0]]).T),
         input_bias=flat(input_bias),
-        attended_map=flat(layer.attended.weight.T),
+        attended_map=flat(attended.T),
         motor_map=flat(motor_map),
         motor_bias=flat(motor_bias),
-        time_driven=layer.time_driven,
-        fixed_time=logits.fixed_time or 0.0,
-        logarithmic=logits.pseudo_time == "log",
-        projected=scratch(size),
-        window=scratch(layer.window, features + units + 1),
+        time_driven=time_driven,
+        fixed_time=logits.fixed_time,
+        logarithmic=logits.clock == "log",
+        projected=scratch(2 * features + 2 * units),
+        window=scratch(window, features + units + 1),
         tile=scratch(features, slots),
         times=scratch(slots),
         seen=scratch(slots),
-        weights=scratch(layer.heads, slots),
-        inverse_sums=scratch(layer.heads),
+        weights=scratch(logits.heads, slots),
+        inverse_sums=scratch(logits.heads),
         attended=scratch(units),
     )
     heads = Heads(*(part.copy() for part in _numbers_of_heads(logits)))

@@ -16,8 +16,8 @@ from liquid_control.kernels.dense import add_product, pack, start_sums, whole_la
 from liquid_control.kernels.fast_math import OPTIONS, exp2, tanh
 from liquid_control.kernels.simd import LANES, clip, load, store, where_positive
 
-EXPONENTIAL, EXPLICIT = range(2)
-"""The integrations, in the order of `liquid_control.nn.leaky.INTEGRATIONS`."""
+INTEGRATIONS = {"exponential": 0, "explicit": 1}
+EXPONENTIAL, EXPLICIT = INTEGRATIONS.values()
 
 LOG2_E = math.log2(math.e)
 
@@ -69,7 +69,7 @@ def step_arrays(
     tau_bias: Tensor,
     tau_min: float,
     unfolds: int,
-    integration: int,
+    integration: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The arrays of :func:`tick` after y, copies of the parameters.
 
@@ -80,12 +80,13 @@ def step_arrays(
         tau_bias: (N,).
         tau_min: lower bound of the time constants.
         unfolds: solver steps.
-        integration: EXPONENTIAL or EXPLICIT.
+        integration: one of INTEGRATIONS, by its name.
     """
     neurons, sources = weight.shape
     sides = [sources - neurons, neurons]
     paces = (None, None) if tau_weight is None else tau_weight.split(sides, 1)
     biases = pack([bias, tau_bias], bias)
     weights = [pack([targets, pace], targets) for targets, pace in zip(weight.split(sides, 1), paces, strict=True)]
-    numbers = np.concatenate([np.array([unfolds, integration, tau_min]), biases, *weights]).astype(biases.dtype)
+    options = np.array([unfolds, INTEGRATIONS[integration], tau_min])
+    numbers = np.concatenate([options, biases, *weights]).astype(biases.dtype)
     return numbers, np.zeros(2 * len(biases) + len(biases) // 2, biases.dtype)

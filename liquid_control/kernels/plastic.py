@@ -15,8 +15,9 @@ from torch import Tensor
 from liquid_control.kernels.fast_math import OPTIONS, exp2, sigmoid, tanh
 from liquid_control.kernels.simd import LANES, load, store
 
-HEBB, OJA, DELTA, RETROACTIVE = range(4)
-"""The rules, in the order of `liquid_control.nn.plastic.RULES`; then hebb with an eligibility trace."""
+RULES = {"hebb": 0, "oja": 1, "delta": 2, "retroactive": 3}
+"""The last is hebb with an eligibility trace."""
+HEBB, OJA, DELTA, RETROACTIVE = RULES.values()
 
 HEADS, GAINS = 5, 3
 """g, h, a, b and the modulator; g, h and the gate see what is recalled."""
@@ -30,7 +31,7 @@ def step_arrays(
     synapses: Sequence[tuple[int, int]],
     group_sizes: Sequence[int],
     motors: slice,
-    rule: int,
+    rule: str,
     held: tuple[bool, bool],
     key_floor: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -44,7 +45,7 @@ def step_arrays(
         synapses: (source, destination) of each trace by destination; sources are places in [inputs | neurons].
         group_sizes: neurons of each group.
         motors: the neurons that are the outputs.
-        rule: HEBB, OJA, DELTA or RETROACTIVE.
+        rule: one of RULES, by its name.
         held: whether trace and eligibility are frozen.
         key_floor: ε of the keys.
     """
@@ -60,7 +61,7 @@ def step_arrays(
         first, begin = first + size, inputs + first
     source, destination = np.array(synapses, np.int64).reshape(-1, 2).T
     start = np.searchsorted(destination, np.arange(neurons + 1))
-    options = [rule, *held, motors.start, len(group_sizes)]
+    options = [RULES[rule], *held, motors.start, len(group_sizes)]
     width = -(-max(group_sizes) // LANES) * LANES
     numbers = np.concatenate([part.ravel() for part in parts]).astype(dense.dtype)
     # What drives neurons, [inputs | neurons]; of a group what is recalled, keys' inverse lengths, states and rates.

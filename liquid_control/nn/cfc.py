@@ -218,7 +218,7 @@ class CfC(LiquidLayer):
         else:
             drive = F.linear(x, weight[:, : self.input_size], bias)
             recurrent = weight[:, self.input_size :].T
-        w_tau, amplitude = self._pure_parameters()
+        pure = self._pure_parameters()
 
         states = []
         for tick_drive, span, advances in zip(drive.unbind(0), spans, moving, strict=True):
@@ -228,7 +228,7 @@ class CfC(LiquidLayer):
                 for linear in later:
                     heads = self._hidden(linear(heads))
                 heads = F.linear(heads, weight, bias)
-            new = self._solution(heads, span, w_tau, amplitude)
+            new = self._solution(heads, span, pure)
             state = new if advances is None else torch.where(advances, new, state)
             states.append(state)
         return self.fc(torch.stack(states[lag:])[..., self.motor]), state
@@ -237,9 +237,19 @@ class CfC(LiquidLayer):
         self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None
     ) -> tuple[Tensor, Tensor] | None:
         """See :class:`LiquidLayer`; `kernels.cuda.cfc`."""
+        if not self._has_plain_backbone():
+            return None
         from liquid_control.kernels.cuda import cfc  # Triton is optional
 
-        return cfc.integrate(self, x, state, elapsed, advance)
+        weight, bias = self.heads_for(elapsed)
+        backbone = None
+        if self.backbone_layers:
+            (hidden,) = self._backbone()
+            backbone = cfc.Backbone(hidden.weight, hidden.bias, self.activation)
+        states = cfc.integrate(
+            x, state, elapsed, advance, weight, bias, self._pure_parameters(), backbone, self.group_sizes, self.mode
+        )
+        return None if states is None else (self.fc(states[..., self.motor]), states[-1])
 
     def fused_cpu(
         self, x: Tensor, state: Tensor, elapsed: Elapsed, mask: Tensor | None
@@ -248,15 +258,14 @@ class CfC(LiquidLayer):
         if x.dtype not in (torch.float32, torch.float64):
             use_reference(f"the CfC kernels compute in float32 or float64, not in {x.dtype}")
             return None
-        if self.backbone_layers > 1:
-            use_reference(f"the CfC kernels take one backbone layer, not {self.backbone_layers}")
-            return None
-        if self.backbone_layers and self.backbone_dropout and self.training:
-            use_reference("the CfC kernels have no backbone dropout")
+        if not self._has_plain_backbone():
             return None
         from liquid_control.kernels import cfc  # Numba is optional
 
-        y, state = cfc.integrate(self._plan, x, state, elapsed, mask, self._head_parameters())
+        plan = self._plan
+        if plan is None:
+            return None
+        y, state = cfc.integrate(plan, x, state, elapsed, mask, self._head_parameters())
         if self.proj_size is not None:
             y = self.fc(y)
             if mask is not None:  # a bias has filled the zeros of padded steps
@@ -269,11 +278,25 @@ class CfC(LiquidLayer):
             return None
         from liquid_control.kernels import cfc
 
+        plan = self._plan
+        if plan is None:
+            return None
         projection = (self.fc.weight, self.fc.bias) if isinstance(self.fc, nn.Linear) else None
-        return cfc.tick, (cfc.step_numbers(self._plan, self._head_parameters(), projection),)
+        return cfc.tick, (cfc.step_numbers(plan, self._head_parameters(), projection),)
+
+    def _has_plain_backbone(self) -> bool:
+        """Whether the backbone is one that kernels have, or none; says so if not."""
+        if self.backbone_layers > 1:
+            use_reference(f"the CfC kernels take one backbone layer, not {self.backbone_layers}")
+            return False
+        if self.backbone_layers and self.backbone_dropout and self.training:
+            use_reference("the CfC kernels have no backbone dropout")
+            return False
+        return True
 
     @cached_property
-    def _plan(self) -> Plan:
+    def _plan(self) -> Plan | None:
+        """Of the kernels on the CPU; None if they do not know the mode or the activation."""
         from liquid_control.kernels.cfc import build_plan
 
         masks = [cell.sparsity_mask for cell in self.cells]
@@ -282,10 +305,10 @@ class CfC(LiquidLayer):
             self.group_sizes,
             [mask.cpu().numpy() if isinstance(mask, Tensor) else None for mask in masks],
             [self._masked(head) for head in range(1 if self.mode == "pure" else 4)],
-            MODES.index(self.mode),
+            self.mode,
             self.motor.stop - self.motor.start,
             self.backbone_units if self.backbone_layers else 0,
-            list(ACTIVATIONS).index(self.activation),
+            self.activation,
         )
 
     def _head_parameters(self) -> list[Tensor]:
@@ -345,9 +368,10 @@ class CfC(LiquidLayer):
             bias = torch.cat([bias[:2], elapsed * bias[2:3] + bias[3:]])
         return weight, bias
 
-    def _solution(self, heads: Tensor, elapsed: Elapsed, w_tau: Tensor | None, amplitude: Tensor | None) -> Tensor:
+    def _solution(self, heads: Tensor, elapsed: Elapsed, pure: tuple[Tensor, Tensor] | None) -> Tensor:
         """The module's equations: from the heads (B, ·) of one tick to the new state (B, S)."""
-        if w_tau is not None and amplitude is not None:
+        if pure is not None:
+            w_tau, amplitude = pure
             return amplitude - amplitude * torch.exp(-elapsed * (w_tau + heads.abs())) * heads
         g, h, *gates = heads.split(self.state_size, 1)
         gate = torch.sigmoid(gates[0] if len(gates) == 1 else gates[0] * elapsed + gates[1])
@@ -375,10 +399,10 @@ class CfC(LiquidLayer):
         z = ACTIVATIONS[self.activation](z)
         return F.dropout(z, self.backbone_dropout, self.training) if self.backbone_dropout else z
 
-    def _pure_parameters(self) -> tuple[Tensor | None, Tensor | None]:
+    def _pure_parameters(self) -> tuple[Tensor, Tensor] | None:
         """|w_τ| and A, each (1, S), in mode "pure"."""
         if self.mode != "pure":
-            return None, None
+            return None
         return torch.cat([cell.w_tau for cell in self.cells], 1).abs(), torch.cat([cell.A for cell in self.cells], 1)
 
     def _dense_heads(self) -> tuple[Tensor, Tensor]:

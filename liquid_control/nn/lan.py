@@ -89,11 +89,24 @@ class LAN(LiquidLayer):
         self.present = nn.Linear(input_size, units)
         self.motor = nn.Linear(units, motor) if motor else None
 
-    def step_kernel(self) -> tuple[Tick, tuple[Any, ...]]:
+    def step_kernel(self) -> tuple[Tick, tuple[Any, ...]] | None:
         """See :class:`LiquidLayer`."""
+        logits, asks = self.logits.for_kernels(), self.logits.query
+        if not logits.are_known():
+            return None
         from liquid_control.kernels import lan
 
-        return lan.tick, lan.step_arrays(self)
+        return lan.tick, lan.step_arrays(
+            logits,
+            (asks.weight, asks.bias),
+            self.logits.key.weight,
+            self.value.weight,
+            (self.present.weight, self.present.bias),
+            self.attended.weight,
+            None if self.motor is None else (self.motor.weight, self.motor.bias),
+            self.window,
+            self.time_driven,
+        )
 
     def unpack(self, state: Tensor) -> dict[str, Tensor]:
         """Neurons and window.
@@ -156,7 +169,7 @@ class LAN(LiquidLayer):
         if kernel_device(x) == "cuda":
             from liquid_control.kernels.cuda import lan  # Triton is optional
 
-            attended = lan.attend_window(self.logits, query, keys, values, now, since, known, self.window)
+            attended = lan.attend_window(self.logits.for_kernels(), query, keys, values, now, since, known, self.window)
             if attended is not None:
                 return attended
         query = query[..., None]  # (T, B, H, F, 1)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from liquid_control.kernels import is_known
 from liquid_control.nn.layer import Elapsed, LiquidLayer, per_tick
 from liquid_control.nn.wiring import Circuit, Wiring, build_circuit
 
@@ -127,10 +128,12 @@ class Leaky(LiquidLayer):
             states.append(state)
         return torch.stack(states)[..., : self.output_size], state
 
-    def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]]:
+    def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]] | None:
         """See :class:`LiquidLayer`."""
         from liquid_control.kernels import leaky
 
+        if not is_known("the leaky layer", "integration", self.integration, leaky.INTEGRATIONS):
+            return None
         return leaky.tick, leaky.step_arrays(
             self.weight * self.connected,
             self.bias,
@@ -138,7 +141,7 @@ class Leaky(LiquidLayer):
             self.tau_bias,
             self.tau_min,
             self.ode_unfolds,
-            INTEGRATIONS.index(self.integration),
+            self.integration,
         )
 
     def _tau(self, pace: Tensor) -> Tensor:

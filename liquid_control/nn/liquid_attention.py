@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,52 +17,12 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from liquid_control.kernels import kernel_device
+from liquid_control.kernels.attention import Pairs
 from liquid_control.nn.liquid_logits import LiquidLogits
 
 
 class SingleKeyWarning(UserWarning):
     """There is one key, so attention is constant and gates, rates and times learn nothing; said once a module."""
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Which query sees which key, and for how long: Q queries, K keys."""
-
-    keys: int
-    horizon: float | Tensor  # (B or 1, Q, K), or one number for all; used where there are no times
-    query_times: Tensor | None  # (B or 1, Q)
-    key_times: Tensor | None  # (B or 1, K)
-    real: Tensor | None  # (B, K) bool, False at padding
-    mask: Tensor | None  # (B or 1, H or 1, Q, K) bool, True where the query sees the key
-    causal: bool
-
-    def horizons(self, rows: slice) -> float | Tensor:
-        """Of some queries: one number, or (B or 1, 1, rows, K)."""
-        if self.query_times is not None and self.key_times is not None:
-            return (self.query_times[:, None, rows, None] - self.key_times[:, None, None, :]).abs()
-        return self.horizon[:, None, rows] if isinstance(self.horizon, Tensor) else self.horizon
-
-    def seen(self, rows: slice, like: Tensor) -> Tensor | None:
-        """What some of the queries see: (B or 1, H or 1, rows, K) bool on the device of ``like``; None: everything."""
-        parts = []
-        if self.real is not None:
-            parts.append(self.real[:, None, None, :])
-        if self.mask is not None:
-            parts.append(self.mask[:, :, rows])
-        if self.causal:
-            step = torch.arange(self.keys, device=like.device)
-            parts.append((step[rows, None] >= step)[None, None])
-        seen = None
-        for part in parts:
-            seen = part if seen is None else seen & part
-        return seen
-
-    def seeing(self, chunks: list[slice], query: Tensor) -> Tensor | None:
-        """Which queries see any key in any head, (B, Q) bool; None: all of them."""
-        if self.real is None and self.mask is None:
-            return None
-        parts = [self.seen(rows, query) for rows in chunks]
-        return torch.cat([part.any(-1).any(1).expand(len(query), -1) for part in parts if part is not None], 1)
 
 
 class LiquidAttention(nn.Module):
@@ -243,7 +202,7 @@ class LiquidAttention(nn.Module):
         if kernel_device(u) == "cuda":
             from liquid_control.kernels.cuda import lan  # needs Triton, which may be missing
 
-            attended = lan.attend(self.logits, u.to(dtype), w.to(dtype), values.to(dtype), pairs)
+            attended = lan.attend(self.logits.for_kernels(), u.to(dtype), w.to(dtype), values.to(dtype), pairs)
             return None if attended is None else attended.to(values.dtype)
         if (torch.is_grad_enabled() and wanted) or dtype not in (torch.float32, torch.float64):
             return None
@@ -252,7 +211,8 @@ class LiquidAttention(nn.Module):
         from liquid_control.kernels.lan import attend  # needs Numba, which may be missing
 
         with torch.no_grad():
-            return attend(self.logits, u.to(dtype), w.to(dtype), values.to(dtype), pairs).to(values.dtype)
+            attended = attend(self.logits.for_kernels(), u.to(dtype), w.to(dtype), values.to(dtype), pairs)
+        return None if attended is None else attended.to(values.dtype)
 
     def _attend_chunk(
         self,

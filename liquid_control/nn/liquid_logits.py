@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from liquid_control.kernels.attention import Logits
+
 MODES = ("exact", "euler", "steady")
 GATES = ("affine", "mlp", "bilinear")
 PSEUDO_TIMES = ("linear", "log", "sigmoid")
@@ -191,20 +193,37 @@ class LiquidLogits(nn.Module):
 
     def _time(self, query: Tensor, key: Tensor, horizon: Tensor | float) -> Tensor | float:
         """The time t of the ODE for each pair."""
-        horizon = self.counted(horizon)
-        if not self.timed:
-            return horizon
-        if self.pseudo_time == "sigmoid":
-            return torch.sigmoid(self._sum("slope", query, key) * horizon + self._sum("shift", query, key))
-        return F.softplus(self.time_scale)[:, None, None] * horizon
-
-    def counted(self, horizon: Tensor | float) -> Tensor | float:
-        """What counts of a horizon, before scales and gates: its logarithm, or the fixed steps in its place."""
         if self.fixed_time is not None:
             return self.fixed_time
         if self.pseudo_time == "log":
-            return torch.log1p(horizon) if isinstance(horizon, Tensor) else math.log1p(horizon)
-        return horizon
+            horizon = torch.log1p(horizon) if isinstance(horizon, Tensor) else math.log1p(horizon)
+        if self.pseudo_time == "sigmoid":
+            return torch.sigmoid(self._sum("slope", query, key) * horizon + self._sum("shift", query, key))
+        return self._positive_scale()[:, None, None] * horizon
+
+    def _positive_scale(self) -> Tensor:
+        return F.softplus(self.time_scale)
+
+    def for_kernels(self) -> Logits:
+        """The options, and the parameters as they are used."""
+        scaled = self.timed and self.pseudo_time != "sigmoid"
+        pairwise = self.gate == "mlp"
+        return Logits(
+            gate=self.gate,
+            mode=self.mode,
+            clock=self.pseudo_time if self.timed else "fixed",
+            fixed_time=self.fixed_time or 0.0,
+            euler_steps=self.euler_steps,
+            rate=self.rate or 0.0,
+            least_rate=self.least_rate,
+            vector=self.vector,
+            scalars=tuple(self.scalars),
+            gain=self.gain,
+            initial_logit=None if self.mode == "steady" else self.initial_logit,
+            time_scale=self._positive_scale() if scaled else None,
+            pair_weight=self.pair_weight if pairwise else None,
+            pair_bias=self.pair_bias if pairwise else None,
+        )
 
     def _sum(self, scalar: str, query: Tensor, key: Tensor) -> Tensor:
         """A scalar of the query plus that of the key, (..., H, Q, K)."""

@@ -224,9 +224,32 @@ class LTC(LiquidLayer):
         self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None
     ) -> tuple[Tensor, Tensor] | None:
         """See :class:`LiquidLayer`; `kernels.cuda.ltc`."""
+        if self.solver != "semi_implicit":
+            use_reference(f"the LTC's CUDA kernel has the semi-implicit solver, not {self.solver!r}")
+            return None
         from liquid_control.kernels.cuda import ltc  # Triton is optional
 
-        return ltc.integrate(self, x, state, elapsed, advance)
+        cell, positive = self.rnn_cell, self._positive
+        states = ltc.integrate(
+            self._map(x, "input"),
+            state,
+            elapsed,
+            advance,
+            positive(cell.gleak),
+            cell.vleak,
+            positive(cell.cm),
+            ltc.Synapses(
+                self.circuit.sensory_synapses,
+                cell.sensory_sigma,
+                cell.sensory_mu,
+                positive(cell.sensory_w),
+                cell.sensory_erev,
+            ),
+            ltc.Synapses(self.circuit.synapses, cell.sigma, cell.mu, positive(cell.w), cell.erev),
+            self.ode_unfolds,
+            self.epsilon,
+        )
+        return None if states is None else (self._map(states[..., : self.output_size], "output"), states[-1])
 
     def fused_cpu(
         self, x: Tensor, state: Tensor, elapsed: Elapsed, mask: Tensor | None

@@ -45,6 +45,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from liquid_control.kernels import is_known
 from liquid_control.nn.cfc import CfC
 from liquid_control.nn.layer import Elapsed, LiquidLayer
 from liquid_control.nn.wiring import Circuit, Wiring, build_circuit
@@ -237,7 +238,7 @@ class PlasticCfC(LiquidLayer):
             if self.modulator is not None:
                 heads, modulation = heads.split([heads.shape[1] - neurons, neurons], 1)
                 rate = torch.tanh(modulation) if self.retroactive else torch.sigmoid(modulation)
-            post = cfc._solution(heads, span, None, None)
+            post = cfc._solution(heads, span, None)
 
             key = source[:, None] * connected
             if self.eligibility is not None:
@@ -260,6 +261,9 @@ class PlasticCfC(LiquidLayer):
         """See :class:`LiquidLayer`."""
         from liquid_control.kernels import plastic  # Numba is optional
 
+        rule = "retroactive" if self.retroactive else self.rule
+        if not is_known("the plastic layer", "rule", rule, plastic.RULES):
+            return None
         weight, bias = self.cfc.heads_for(torch.ones(()))  # a tensor: times vary, so that a and b stay apart
         modulator = torch.zeros_like(weight[0]) if self.modulator is None else self.modulator * self.connected
         fading = self.half_lives if self.eligibility is None else self.eligibility
@@ -272,7 +276,7 @@ class PlasticCfC(LiquidLayer):
             [(j + self.input_size if j >= 0 else -1 - j, i) for j, i in self.synapses],
             self.cfc.group_sizes,
             self.cfc.motor,
-            plastic.RETROACTIVE if self.retroactive else RULES.index(self.rule),
+            rule,
             ("trace" in self.frozen, "eligibility" in self.frozen),
             KEY_FLOOR,
         )

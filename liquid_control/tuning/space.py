@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from agents.ppo import PPOConfig
-from liquid_control.errors import UserError, nearest
+from liquid_control.support.errors import UserError, nearest
 from policies.registry import CORES
 
 if TYPE_CHECKING:

@@ -10,12 +10,15 @@ import torch
 from PIL import Image
 
 from agents.dagger import TrainConfig
-from agents.rollout import TEST_SEEDS, Episode
+from agents.episodes import Episode
+from envs.registration import TEST_SEEDS
 from liquid_control import load_driver
-from liquid_control.card import main, training_command, write_card
-from liquid_control.command import parse
-from liquid_control.errors import UserError
-from liquid_control.evaluate import Evaluation, weights_digest
+from liquid_control.card import main
+from liquid_control.report.card import training_command, write_card
+from liquid_control.report.evaluation import Evaluation
+from liquid_control.support.checkpoint import weights_digest
+from liquid_control.support.command import parse
+from liquid_control.support.errors import UserError
 
 EPISODES = tuple(
     Episode(
@@ -28,7 +31,12 @@ EPISODES = tuple(
 def evaluation_of(checkpoint):
     driver = load_driver(checkpoint)
     return Evaluation(
-        "CarRacing-v3", driver.describe(), weights_digest(driver), EPISODES, 60.0, {"gymnasium": "1.4.0", "torch": "2"}
+        env="CarRacing-v3",
+        driver=driver.describe(),
+        weights=weights_digest(driver),
+        episodes=EPISODES,
+        seconds=60.0,
+        versions={"gymnasium": "1.4.0", "torch": "2"},
     )
 
 

@@ -17,12 +17,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from envs.registration import UDACITY
 from envs.udacity.recording import Recorder, read_recording
 from envs.udacity.simulator_wire import SimulatorWire
 from envs.udacity.stand_in.simulator import encode
 from liquid_control.drive import Cockpit, DriveConfig, main
 from policies.driver import Driver, DriverConfig
-from policies.view import UDACITY
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
-from agents.rollout import FAST, VALIDATION_SEEDS
+from envs.registration import FAST, VALIDATION_SEEDS
 from liquid_control.export import export_onnx, main
 from policies.driver import Driver, DriverConfig, load_driver
 from policies.view import build_view

@@ -11,8 +11,8 @@ from envs.udacity.stand_in.environment import UdacityStandIn
 from envs.udacity.stand_in.expert import RoadExpert
 from envs.udacity.stand_in.simulator import record
 from liquid_control.card import main as card
-from liquid_control.errors import UserError
-from liquid_control.road_evaluation import RoadEvaluation
+from liquid_control.report.road_evaluation import RoadEvaluation
+from liquid_control.support.errors import UserError
 from liquid_control.train import main as train
 
 TINY = (

@@ -12,8 +12,8 @@ import optuna
 import pytest
 
 from agents.ppo import PPOConfig
-from liquid_control.command import parse, write_yaml
-from liquid_control.errors import UserError
+from liquid_control.support.command import parse, write_yaml
+from liquid_control.support.errors import UserError
 from liquid_control.tune import main as tune
 from liquid_control.tuning.local_engine import LocalEngine
 from liquid_control.tuning.ray_engine import RayEngine

@@ -9,7 +9,7 @@ import torch.nn.utils.prune
 from torch.func import functional_call
 
 from liquid_control import kernels
-from liquid_control.nn import CfC, Wiring
+from liquid_control.nn import CfC, Wiring, cfc
 
 INPUTS, STEPS = 5, 4
 NCP = Wiring.ncp(4, 3, 2, sensory_fanout=2, inter_fanout=2, recurrent_command_synapses=3, motor_fanin=2)
@@ -223,6 +223,29 @@ def test_the_reference_form_says_why_it_runs(monkeypatch, no_fallback, options, 
     layer = CfC(INPUTS, 4, **options).to(dtype)
     with pytest.warns(kernels.ReferenceFormWarning, match=reason):
         layer(torch.randn(2, STEPS, INPUTS, dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    ("what", "options"),
+    [("activation 'sine'", {"activation": "sine", "backbone_units": 9}), ("mode 'leap'", {"mode": "leap"})],
+    ids=["activation", "mode"],
+)
+def test_what_the_kernels_do_not_know_is_the_reference_form(monkeypatch, no_fallback, what, options):
+    """In whole sequences and in compiled steps; it is never taken for another one."""
+    monkeypatch.setattr(kernels, "_said", set())
+    monkeypatch.setattr(CfC, "integrate", no_fallback)
+    monkeypatch.setitem(cfc.ACTIVATIONS, "sine", torch.sin)
+    monkeypatch.setattr(cfc, "MODES", (*cfc.MODES, "leap"))
+    torch.manual_seed(1)
+    layer = CfC(INPUTS, 4, **options).double()
+    x, state = given(layer, 1).values()
+    with pytest.warns(kernels.ReferenceFormWarning, match=f"no kernel of the CfC knows the {what}"):
+        y, final = layer(x)
+    expected = no_fallback(layer, x.transpose(0, 1), torch.zeros_like(state), 1.0, None)
+    assert torch.equal(y[0], expected[0][:, 0]) and torch.equal(final, expected[1])
+    step = layer.compile_step()
+    found = np.stack([step(tick.numpy()) for tick in x[0]])
+    np.testing.assert_allclose(found, y[0].detach(), rtol=1e-11, atol=1e-12)
 
 
 def test_dropout_does_not_keep_the_kernels_from_evaluation():

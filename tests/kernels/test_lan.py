@@ -5,7 +5,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from liquid_control import kernels
+from liquid_control.kernels import attention as attention_kernels
 from liquid_control.kernels import lan as kernel
+from liquid_control.nn import LAN
 from liquid_control.nn.liquid_attention import LiquidAttention
 
 BATCH, QUERIES, KEYS, WIDTH, HEADS = 2, 37, 21, 12, 3
@@ -114,6 +117,17 @@ def test_softplus_has_its_digits_from_tiny_to_large():
         y = np.empty_like(x)
         all_of(x, y)
         np.testing.assert_allclose(y, np.logaddexp(0, x.astype(np.float64)), rtol=32 * np.finfo(dtype).eps)
+
+
+def test_a_gate_that_the_kernels_do_not_know_is_the_reference_form(monkeypatch):
+    """In whole sequences and in compiled steps."""
+    module, x = attention(gate="affine"), tokens()
+    expected = module(x)
+    monkeypatch.setattr(kernels, "_said", set())
+    monkeypatch.setattr(attention_kernels, "GATES", {"mlp": 1})
+    with pytest.warns(kernels.ReferenceFormWarning, match="no kernel of liquid attention knows the gate 'affine'"):
+        close(module(x), expected)
+    assert LAN(WIDTH, 6, gate="affine").step_kernel() is None
 
 
 def test_threads_change_nothing(monkeypatch):

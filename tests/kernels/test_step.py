@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from liquid_control import kernels
+from liquid_control.kernels import leaky, plastic
 from liquid_control.nn import GRU, LAN, LSTM, LTC, MLP, CfC, Leaky, MixedMemory, PlasticCfC, Wiring
 
 INPUTS = 5
@@ -101,6 +103,18 @@ def test_these_layers_have_a_kernel(name):
 @pytest.mark.parametrize("name", WITHOUT_KERNEL)
 def test_these_layers_are_stepped_by_torch(name):
     assert WITHOUT_KERNEL[name]().step_kernel() is None
+
+
+@pytest.mark.parametrize(
+    ("module", "table", "name"),
+    [(leaky, "INTEGRATIONS", "leaky-ncp"), (plastic, "RULES", "plastic-hebb")],
+    ids=["leaky", "plastic"],
+)
+def test_what_a_kernel_does_not_know_is_stepped_by_torch(monkeypatch, module, table, name):
+    monkeypatch.setattr(kernels, "_said", set())
+    monkeypatch.setattr(module, table, {})
+    with pytest.warns(kernels.ReferenceFormWarning, match="no kernel of the"):
+        assert CASES[name]().step_kernel() is None
 
 
 @pytest.fixture

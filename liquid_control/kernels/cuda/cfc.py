@@ -17,7 +17,8 @@ tick behind the group before it, so that a tick is one product for all groups in
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -25,10 +26,12 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional as F
 
-from liquid_control.kernels import use_reference
+from liquid_control.kernels import is_known, use_reference
 from liquid_control.kernels.autograd import is_recorded, refuse_second_derivatives
-from liquid_control.kernels.cuda.activations import activation, tanh
+from liquid_control.kernels.cuda.activations import ACTIVATIONS, activation, tanh
 
+MODES = ("default", "no_gate", "pure")
+"""The modes that the kernels know."""
 ROWS = 16
 """Batch rows of a program: the least that a matrix unit takes."""
 HIDDEN_BLOCK = 32
@@ -41,58 +44,81 @@ STAGES = 1
 PRECISION = tl.constexpr("tf32x3")
 
 
+class Backbone(NamedTuple):
+    """The hidden layer between what drives a dense layer and its heads."""
+
+    weight: Tensor
+    """(U, C + S), of inputs and states."""
+    bias: Tensor
+    """(U,)."""
+    activation: str
+    """One of `liquid_control.kernels.cuda.activations.ACTIVATIONS`."""
+
+
 def integrate(
-    layer: Any, x: Tensor, state: Tensor, elapsed: float | Tensor, advance: Tensor | None
-) -> tuple[Tensor, Tensor] | None:
-    """What ``layer.integrate`` gives, for a `liquid_control.nn.CfC`; None where the reference form must run.
+    x: Tensor,
+    state: Tensor,
+    elapsed: float | Tensor,
+    advance: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    pure: tuple[Tensor, Tensor] | None,
+    backbone: Backbone | None,
+    group_sizes: tuple[int, ...],
+    mode: str,
+) -> Tensor | None:
+    """The states of a CfC at all steps; None where the reference form must run.
 
     Args:
-        layer: the CfC.
         x: (T, B, C) inputs.
         state: (B, S) before the first step.
         elapsed: positive: a number, or (T, B).
         advance: (T, B) bool, or None for always.
+        weight: of all heads, (heads, S, C + S), zero where there is no synapse, or (heads, S, U) behind a backbone. The
+            heads are g, h, a, b; g, h and t·a + b if ``elapsed`` is a number; g alone in mode "pure".
+        bias: (heads, S).
+        pure: |w_τ| and A, each (1, S), in mode "pure".
+        backbone: of a layer of one group, or None.
+        group_sizes: how many neurons each group has, each group driven by the one before it.
+        mode: one of :data:`MODES`.
 
     Returns:
-        y (T, B, O) and the final state (B, S), or None.
+        (T, B, S), or None.
     """
-    reason = _unsupported(layer, x)
-    if reason:
-        use_reference(f"the CfC's CUDA kernel {reason}")
+    if not _covers(x, state, mode, backbone):
         return None
-    weight, bias = layer._dense_heads()
-    pure = layer.mode == "pure"
-    if not pure and not isinstance(elapsed, Tensor):
-        weight = torch.cat([weight[:2], elapsed * weight[2:3] + weight[3:]])
-        bias = torch.cat([bias[:2], elapsed * bias[2:3] + bias[3:]])
+    inputs = x.shape[2]
     times = elapsed if isinstance(elapsed, Tensor) else x.new_full(x.shape[:2], elapsed) if pure else None
-    w_tau, amplitude = layer._pure_parameters()
-    saving = is_recorded(x, state, times, *layer.parameters())
-    dynamics = (state, times, w_tau, amplitude, advance, layer.mode, saving)
-    if layer.backbone_layers:
-        (hidden,) = layer._backbone()
-        drive = F.linear(x, hidden.weight[:, : layer.input_size], hidden.bias)
-        recurrent = hidden.weight[:, layer.input_size :]
+    w_tau, amplitude = pure or (None, None)
+    saving = is_recorded(x, state, times, weight, bias, *(pure or ()), *(backbone or ())[:2])
+    dynamics = (state, times, w_tau, amplitude, advance, mode, saving)
+    if backbone is not None:
+        drive = F.linear(x, backbone.weight[:, :inputs], backbone.bias)
+        recurrent = backbone.weight[:, inputs:]
         with torch.cuda.device_of(x):
-            states = _Dense.apply(drive, recurrent, weight, bias, *dynamics, layer.activation)
-    else:
-        drive = F.linear(x, weight[..., : layer.input_size].flatten(0, 1), bias.flatten())
-        recurrent, lag = weight[..., layer.input_size :], len(layer.group_sizes) - 1
-        with torch.cuda.device_of(x):
-            states = _Wired.apply(drive, recurrent, *dynamics, layer.group, lag)
-    return layer.fc(states[..., layer.motor]), states[-1]
+            return _Dense.apply(drive, recurrent, weight, bias, *dynamics, backbone.activation)
+    drive = F.linear(x, weight[..., :inputs].flatten(0, 1), bias.flatten())
+    group = _groups(group_sizes, x.device)
+    with torch.cuda.device_of(x):
+        return _Wired.apply(drive, weight[..., inputs:], *dynamics, group, len(group_sizes) - 1)
 
 
-def _unsupported(layer: Any, x: Tensor) -> str | None:
+def _covers(x: Tensor, state: Tensor, mode: str, backbone: Backbone | None) -> bool:
     if x.dtype != torch.float32:
-        return f"is for float32, not {x.dtype}"
-    if layer.backbone_layers > 1:
-        return f"is for one layer of backbone, not {layer.backbone_layers}"
-    if layer.backbone_dropout and layer.training:
-        return "has no dropout in the backbone"
-    if layer.state_size > LARGEST:
-        return f"is for {LARGEST} neurons or fewer, not {layer.state_size}"
-    return None
+        use_reference(f"the CfC's CUDA kernel is for float32, not {x.dtype}")
+        return False
+    if state.shape[1] > LARGEST:
+        use_reference(f"the CfC's CUDA kernel is for {LARGEST} neurons or fewer, not {state.shape[1]}")
+        return False
+    return is_known("the CfC", "mode", mode, MODES) and (
+        backbone is None or is_known("the CfC", "activation", backbone.activation, ACTIVATIONS)
+    )
+
+
+@lru_cache(maxsize=64)
+def _groups(sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    """(S,) int32: the group of each neuron."""
+    return torch.arange(len(sizes), dtype=torch.int32).repeat_interleave(torch.tensor(sizes)).to(device)
 
 
 class _Wired(torch.autograd.Function):
@@ -117,7 +143,6 @@ class _Wired(torch.autograd.Function):
         elapsed, advance = _contiguous(elapsed), _contiguous(advance)
         steps, batch, _ = drive.shape
         neurons = state.shape[1]
-        group = group.int()
         states = drive.new_empty(steps, batch, neurons)
         heads = drive.new_empty((steps, batch, len(weight), neurons) if saving else 0)
         _wired_forward[(triton.cdiv(batch, ROWS),)](

@@ -23,9 +23,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.nn import functional as F
 
 from liquid_control.kernels import use_reference
+from liquid_control.kernels.attention import Logits, Pairs
 from liquid_control.kernels.autograd import refuse_second_derivatives
 from liquid_control.kernels.cuda.activations import tanh
 
@@ -33,47 +33,49 @@ BLOCK = 32
 """Queries and keys of a tile of pairs."""
 WIDEST = 128
 """Lanes of a head's values and of its features: as many as fit the 99 KiB of shared memory of small GPUs."""
-MIN_RATE = tl.constexpr(1e-3)  # `liquid_control.nn.liquid_logits.MIN_RATE`
 # Three products of tensor-float32 parts: single precision at the speed of the matrix units.
 PRECISION = tl.constexpr("tf32x3")
 
 
-def attend(logits: Any, u: Tensor, w: Tensor, values: Tensor, pairs: Any) -> Tensor | None:
+def attend(logits: Logits, u: Tensor, w: Tensor, values: Tensor, pairs: Pairs) -> Tensor | None:
     """Attended values of a `liquid_control.nn.liquid_attention.LiquidAttention`; None where the reference must run.
 
     Args:
-        logits: the `LiquidLogits`.
+        logits: gates and solution.
         u: (B, H, F, Q) features of the queries.
         w: (B, H, F, K) features of the keys.
         values: (B, H, K, D).
-        pairs: the `Pairs`.
+        pairs: which query sees which key, and for how long.
 
     Returns:
         (B, H, Q, D), zero for a query that sees no key, or None.
     """
-    reason = _unsupported(u, values)
     if pairs.mask is not None:
-        reason = "has causal masks and padding, not a mask of pairs"
-    elif isinstance(pairs.horizon, Tensor):
-        reason = "takes the times of tokens, not a horizon of each pair"
-    if reason:
-        use_reference(f"the CUDA kernel of liquid attention {reason}")
+        use_reference("the CUDA kernel of liquid attention has causal masks and padding, not a mask of pairs")
         return None
-    times, horizon = None, pairs.horizon
-    if pairs.query_times is not None:
+    if isinstance(pairs.horizon, Tensor):
+        use_reference("the CUDA kernel of liquid attention takes the times of tokens, not a horizon of each pair")
+        return None
+    if not _covers(logits, u, values):
+        return None
+    times = None
+    if pairs.query_times is not None and pairs.key_times is not None:
         # Differences count: seconds since 1970 would leave no digits for them.
         first = pairs.key_times[:, :1]
-        times = tuple((given - first).float().expand(len(u), -1) for given in (pairs.query_times, pairs.key_times))
-    return _attend(logits, u.mT, w.mT, values, times, horizon, pairs.real, pairs.causal, None)
+        query_times, key_times = (
+            (given - first).float().expand(len(u), -1) for given in (pairs.query_times, pairs.key_times)
+        )
+        times = query_times, key_times
+    return _attend(logits, u.mT, w.mT, values, times, pairs.horizon, pairs.real, pairs.causal, None)
 
 
 def attend_window(
-    logits: Any, query: Tensor, keys: Tensor, values: Tensor, now: Tensor, since: Tensor, known: Tensor, window: int
+    logits: Logits, query: Tensor, keys: Tensor, values: Tensor, now: Tensor, since: Tensor, known: Tensor, window: int
 ) -> Tensor | None:
     """Attended values of a `liquid_control.nn.LAN`, each query seeing ``window`` keys; None where it cannot.
 
     Args:
-        logits: the `LiquidLogits`.
+        logits: gates and solution.
         query: (T, B, H, F) features of the queries.
         keys: (W - 1 + T, B, H·F) features of the keys, W - 1 of them from before the first query.
         values: (W - 1 + T, B, units).
@@ -88,20 +90,22 @@ def attend_window(
     u = query.permute(1, 2, 0, 3)
     w = keys.unflatten(2, (logits.heads, -1)).permute(1, 2, 0, 3)
     v = values.unflatten(2, (logits.heads, -1)).permute(1, 2, 0, 3)
-    reason = _unsupported(u.mT, v)
-    if reason:
-        use_reference(f"the CUDA kernel of liquid attention {reason}")
+    if not _covers(logits, u.mT, v):
         return None
     attended = _attend(logits, u, w, v, (now.T, since.T), 1.0, known.T, True, window)
     return attended.permute(2, 0, 1, 3).flatten(2)
 
 
-def _unsupported(u: Tensor, values: Tensor) -> str | None:
+def _covers(logits: Logits, u: Tensor, values: Tensor) -> bool:
     if u.dtype != torch.float32 or values.dtype != torch.float32:
-        return f"is for float32, not {u.dtype}"
+        use_reference(f"the CUDA kernel of liquid attention is for float32, not {u.dtype}")
+        return False
     if u.shape[2] >= WIDEST or values.shape[3] > WIDEST:
-        return f"is for {WIDEST} values and {WIDEST - 1} features a head or fewer"
-    return None
+        use_reference(
+            f"the CUDA kernel of liquid attention is for {WIDEST} values and {WIDEST - 1} features a head or fewer"
+        )
+        return False
+    return logits.are_known()
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,8 @@ class _Options:
     EULER_STEPS: int
     RATE: float
     """The constant rate, or 0: tokens set it."""
+    LEAST_RATE: float
+    """Added to a rate that tokens set."""
     VECTOR: int
     """Features that are a vector; scalars follow."""
     RATE_AT: int
@@ -130,7 +136,7 @@ class _Options:
 
 
 def _attend(
-    logits: Any,
+    logits: Logits,
     u: Tensor,
     w: Tensor,
     values: Tensor,
@@ -141,16 +147,16 @@ def _attend(
     window: int | None,
 ) -> Tensor:
     """From u (B, H, Q, F), w (B, H, K, F), values (B, H, K, D), times (B, Q) and (B, K), real (B, K)."""
-    place = {scalar: logits.vector + index for index, scalar in enumerate(logits.scalars)}
     options = _Options(
         GATE=logits.gate,
         MODE=logits.mode,
-        TIME=logits.pseudo_time if logits.timed else "fixed",
+        TIME=logits.clock,
         EULER_STEPS=logits.euler_steps,
-        RATE=logits.rate or 0.0,
+        RATE=logits.rate,
+        LEAST_RATE=logits.least_rate,
         VECTOR=logits.vector,
-        RATE_AT=place.get("rate", -1),
-        SLOPE_AT=place.get("slope", -1),
+        RATE_AT=logits.place("rate"),
+        SLOPE_AT=logits.place("slope"),
         FEATURES=logits.features,
         # A lane more than the vector: for the biases of the mlp gate
         LANES=max(16, triton.next_power_of_2(logits.features + 1)),
@@ -159,13 +165,12 @@ def _attend(
         CAUSAL=causal,
         WINDOW=window or 0,
     )
-    if not logits.timed:
-        times, horizon = None, logits.euler_steps * (logits.delta_t or 0.0)
-    one = torch.ones_like(logits.gain)
-    start = one * 0 if logits.mode == "steady" else logits.initial_logit
-    scale = F.softplus(logits.time_scale) if options.TIME in ("linear", "log") else one
+    if logits.clock == "fixed":
+        times, horizon = None, logits.fixed_time
+    start = torch.zeros_like(logits.gain) if logits.initial_logit is None else logits.initial_logit
+    scale = torch.ones_like(logits.gain) if logits.time_scale is None else logits.time_scale
     pair = None
-    if logits.gate == "mlp":
+    if logits.pair_weight is not None and logits.pair_bias is not None:
         pair = torch.cat([logits.pair_weight, logits.pair_bias[..., None]], 2)
     query_times, key_times = times or (None, None)
     with torch.cuda.device_of(u):
@@ -306,6 +311,7 @@ def _forward(
     TIME: tl.constexpr,
     EULER_STEPS: tl.constexpr,
     RATE: tl.constexpr,
+    LEAST_RATE: tl.constexpr,
     VECTOR: tl.constexpr,
     RATE_AT: tl.constexpr,
     SLOPE_AT: tl.constexpr,
@@ -334,7 +340,7 @@ def _forward(
         key = begin + tl.arange(0, BLOCK)
         seen = _seen(query, key, queries, keys, real, batch, CAUSAL, WINDOW)
         target, rate, _slope = _gates(
-            u, w, pair, which, query, key, queries, keys, GATE, RATE, VECTOR, RATE_AT, FEATURES, LANES
+            u, w, pair, which, query, key, queries, keys, GATE, RATE, LEAST_RATE, VECTOR, RATE_AT, FEATURES, LANES
         )
         span, _sign = _horizon(query_times, key_times, horizon, batch, query, key, queries, keys)
         time, _clock, _pace = _time(u, w, span, scale, query, key, queries, keys, TIME, SLOPE_AT, FEATURES)
@@ -387,6 +393,7 @@ def _backward_queries(
     TIME: tl.constexpr,
     EULER_STEPS: tl.constexpr,
     RATE: tl.constexpr,
+    LEAST_RATE: tl.constexpr,
     VECTOR: tl.constexpr,
     RATE_AT: tl.constexpr,
     SLOPE_AT: tl.constexpr,
@@ -421,7 +428,7 @@ def _backward_queries(
         key = begin + tl.arange(0, BLOCK)
         seen = _seen(query, key, queries, keys, real, batch, CAUSAL, WINDOW)
         target, rate, slope = _gates(
-            u, w, pair, which, query, key, queries, keys, GATE, RATE, VECTOR, RATE_AT, FEATURES, LANES
+            u, w, pair, which, query, key, queries, keys, GATE, RATE, LEAST_RATE, VECTOR, RATE_AT, FEATURES, LANES
         )
         span, sign = _horizon(query_times, key_times, horizon, batch, query, key, queries, keys)
         time, clock, pace = _time(u, w, span, scale, query, key, queries, keys, TIME, SLOPE_AT, FEATURES)
@@ -486,6 +493,7 @@ def _backward_keys(
     TIME: tl.constexpr,
     EULER_STEPS: tl.constexpr,
     RATE: tl.constexpr,
+    LEAST_RATE: tl.constexpr,
     VECTOR: tl.constexpr,
     RATE_AT: tl.constexpr,
     SLOPE_AT: tl.constexpr,
@@ -520,7 +528,7 @@ def _backward_keys(
         grad_out, sums, shared = _rows(grad_attended, total, common, here, query, queries, width, WIDTH)
         seen = _seen(query, key, queries, keys, real, batch, CAUSAL, WINDOW)
         target, rate, slope = _gates(
-            u, w, pair, which, query, key, queries, keys, GATE, RATE, VECTOR, RATE_AT, FEATURES, LANES
+            u, w, pair, which, query, key, queries, keys, GATE, RATE, LEAST_RATE, VECTOR, RATE_AT, FEATURES, LANES
         )
         span, sign = _horizon(query_times, key_times, horizon, batch, query, key, queries, keys)
         time, _clock, pace = _time(u, w, span, scale, query, key, queries, keys, TIME, SLOPE_AT, FEATURES)
@@ -624,8 +632,8 @@ def _vectors(features, token, tokens, VECTOR: tl.constexpr, FEATURES: tl.constex
 @triton.jit
 def _gates(
     u, w, pair, which, query, key, queries, keys,
-    GATE: tl.constexpr, RATE: tl.constexpr, VECTOR: tl.constexpr, RATE_AT: tl.constexpr, FEATURES: tl.constexpr,
-    LANES: tl.constexpr,
+    GATE: tl.constexpr, RATE: tl.constexpr, LEAST_RATE: tl.constexpr, VECTOR: tl.constexpr, RATE_AT: tl.constexpr,
+    FEATURES: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """φ, ω and the slope of ω, (queries, keys)."""
     free = tl.zeros((query.shape[0], key.shape[0]), tl.float32)
@@ -650,7 +658,7 @@ def _gates(
     if RATE == 0:
         if RATE_AT >= 0:
             free = _sum(u, w, query, key, queries, keys, RATE_AT, FEATURES)
-        rate = _softplus(free) + MIN_RATE
+        rate = _softplus(free) + LEAST_RATE
         slope = tl.sigmoid(free)
     else:
         rate = free + RATE

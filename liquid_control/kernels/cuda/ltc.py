@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,47 +38,69 @@ LARGEST_CIRCUIT = 256
 """Neurons whose potentials a program still holds in registers."""
 
 
+class Synapses(NamedTuple):
+    """Synapses of a circuit and their parameters, those in use: matrices [source, destination]."""
+
+    edges: tuple[tuple[int, int, int], ...]
+    """Source, destination and polarity of each."""
+    sigma: Tensor
+    mu: Tensor
+    w: Tensor
+    erev: Tensor
+
+
 def integrate(
-    layer: Any, x: Tensor, state: Tensor, elapsed: float | Tensor, advance: Tensor | None
-) -> tuple[Tensor, Tensor] | None:
-    """What ``layer.integrate`` gives, for a `liquid_control.nn.LTC`; None where the reference form must run.
+    x: Tensor,
+    state: Tensor,
+    elapsed: float | Tensor,
+    advance: Tensor | None,
+    gleak: Tensor,
+    vleak: Tensor,
+    cm: Tensor,
+    sensory: Synapses,
+    inner: Synapses,
+    unfolds: int,
+    epsilon: float,
+) -> Tensor | None:
+    """The potentials of an LTC at all steps, by the semi-implicit solver; None where the reference form must run.
 
     Args:
-        layer: the LTC.
-        x: (T, B, C) inputs.
+        x: (T, B, C) inputs, mapped.
         state: (B, N) potentials before the first step.
         elapsed: positive: a number, or (T, B).
         advance: (T, B) bool, or None for always.
+        gleak: (N,) leak conductances, those in use.
+        vleak: (N,) leak potentials.
+        cm: (N,) capacitances, those in use.
+        sensory: from inputs to neurons.
+        inner: from neurons to neurons.
+        unfolds: solver steps of a step.
+        epsilon: added to the denominator.
 
     Returns:
-        y (T, B, O) and the final state (B, N), or None.
+        (T, B, N), or None.
     """
-    if layer.solver != "semi_implicit":
-        use_reference(f"the LTC's CUDA kernel has the semi-implicit solver, not {layer.solver!r}")
-        return None
+    neurons = state.shape[1]
     if x.dtype != torch.float32:
         use_reference(f"the LTC's CUDA kernel is for float32, not {x.dtype}")
         return None
-    if layer.state_size > LARGEST_CIRCUIT:
-        use_reference(f"the LTC's CUDA kernel is for {LARGEST_CIRCUIT} neurons or fewer, not {layer.state_size}")
+    if neurons > LARGEST_CIRCUIT:
+        use_reference(f"the LTC's CUDA kernel is for {LARGEST_CIRCUIT} neurons or fewer, not {neurons}")
         return None
-    cell, positive = layer.rnn_cell, layer._positive
-    leak, capacitance = positive(cell.gleak), positive(cell.cm)
     if isinstance(elapsed, Tensor):
         elapsed = elapsed[..., None]
-    sensory = _slots(layer.circuit.sensory_synapses, layer.input_size, layer.state_size, x.device)
-    inner = _slots(layer.circuit.synapses, layer.state_size, layer.state_size, x.device)
+    of_sensory = _slots(sensory.edges, x.shape[2], neurons, x.device)
+    of_inner = _slots(inner.edges, neurons, neurons, x.device)
     given = (
-        layer._map(x, "input"),
+        x,
         state,
-        capacitance * layer.ode_unfolds / elapsed,
-        torch.stack([leak * cell.vleak, leak + layer.epsilon]),
-        sensory.gather(cell.sensory_sigma, cell.sensory_mu, positive(cell.sensory_w), cell.sensory_erev),
-        inner.gather(cell.sigma, cell.mu, positive(cell.w), cell.erev),
+        cm * unfolds / elapsed,
+        torch.stack([gleak * vleak, gleak + epsilon]),
+        of_sensory.gather(*sensory[1:]),
+        of_inner.gather(*inner[1:]),
     )
     with torch.cuda.device_of(x):
-        states = _SemiImplicit.apply(*given, sensory, inner, advance, layer.ode_unfolds, is_recorded(*given))
-    return layer._map(states[..., : layer.output_size], "output"), states[-1]
+        return _SemiImplicit.apply(*given, of_sensory, of_inner, advance, unfolds, is_recorded(*given))
 
 
 @dataclass(frozen=True)

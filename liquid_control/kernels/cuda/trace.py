@@ -31,9 +31,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from liquid_control.kernels import use_reference
+from liquid_control.kernels import is_known, use_reference
 from liquid_control.kernels.autograd import is_recorded, refuse_second_derivatives
 
+RULES = ("hebb", "delta")
+"""The rules that the kernels know."""
 LARGEST_KEY = 128
 """Width of a key up to which a program keeps its rows of the trace in registers."""
 # Three products of tensor-float32 parts: single precision at the speed of the matrix units.
@@ -78,7 +80,7 @@ def plastic_trace(
     if width > LARGEST_KEY:
         use_reference(f"the trace's CUDA kernel is for keys of {LARGEST_KEY} or narrower, not {width}")
         return None
-    if time == 0:
+    if time == 0 or not is_known("the trace", "rule", rule, RULES):
         return None
     if state is None:
         state = v.new_zeros(batch, heads, v.shape[3], width, dtype=torch.float32)

@@ -20,7 +20,7 @@ import envs  # noqa: F401
 from envs.udacity.live import HOLD, Brake, Motion, Udacity
 from envs.udacity.server import BridgeError
 from envs.udacity.simulator_wire import SimulatorWire
-from envs.udacity.stand_in.car import MPH
+from envs.udacity.vehicle import MPH
 
 
 def free_port():

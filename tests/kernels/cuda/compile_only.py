@@ -65,24 +65,23 @@ def compile_ltc():
     from liquid_control.nn import LTC, Wiring
 
     layer = LTC(32, Wiring.auto(19, 3))
-    whole(layer, ltc.integrate, None, None)
-    whole(layer, ltc.integrate, 0.5, True)
-    whole(layer, ltc.integrate, None, None, steps=1, batch=1)
-    whole(LTC(32, Wiring.random(ltc.LARGEST_CIRCUIT, sparsity=0.99)), ltc.integrate, None, None)
+    whole(layer, LTC.fused_cuda, None, None)
+    whole(layer, LTC.fused_cuda, 0.5, True)
+    whole(layer, LTC.fused_cuda, None, None, steps=1, batch=1)
+    whole(LTC(32, Wiring.random(ltc.LARGEST_CIRCUIT, sparsity=0.99)), LTC.fused_cuda, None, None)
 
 
 def compile_cfc():
     """Wired in every mode, and behind a backbone."""
-    from liquid_control.kernels.cuda import cfc
     from liquid_control.nn import CfC, Wiring
     from liquid_control.nn.cfc import MODES
 
     for mode in MODES:
-        whole(CfC(32, Wiring.auto(19, 3), mode=mode), cfc.integrate, 0.5, True)
-    whole(CfC(32, Wiring.auto(19, 3)), cfc.integrate, None, None)
-    whole(CfC(32, 19, backbone_units=64), cfc.integrate, 0.5, True)
-    whole(CfC(32, 19, backbone_units=64), cfc.integrate, None, None, steps=1, batch=1)
-    whole(CfC(32, 19, backbone_units=64, activation="gelu"), cfc.integrate, None, None)
+        whole(CfC(32, Wiring.auto(19, 3), mode=mode), CfC.fused_cuda, 0.5, True)
+    whole(CfC(32, Wiring.auto(19, 3)), CfC.fused_cuda, None, None)
+    whole(CfC(32, 19, backbone_units=64), CfC.fused_cuda, 0.5, True)
+    whole(CfC(32, 19, backbone_units=64), CfC.fused_cuda, None, None, steps=1, batch=1)
+    whole(CfC(32, 19, backbone_units=64, activation="gelu"), CfC.fused_cuda, None, None)
 
 
 def compile_trace():
@@ -97,8 +96,8 @@ def compile_trace():
 
 def compile_lan():
     """Every gate, mode and time, padding, causal windows."""
+    from liquid_control.kernels.attention import Pairs
     from liquid_control.kernels.cuda import lan
-    from liquid_control.nn.liquid_attention import Pairs
     from liquid_control.nn.liquid_logits import LiquidLogits
 
     for gate, mode, pseudo_time in (
@@ -111,14 +110,14 @@ def compile_lan():
         real = torch.ones(3, 3, dtype=torch.bool) if gate == "mlp" else None
         pairs = Pairs(3, 1.0, times, times, real, None, gate != "affine")
         u, w = (torch.randn(3, 2, logits.features, 3, requires_grad=True) for _ in range(2))
-        lan.attend(logits, u, w, torch.randn(3, 2, 3, 16, requires_grad=True), pairs).sum().backward()
+        lan.attend(logits.for_kernels(), u, w, torch.randn(3, 2, 3, 16, requires_grad=True), pairs).sum().backward()
     query, keys, values = (
         torch.randn(3, 2, 2, logits.features),
         torch.randn(6, 2, 2 * logits.features),
         torch.randn(6, 2, 8),
     )
-    known = torch.ones(6, 2, dtype=torch.bool)
-    lan.attend_window(logits, query, keys, values, torch.ones(3, 2), torch.ones(6, 2), known, 4).sum().backward()
+    now, since, known = torch.ones(3, 2), torch.ones(6, 2), torch.ones(6, 2, dtype=torch.bool)
+    lan.attend_window(logits.for_kernels(), query, keys, values, now, since, known, 4).sum().backward()
 
 
 compile_ltc()

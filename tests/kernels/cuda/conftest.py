@@ -10,6 +10,8 @@ import os
 import pytest
 import torch
 
+from liquid_control import kernels
+
 if importlib.util.find_spec("triton") is None:
     collect_ignore_glob = ["test_*.py"]
 elif torch.cuda.is_available():
@@ -20,11 +22,15 @@ else:
 
 @pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.cuda)])
 def device(request, monkeypatch):
-    """Where the kernels run; they are called by name, and what they are compared with is the reference form."""
+    """Where the kernels run; they are called by name, and what they are compared with is the reference form.
+
+    A reason for it that was given before is given again.
+    """
     on_gpu = torch.cuda.is_available()
     if request.param == "interpreter" and on_gpu:
         pytest.skip("with a GPU the kernels are compiled")
     monkeypatch.setenv("LIQUID_CONTROL_KERNELS", "reference")
+    monkeypatch.setattr(kernels, "_said", set())
     return "cuda" if on_gpu else "cpu"
 
 

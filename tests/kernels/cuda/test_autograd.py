@@ -3,28 +3,29 @@
 import pytest
 import torch
 
+from liquid_control.kernels.attention import Pairs
 from liquid_control.kernels.autograd import is_recorded
-from liquid_control.kernels.cuda import cfc, lan, ltc, trace
+from liquid_control.kernels.cuda import lan, trace
 from liquid_control.nn import LTC, CfC
-from liquid_control.nn.liquid_attention import LiquidAttention, Pairs
+from liquid_control.nn.liquid_attention import LiquidAttention
 
 
 def attend(x):
-    logits = LiquidAttention(4, 2, hidden=3).to(x.device).logits
+    logits = LiquidAttention(4, 2, hidden=3).to(x.device).logits.for_kernels()
     features = x.new_ones(1, 2, logits.features, 3)
     return lan.attend(
         logits, features, features, x[None].expand(1, 2, 3, 4), Pairs(3, 1.0, None, None, None, None, True)
     )
 
 
-def integrate(kernel, layer, x):
-    return kernel.integrate(layer.to(x.device), x[:, None], x.new_zeros(1, layer.state_size), 1.0, None)[0]
+def integrate(layer, x):
+    return layer.to(x.device).fused_cuda(x[:, None], x.new_zeros(1, layer.state_size), 1.0, None)[0]
 
 
 KERNELS = {
-    "the LTC": lambda x: integrate(ltc, LTC(4, 3, ode_unfolds=1), x),
-    "the CfC": lambda x: integrate(cfc, CfC(4, 3, backbone_layers=0), x),
-    "the CfC ": lambda x: integrate(cfc, CfC(4, 3, backbone_units=5), x),
+    "the LTC": lambda x: integrate(LTC(4, 3, ode_unfolds=1), x),
+    "the CfC": lambda x: integrate(CfC(4, 3, backbone_layers=0), x),
+    "the CfC ": lambda x: integrate(CfC(4, 3, backbone_units=5), x),
     "the trace": lambda x: trace.plastic_trace(*(x[None, :, None],) * 3, *(x[None, :, :1].sigmoid(),) * 2, chunk=16)[0],
     "liquid attention": attend,
 }

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from liquid_control.kernels import ReferenceFormWarning
+from liquid_control.kernels.attention import Pairs
 from liquid_control.kernels.cuda import lan
 from liquid_control.nn.lan import LAN
-from liquid_control.nn.liquid_attention import LiquidAttention, Pairs
+from liquid_control.nn.liquid_attention import LiquidAttention
 from liquid_control.nn.liquid_logits import GATES, MODES, PSEUDO_TIMES
 
 BATCH, TOKENS, SIZE, HEADS = 2, 5, 6, 2
@@ -80,7 +81,9 @@ def assert_attends_as_the_reference(attention, pairs, device):
         return dataclasses.replace(pairs, **dict(zip(("query_times", "key_times"), times, strict=False)))
 
     found = outcome(
-        lambda u, w, v, *times: lan.attend(attention.logits, u, w, v, timed(times)), attention.logits, given
+        lambda u, w, v, *times: lan.attend(attention.logits.for_kernels(), u, w, v, timed(times)),
+        attention.logits,
+        given,
     )
     expected = outcome(
         lambda u, w, v, *times: attention._attend(u, w, v, timed(times), None, False)[0], attention.logits, given
@@ -150,7 +153,9 @@ def test_a_sliding_window_agrees_with_the_reference(device, gate, window):
         layer.logits.query_features = lambda x: query
         return layer._attend(query, now, keys, values, since, known)
 
-    found = outcome(lambda *leaves: lan.attend_window(layer.logits, *leaves, known, window), layer.logits, given)
+    found = outcome(
+        lambda *leaves: lan.attend_window(layer.logits.for_kernels(), *leaves, known, window), layer.logits, given
+    )
     assert_close(found, outcome(reference, layer.logits, given))
 
 
@@ -163,7 +168,7 @@ def test_a_rate_near_its_minimum_keeps_its_digits(device):
     u[..., :-1, :], w[..., :-1, :] = torch.randn_like(u[..., :-1, :]), torch.randn_like(w[..., :-1, :])
     values = torch.randn(BATCH, HEADS, TOKENS, 3, device=device)
     expected = attention.double()._attend(u.double(), w.double(), values.double(), pairs, None, False)[0]
-    found = lan.attend(attention.float().logits, u, w, values, pairs)
+    found = lan.attend(attention.float().logits.for_kernels(), u, w, values, pairs)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -183,7 +188,26 @@ def test_what_no_kernel_covers_is_left_to_the_reference(device, change, reason):
     attention = build(hidden=change.pop("hidden", 4)).to(device, dtype)
     u = torch.randn(BATCH, HEADS, attention.logits.features, TOKENS, dtype=dtype, device=device)
     values = torch.randn(BATCH, HEADS, TOKENS, SIZE // HEADS, dtype=dtype, device=device)
+    logits, pairs = attention.logits.for_kernels(), on(device, pairs_of(timed=False, **change))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", ReferenceFormWarning)
-        assert lan.attend(attention.logits, u, u, values, on(device, pairs_of(timed=False, **change))) is None
+        assert lan.attend(logits, u, u, values, pairs) is None
     assert any(reason in str(warning.message) for warning in said)
+
+
+@pytest.mark.parametrize(
+    ("option", "what"), [("gate", "gate"), ("mode", "mode"), ("clock", "pseudo-time")], ids=["gate", "mode", "time"]
+)
+def test_what_the_kernel_does_not_know_is_left_to_the_reference(device, option, what):
+    attention = build().to(device)
+    logits = attention.logits.for_kernels()._replace(**{option: "new"})
+    u = torch.randn(BATCH, HEADS, logits.features, TOKENS, device=device)
+    values = torch.randn(BATCH, HEADS, TOKENS, 3, device=device)
+    with pytest.warns(ReferenceFormWarning, match=f"no kernel of liquid attention knows the {what} 'new'"):
+        assert lan.attend(logits, u, u, values, on(device, pairs_of(timed=False))) is None
+
+
+def test_the_least_rate_is_the_layers(device):
+    attention = build(gate="affine", mode="steady")
+    attention.logits.least_rate = 0.5
+    assert_attends_as_the_reference(attention, pairs_of(), device)

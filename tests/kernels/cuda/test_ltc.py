@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from liquid_control.kernels import ReferenceFormWarning
-from liquid_control.kernels.cuda import ltc
 from liquid_control.nn import LTC, Wiring
 
 INPUTS, STEPS, BATCH = 5, 3, 5
@@ -31,7 +30,7 @@ def sequence(layer, steps=STEPS, batch=BATCH, elapsed=1.0, masked=False):
 @pytest.mark.parametrize("elapsed", [0.7, "batched"], ids=["constant", "batched"])
 def test_it_agrees_with_the_reference(assert_agrees, elapsed, masked):
     layer = build()
-    assert_agrees(layer, ltc.integrate, *sequence(layer, elapsed=elapsed, masked=masked))
+    assert_agrees(layer, LTC.fused_cuda, *sequence(layer, elapsed=elapsed, masked=masked))
 
 
 @pytest.mark.parametrize(
@@ -48,28 +47,28 @@ def test_it_agrees_with_the_reference(assert_agrees, elapsed, masked):
     ids=["one step", "one row", "one of each", "one unfold", "dense", "many neurons", "explicit"],
 )
 def test_it_agrees_with_the_reference_at_the_edges(assert_agrees, layer, shape):
-    assert_agrees(layer, ltc.integrate, *sequence(layer, **shape))
+    assert_agrees(layer, LTC.fused_cuda, *sequence(layer, **shape))
 
 
 def test_a_circuit_without_recurrent_synapses_agrees_with_the_reference(assert_agrees):
     layer = build(units=Wiring.fully_connected(1, self_connections=False))
-    assert_agrees(layer, ltc.integrate, *sequence(layer))
+    assert_agrees(layer, LTC.fused_cuda, *sequence(layer))
 
 
 def test_without_gradients_the_values_are_the_same_bits(device):
     layer = build().to(device)
     x, state, elapsed, _ = sequence(layer)
     x, state = x.to(device), state.to(device)
-    y, final = ltc.integrate(layer, x, state, elapsed, None)
+    y, final = layer.fused_cuda(x, state, elapsed, None)
     with torch.no_grad():
-        again = ltc.integrate(layer, x, state, elapsed, None)
+        again = layer.fused_cuda(x, state, elapsed, None)
     assert torch.equal(y, again[0]) and torch.equal(final, again[1])
 
 
 def test_a_graph_may_be_used_twice(device):
     layer = build().to(device)
     x, state, elapsed, _ = sequence(layer)
-    y, _ = ltc.integrate(layer, x.to(device), state.to(device), elapsed, None)
+    y, _ = layer.fused_cuda(x.to(device), state.to(device), elapsed, None)
     twice = [torch.autograd.grad(y.sum(), layer.rnn_cell.w, retain_graph=True)[0] for _ in range(2)]
     assert torch.equal(*twice)
 
@@ -88,5 +87,5 @@ def test_what_no_kernel_covers_is_left_to_the_reference(device, layer, reason):
     dtype = next(layer.parameters()).dtype
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", ReferenceFormWarning)
-        assert ltc.integrate(layer.to(device), x.to(device, dtype), state.to(device, dtype), elapsed, None) is None
+        assert layer.to(device).fused_cuda(x.to(device, dtype), state.to(device, dtype), elapsed, None) is None
     assert any(reason in str(warning.message) for warning in said)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from liquid_control.kernels import ReferenceFormWarning
 from liquid_control.kernels.cuda import trace
 from liquid_control.nn.trace import plastic_trace
 
@@ -89,3 +90,9 @@ def test_half_precision_gives_values_of_its_kind_and_a_trace_of_single_precision
 def test_a_chunk_that_no_tile_has_is_refused(device):
     with pytest.raises(ValueError, match="chunk is 24, expected a power of two from 16 on"):
         trace.plastic_trace(*(part.to(device) for part in sequence()), chunk=24)
+
+
+def test_a_rule_that_the_kernel_does_not_know_is_left_to_the_reference(device):
+    x, share = torch.randn(1, 3, 1, 4, device=device), torch.ones(1, 3, 1, device=device)
+    with pytest.warns(ReferenceFormWarning, match="no kernel of the trace knows the rule 'new'"):
+        assert trace.plastic_trace(x, x, x, share, share, rule="new") is None

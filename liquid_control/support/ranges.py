@@ -1,7 +1,7 @@
 """Numbers with a range, as the types of a config's fields: ``steps: Count = 100``.
 
 The bounds are those of the package annotated-types, so any other can be written beside these:
-``port: Annotated[int, Ge(0), Le(65535)]``. `liquid_control.command.parse` checks them for every command.
+``port: Annotated[int, Ge(0), Le(65535)]``. `liquid_control.support.command.parse` checks them for every command.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from liquid_control.errors import UserError
+from liquid_control.support.errors import UserError
 
 Count = Annotated[int, Ge(1)]
 CountOrZero = Annotated[int, Ge(0)]

@@ -7,26 +7,34 @@ so one parser checks both and an argument given by hand wins over the file.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import inspect
 import itertools
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 import yaml
 
-from liquid_control.errors import UserError, nearest
-from liquid_control.ranges import check_ranges
+from liquid_control.support.console import accept_any_encoding, plain
+from liquid_control.support.errors import UserError, nearest
+from liquid_control.support.ranges import check_ranges
 
 Config = TypeVar("Config")
 
 
-def parse(config_class: type[Config], arguments: Sequence[str], program: str) -> Config:
+def parse(config_class: type[Config], arguments: Sequence[str], program: str, note: str = "") -> Config:
     """Builds a config from command line arguments and, where ``--config FILE`` is among them, a YAML file.
+
+    Args:
+        config_class: a dataclass; its docstring is the help's description, those of its fields explain the options.
+        arguments: the words of the command line.
+        program: what the help calls the program.
+        note: what the help says in front of the description.
 
     Raises:
         UserError: if the YAML file cannot be read or has a key that the config does not have, or a number is out of the
@@ -36,7 +44,7 @@ def parse(config_class: type[Config], arguments: Sequence[str], program: str) ->
     config = tyro.cli(
         config_class,
         prog=program,
-        description=inspect.cleandoc(config_class.__doc__ or ""),
+        description="\n\n".join(part for part in (note, inspect.cleandoc(config_class.__doc__ or "")) if part),
         args=_with_values(config_class, _with_config_file(config_class, list(arguments))),
         config=(tyro.conf.FlagConversionOff, tyro.conf.PositionalRequiredArgs),
     )
@@ -69,7 +77,12 @@ def _with_values(config_class: type, arguments: list[str]) -> list[str]:
     return words
 
 
-def _yaml_arguments(config_class: type, path: Path) -> list[str]:
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """The mapping of option names to values that a YAML file holds.
+
+    Raises:
+        UserError: if it cannot be read, is not YAML, or holds something else.
+    """
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
@@ -78,6 +91,11 @@ def _yaml_arguments(config_class: type, path: Path) -> list[str]:
         raise UserError(f"the config {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"the config {path} must be a mapping of option names to values, not {type(content).__name__}.")
+    return content
+
+
+def _yaml_arguments(config_class: type, path: Path) -> list[str]:
+    content = read_yaml(path)
     known = {field.name: field for field in dataclasses.fields(config_class)}
     arguments: list[str] = []
     for key, value in content.items():
@@ -100,6 +118,24 @@ def write_yaml(config: Any) -> str:
     return yaml.safe_dump(values, sort_keys=False)
 
 
+def differences(saved: Any, given: Any, names: Iterable[str] | None = None, whose: str = "") -> list[str]:
+    """Where two configs of one class differ, in words.
+
+    Args:
+        saved: one config.
+        given: the other.
+        names: of the fields to look at; None looks at all.
+        whose: what the words say behind each name.
+    """
+    names = [field.name for field in dataclasses.fields(saved)] if names is None else names
+    pairs = [(name, getattr(saved, name), getattr(given, name)) for name in names]
+    return [f"{name}{whose} is {_told(was)}, not {_told(now)}" for name, was, now in pairs if was != now]
+
+
+def _told(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which a cluster's scheduler sends before it kills: for a command it is Ctrl-C."""
 
@@ -108,13 +144,21 @@ def _terminate(*_: object) -> None:
     raise Terminated
 
 
+def _refusal(error: OSError) -> str:
+    """What the system refused, and what to do about it where that is known."""
+    text = f"{error.strerror or error}: {error.filename}" if error.filename else str(error.strerror or error)
+    advice = {errno.ENOSPC: "Free some space", errno.EDQUOT: "Free some space", errno.EACCES: "Look at its permissions"}
+    return f"{text}. {advice[error.errno]}, then start again." if error.errno in advice else f"{text}."
+
+
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Runs a command: a :class:`UserError` becomes one line and exit status 2, Ctrl-C status 130, SIGTERM 143."""
+    accept_any_encoding()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         main(sys.argv[1:])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None
     except BrokenPipeError:
         # The reader of our output left (`… | head`): that is its right. Keep the interpreter from complaining too.
@@ -122,7 +166,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         raise SystemExit(0) from None
     except OSError as error:
         # What only the system can refuse: a disk that fills under a curve, a folder that disappears.
-        print(f"error: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
+        print(f"error: {plain(_refusal(error))}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt as stop:
         print("stopped.", file=sys.stderr)

@@ -7,8 +7,9 @@ import os
 import pytest
 import torch
 
-from liquid_control.checkpoint import load_checkpoint, save_checkpoint, write_atomically
-from liquid_control.errors import UserError
+from liquid_control.support.checkpoint import load_checkpoint, save_checkpoint
+from liquid_control.support.errors import UserError
+from liquid_control.support.files import write_atomically
 
 TENSORS = {"weight": torch.arange(6.0).reshape(2, 3), "count": torch.tensor(3)}
 

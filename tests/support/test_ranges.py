@@ -12,8 +12,8 @@ from annotated_types import Ge, Gt, Le, Lt
 
 import agents
 from liquid_control.__main__ import COMMANDS
-from liquid_control.errors import UserError
-from liquid_control.ranges import Count, Positive, Share, check_ranges
+from liquid_control.support.errors import UserError
+from liquid_control.support.ranges import Count, Positive, Share, check_ranges
 
 
 @dataclass

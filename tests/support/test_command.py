@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from liquid_control.command import parse, run, write_yaml
-from liquid_control.errors import UserError
+from liquid_control.support.command import parse, run, write_yaml
+from liquid_control.support.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -10,32 +9,26 @@ from typing import Any
 
 from rich.table import Table
 
+from agents.pool import RolloutPool
 from agents.road_rollout import RoadJudgement, autonomy, judge_road
-from agents.rollout import TEST_SEEDS, RolloutPool
 from agents.run_folder import versions
-from liquid_control.checkpoint import pack_weights
-from liquid_control.errors import UserError
+from envs.registration import STAND_IN, TEST_SEEDS
+from liquid_control.report.evaluation import Judgement
+from liquid_control.support.checkpoint import weights_digest
 from policies.driver import Driver
 
-STAND_IN = "liquid_control/UdacityStandIn-v0"
 SPEEDS = (15.0, 25.0)
 """Miles an hour."""
 
 
-@dataclass(frozen=True)
-class RoadEvaluation:
+@dataclass(frozen=True, kw_only=True)
+class RoadEvaluation(Judgement):
     """The laps that a driver was judged by, and what they come to."""
 
-    driver: str
-    """One line that says what drove: neurons and parameter counts."""
-    weights: str
-    """sha256 of the weights that drove; the same as in the checkpoint's config.json."""
+    results = "laps"
+    kind = RoadJudgement
+
     laps: tuple[RoadJudgement, ...]
-    seconds: float
-    """Wall-clock time that the driving took."""
-    versions: dict[str, str]
-    """Of the packages that the numbers depend on."""
-    env: str = STAND_IN
 
     def summary(self) -> list[dict[str, Any]]:
         """Of each speed the numbers of the table, by name."""
@@ -80,32 +73,9 @@ class RoadEvaluation:
             )
         return table
 
-    def to_json(self) -> str:
-        """The text of an evaluation file, which :meth:`from_json` reads."""
-        head = {name: getattr(self, name) for name in ("env", "driver", "weights")}
-        laps = [asdict(lap) for lap in self.laps]
-        return json.dumps(
-            head | {"summary": self.summary(), "seconds": round(self.seconds, 1)}
-            | {"versions": self.versions, "laps": laps},
-            indent=2,
-        )  # fmt: skip
-
-    @classmethod
-    def from_json(cls, text: str) -> RoadEvaluation:
-        """Reads what :meth:`to_json` wrote.
-
-        Raises:
-            UserError: if the text is not an evaluation.
-        """
-        try:
-            content = json.loads(text)
-            laps = tuple(RoadJudgement(**row) for row in content["laps"])
-            names = ("driver", "weights", "seconds", "versions", "env")
-            evaluation = cls(laps=laps, **{name: content[name] for name in names})
-            evaluation.summary()
-        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-            raise UserError(f"this is no evaluation of this release: {error!r}.") from None
-        return evaluation
+    def told(self, result: RoadJudgement) -> dict[str, Any]:
+        """All of a lap."""
+        return asdict(result)
 
 
 def _summarize(laps: Sequence[RoadJudgement]) -> dict[str, Any]:
@@ -148,8 +118,9 @@ def evaluate_on_roads(
         drives = [(driver, track, speed, laps, weather) for speed in speeds for track in tracks]
         judged = pool.map(judge_road, drives, done)
     return RoadEvaluation(
+        env=STAND_IN,
         driver=driver.describe(),
-        weights=pack_weights(driver.state_dict())[1],
+        weights=weights_digest(driver),
         laps=tuple(judged),
         seconds=time.perf_counter() - begin,
         versions=versions(),

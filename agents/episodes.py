@@ -1,38 +1,28 @@
 """Episodes driven by a driver, by the expert, or by both in turns: for learning, for validation and for judging.
 
-The driver drives in its compiled form, one episode after the other; several processes share the episodes out between
-the cores.
+The driver drives in its compiled form, one episode after the other; `agents.pool` shares them out between processes.
 """
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.envs.box2d.car_racing import CarRacing
 
-from agents.workers import begin_worker, starting_worker, worker_context
 from envs.car_racing.expert import Expert
+from envs.disturbance import Disturbance
 from envs.partial import IrregularTime
-from liquid_control.errors import UserError
+from envs.registration import FAST
 from policies.driver import Driver
-
-OFFICIAL = "CarRacing-v3"
-FAST = "liquid_control/FastCarRacing-v3"
-
-#: Seeds: what is learned on, chosen on and judged on never meets.
-TRAINING_SEEDS, VALIDATION_SEEDS, TEST_SEEDS = 0, 1_000_000, 2_000_000
 
 
 @dataclass(frozen=True)
-class Plan:
+class EpisodePlan:
     """How one episode is to be driven."""
 
     seed: int
@@ -74,7 +64,7 @@ class Episode:
 
 
 @dataclass(frozen=True)
-class Drive:
+class Conditions:
     """What the episodes of one occasion have in common."""
 
     env: str = FAST
@@ -106,17 +96,18 @@ class _Lane:
         # The official car draws every step, which is nearly all that a step costs, whether somebody looks or not.
         self.draws_unseen = type(self.car_racing) is CarRacing and not self.irregular
 
-    def start(self, plan: Plan, drive: Drive) -> None:
-        self.plan, self.drive = plan, drive
-        self.expert = Expert(**dict(drive.teacher))
+    def start(self, plan: EpisodePlan, conditions: Conditions) -> None:
+        self.plan, self.conditions = plan, conditions
+        self.expert = Expert(**dict(conditions.teacher))
         self.rng = np.random.default_rng([plan.seed, 7])
         self._see(self.env.reset(seed=plan.seed)[0])
-        self.needs_expert = self.drive.record or plan.expert_share > 0
-        if self.needs_expert or self.drive.leash is not None:
+        self.needs_expert = self.conditions.record or plan.expert_share > 0
+        if self.needs_expert or self.conditions.leash is not None:
             self.expert.reset(self.env)
         self.episode = Episode(plan.seed, score=0.0, steps=0, lap=False, tiles=0.0, off_road=0.0)
         self.frames: list[tuple[Any, ...]] = []
-        self.noise, self.noise_left = np.zeros(3, np.float32), 0
+        self.times: list[float] = []
+        self.disturbance = Disturbance(self.rng, every=50, size=(0.1, 0.3), steps=(4, 9))
         self.busy = True
 
     def _see(self, observation: Any) -> None:
@@ -139,32 +130,26 @@ class _Lane:
             self.expert_drives = self.rng.random() < self.plan.expert_share
         taken = label if self.expert_drives else action
         if self.plan.disturbed:
-            taken = self._disturb(taken)
+            push = np.array([self.disturbance(), 0, 0], np.float32)
+            taken = np.clip(taken + push, [-1, 0, 0], 1).astype(np.float32)
+        elapsed = self.elapsed
         with nullcontext() if looks or not self.draws_unseen else _without_drawing(self.car_racing):
             observation, reward, terminated, truncated, info = self.env.step(taken)
         self._see(observation)
         if seen is not None:
             self.frames.append((*seen, label, taken, np.float32(reward)))
+            if elapsed is not None:
+                self.times.append(elapsed)
         episode = self.episode
         episode.score += float(reward)
         episode.steps += 1
         if self.car_racing is not None:
             episode.off_road += not any(wheel.tiles for wheel in self.car_racing.car.wheels)
-        leash = self.drive.leash
+        leash = self.conditions.leash
         strayed = leash is not None and self.expert.off_road_distance(self.env) > leash
         if terminated or truncated or strayed:
             episode.terminated = bool(terminated)
             self._finish(bool(info.get("lap_finished", False)))
-
-    def _disturb(self, action: np.ndarray) -> np.ndarray:
-        if self.noise_left == 0:
-            self.noise[:] = 0
-            if self.rng.random() < 1 / 50:
-                self.noise[0] = self.rng.choice([-1, 1]) * self.rng.uniform(0.1, 0.3)
-                self.noise_left = int(self.rng.integers(3, 9))
-        else:
-            self.noise_left -= 1
-        return np.clip(action + self.noise, [-1, 0, 0], 1).astype(np.float32)
 
     def _finish(self, lap: bool) -> None:
         episode = self.episode
@@ -175,7 +160,8 @@ class _Lane:
         if self.frames:
             columns = [np.stack(column) for column in zip(*self.frames, strict=True)]
             episode.images, episode.gauges, episode.labels, episode.actions, episode.rewards = columns
-            self.frames = []
+            episode.elapsed = np.array(self.times, np.float32)
+            self.frames, self.times = [], []
         self.busy = False
 
 
@@ -192,119 +178,19 @@ def _without_drawing(car_racing: Any) -> Iterator[None]:
 _lanes: dict[tuple[str, float, int], _Lane] = {}
 
 
-def drive_episode(driver: Driver, plan: Plan, drive: Drive) -> Episode:
+def drive_episode(driver: Driver, plan: EpisodePlan, conditions: Conditions) -> Episode:
     """Drives the planned episode in this process, which keeps the environment for the next call."""
-    key = drive.env, drive.drop_frames, drive.jitter
+    key = conditions.env, conditions.drop_frames, conditions.jitter
     if key not in _lanes:
         _lanes[key] = _Lane(*key)
     lane, compiled = _lanes[key], driver.compile_step()
-    lane.start(plan, drive)
+    lane.start(plan, conditions)
     while lane.busy:
-        if drive.record:
+        if conditions.record:
             seen = compiled.view(lane.observation)
-            lane.advance(compiled.act_on(seen, lane.elapsed or 1.0), seen)
+            elapsed = 1.0 if lane.elapsed is None else lane.elapsed
+            lane.advance(compiled.act_on(seen, elapsed), seen)
         else:
             action = compiled.act(lane.observation, lane.elapsed)
             lane.advance(action, looks=not compiled.holds)
     return lane.episode
-
-
-def _call(task: bytes) -> Any:
-    function, arguments = pickle.loads(task)
-    return function(*arguments)
-
-
-class EpisodePool(Protocol):
-    """Whatever drives episodes: processes of this machine, or those of a cluster."""
-
-    def drive(self, driver: Driver, plans: Sequence[Plan], drive: Drive) -> list[Episode]:
-        """:func:`drive_episode` for every plan; the result has their order."""
-
-
-class RolloutPool:
-    """Processes that drive episodes; as a context manager it closes them.
-
-    Args:
-        workers: how many; each uses one core.
-    """
-
-    def __init__(self, workers: int):
-        if workers < 1:
-            raise UserError(f"workers must be at least 1, not {workers}.")
-        self.workers = workers
-        self._executor = ProcessPoolExecutor(workers, mp_context=worker_context(), initializer=begin_worker)
-
-    def __enter__(self) -> RolloutPool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stops the processes without waiting for what they drive."""
-        for process in list((self._executor._processes or {}).values()):
-            process.terminate()
-        self._executor.shutdown(wait=True, cancel_futures=True)
-
-    def map(
-        self,
-        function: Callable[..., Any],
-        shares: Iterable[tuple[Any, ...]],
-        done: Callable[[], None] | None = None,
-    ) -> list[Any]:
-        """Calls ``function(*share)`` for every share in the pool; results in the order of the shares.
-
-        Args:
-            function: of a module, so that a process finds it.
-            shares: its arguments.
-            done: called in this process with each result, in order.
-        """
-        results = []
-        for future in [self._submit(function, *share) for share in shares]:
-            results.append(self._result(future))
-            if done is not None:
-                done()
-        return results
-
-    def drive(
-        self,
-        driver: Driver,
-        plans: Sequence[Plan],
-        drive: Drive,
-        done: Callable[[Episode], None] | None = None,
-    ) -> list[Episode]:
-        """:func:`drive_episode` for every plan, each whenever a process is free; no result depends on which.
-
-        Args:
-            driver: what drives.
-            plans: the episodes; the result has their order.
-            drive: what they have in common.
-            done: called in this process with each episode as it ends, in no fixed order.
-        """
-        futures = {self._submit(drive_episode, driver, plan, drive): index for index, plan in enumerate(plans)}
-        episodes: dict[int, Episode] = {}
-        pending = set(futures)
-        while pending:
-            finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in finished:
-                episode = episodes[futures[future]] = self._result(future)
-                if done is not None:
-                    done(episode)
-        return [episodes[index] for index in range(len(plans))]
-
-    def _submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        # Pickled here, tensors go as their values. The executor would send file descriptors of shared memory, which
-        # the worker fetches from a thread of this process; a worker that is stopped meanwhile makes that thread print.
-        task = pickle.dumps((function, arguments))
-        with starting_worker():  # the executor starts one where none is idle
-            return self._executor.submit(_call, task)
-
-    @staticmethod
-    def _result(future: Any) -> Any:
-        try:
-            return future.result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a rollout process died (out of memory, or killed). What was saved is intact: "
-                "start again, or continue a training with --resume; fewer --workers need less memory."
-            ) from error

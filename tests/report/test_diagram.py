@@ -5,7 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from liquid_control.diagram import (
+from liquid_control.diagram import main
+from liquid_control.nn import LTC, CfC, Wiring, close_form
+from liquid_control.report.diagram import (
     BACKGROUND,
     NEGATIVE,
     POSITIVE,
@@ -14,11 +16,9 @@ from liquid_control.diagram import (
     Traces,
     activity,
     draw_wiring,
-    main,
     synapses,
 )
-from liquid_control.errors import UserError
-from liquid_control.nn import LTC, CfC, Wiring, close_form
+from liquid_control.support.errors import UserError
 from policies.driver import Driver, DriverConfig
 
 

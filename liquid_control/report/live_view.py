@@ -40,8 +40,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from envs.udacity.server import is_loopback
-from liquid_control.diagram import Diagram, Gain, activity
-from liquid_control.errors import UserError
+from liquid_control.report.diagram import Diagram, Gain, activity
+from liquid_control.support.errors import UserError
 from policies.driver import Driver
 from policies.saliency import saliency
 

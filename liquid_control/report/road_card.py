@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from liquid_control.road_evaluation import RoadEvaluation
+from liquid_control.report.road_evaluation import RoadEvaluation
 from policies.driver import Driver
 
 

@@ -12,7 +12,6 @@ or the new one. A full disk or a kill while saving leaves the old one as it was.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -25,39 +24,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
-from liquid_control.errors import UserError
+from liquid_control.support.errors import UserError
+from liquid_control.support.files import write_atomically
 
 FORMAT_VERSION = 1
 CONFIG_NAME = "config.json"
 CARD_NAME = "README.md"
-
-
-def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None:
-    """Writes a file under a temporary name, fsyncs it and renames it over ``path``.
-
-    Raises:
-        UserError: if the folder cannot be written or the disk is full; whatever stood at ``path`` is still there.
-    """
-    path = Path(path)
-    content = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}. Nothing that stood there was changed; "
-            "free some space or choose another folder."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def save_checkpoint(
@@ -77,6 +51,10 @@ def save_checkpoint(
     folder = Path(folder)
     weights, digest = pack_weights(tensors)
     name = f"weights-{digest[:8]}.safetensors"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}. Choose another folder.") from None
     header = {"format_version": FORMAT_VERSION, "weights": name, "sha256": digest}
     write_atomically(folder / name, weights)
     write_atomically(folder / CONFIG_NAME, _to_json(header | dict(config)))
@@ -100,6 +78,11 @@ def pack_weights(tensors: Mapping[str, Tensor]) -> tuple[bytes, str]:
     """The content of a weights file for these tensors, and its sha256."""
     weights = tensors_to_bytes({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()})
     return weights, hashlib.sha256(weights).hexdigest()
+
+
+def weights_digest(module: nn.Module) -> str:
+    """The sha256 that the module's weights have in a checkpoint."""
+    return pack_weights(module.state_dict())[1]
 
 
 def load_checkpoint(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
