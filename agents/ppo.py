@@ -42,9 +42,10 @@ from envs.partial import positions
 from envs.registration import FAST, OFFICIAL, VALIDATION_SEEDS
 from liquid_control.support.checkpoint import CONFIG_NAME
 from liquid_control.support.errors import UserError
-from liquid_control.support.ranges import Count, CountOrZero, Finite, LogSpread, NotNegative, Positive, Share, check_ranges(
+from liquid_control.support.ranges import (
     Count,
     CountOrZero,
+    Finite,
     LogSpread,
     NotNegative,
     Positive,
