@@ -9,6 +9,7 @@ import yaml
 from agents.episodes import Conditions, EpisodePlan, drive_episode
 from agents.road_rollout import judge_road
 from envs.registration import VALIDATION_SEEDS
+from liquid_control.report.card import write_card
 from liquid_control.report.evaluation import Evaluation
 from liquid_control.report.road_evaluation import RoadEvaluation
 from policies.driver import load_driver
@@ -79,3 +80,13 @@ def test_the_config_of_shipped_drivers_is_that_of_those_which_it_names():
     jobs = {folder.name: json.loads((folder / "config.json").read_text())["record"]["job"] for folder in SHIPPED}
     made_so = {name for name, job in jobs.items() if all(job.get(option) == config[option] for option in config)}
     assert made_so == {name for name in jobs if name in first.split()}
+
+
+@pytest.mark.parametrize("folder", [*SHIPPED, *ON_ROADS], ids=lambda folder: f"{folder.parent.name} {folder.name}")
+def test_the_card_is_what_the_checkpoint_says(folder, monkeypatch):
+    folder = folder.relative_to(CHECKPOINTS.parent)
+    kind, written = Evaluation if folder.parent.name == "CarRacing-v3" else RoadEvaluation, {}
+    monkeypatch.chdir(CHECKPOINTS.parent)
+    monkeypatch.setattr("liquid_control.report.card.write_atomically", written.__setitem__)
+    write_card(folder, load_driver(folder), kind.from_json((folder / "evaluation.json").read_text()))
+    assert written == {folder / "README.md": (folder / "README.md").read_text()}

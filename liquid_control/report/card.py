@@ -147,9 +147,9 @@ def _conditions(evaluation: Evaluation) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in evaluation.versions.items())
     official = "the official environment" if evaluation.env == OFFICIAL else "**not** the official environment"
     return (
-        f"Seeds {min(seeds)} to {max(seeds)}, none of them used in training or to choose the checkpoint, in "
-        f"{evaluation.env}, {official}. Every episode is in [{EVALUATION_NAME}]({EVALUATION_NAME}). IQM is the mean of "
-        f"the middle half, its interval a bootstrap over episodes. Measured with {versions}."
+        f"Measured in {evaluation.env}, {official}, on seeds {min(seeds)} to {max(seeds)}. None of them was used in "
+        f"training or to choose the checkpoint. IQM is the mean of the middle half of the scores; its interval is a "
+        f"bootstrap over episodes. Every episode is in [{EVALUATION_NAME}]({EVALUATION_NAME}). Versions: {versions}."
     )
 
 
@@ -158,14 +158,15 @@ def _parts(driver: Driver) -> str:
     height, width = driver.config.playfield
     core = f"{driver.config.policy}, {driver.core.neuron_count} neurons"
     options = ", ".join(f"{name}={value}" for name, value in driver.config.options.items())
-    gauges, seen = len(driver.view.gauges), "the land ahead" if driver.cruise else "the playfield"
+    gauges, seen = len(driver.view.gauges), "the road ahead" if driver.cruise else "the playfield"
     return _table(
         ("part", "what", "parameters"),
         [
             (
                 "eyes",
                 f"{len(driver.config.channels)} convolutions on {seen} at {height} × {width}, "
-                f"{driver.config.features} features; {gauges} gauges are read from the pixels",
+                f"{driver.config.features} features"
+                + (f"; {gauges} gauges are read from the pixels" if gauges else ""),
                 f"{counts['eyes']:,}",
             ),
             ("core", core + (f" ({options})" if options else ""), f"{counts['core']:,}"),
@@ -177,16 +178,16 @@ def _parts(driver: Driver) -> str:
 
 def _hands(driver: Driver) -> str:
     config = driver.config
-    motors = "steer, and one pedal for gas and brake" if config.pedals else ", ".join(driver.view.controls)
-    bent = "" if config.bound == "clip" else ", bent into its range by tanh"
-    pedal = ", and a controller of the speed at the pedal" if driver.cruise else ""
+    motors = "steer, one pedal for gas and brake" if config.pedals else ", ".join(driver.view.controls)
+    bound = "" if config.bound == "clip" else "; tanh keeps the controls within their range"
+    pedal = "; a controller of the speed sets the pedal" if driver.cruise else ""
     lasts = f"; an action lasts {config.action_repeat} environment steps" if config.action_repeat > 1 else ""
-    return f"a gain and an offset for each of {motors}{bent}{pedal}{lasts}"
+    return f"a gain and an offset per motor neuron ({motors}){bound}{pedal}{lasts}"
 
 
 def _training(record: Mapping[str, Any]) -> str:
     if not record:
-        return "The checkpoint does not say."
+        return "The checkpoint has no record of its training."
     job = record.get("job", {})
     lines = [f"```sh\n{training_command(job)}\n```\n"] if job else []
     told = _job(job).tell(job)
@@ -199,7 +200,7 @@ def _training(record: Mapping[str, Any]) -> str:
         ("chosen after round", "round", "{}"),
         ("validation score", "validation_score", "{:.1f}"),
         ("seconds until then", "seconds", "{:,.0f}"),
-        ("on", "machine", "{}"),
+        ("machine", "machine", "{}"),
     )
     rows = [(text, form.format(record[name])) for text, name, form in facts if name in record]
     rows += [("processes", str(job["workers"]))] if "workers" in job else []
@@ -235,7 +236,8 @@ def _limits(evaluation: Evaluation) -> str:
     lost = [episode for episode in evaluation.episodes if not episode.lap]
     if lost:
         seeds = ", ".join(str(episode.seed) for episode in lost[:20])
-        laps = f"{len(lost)} of {len(evaluation.episodes)} laps were not completed (seeds {seeds})."
+        were, seed = ("was", "seed") if len(lost) == 1 else ("were", "seeds")
+        laps = f"{len(lost)} of {len(evaluation.episodes)} laps {were} not completed ({seed} {seeds})."
     else:
         laps = f"All {len(evaluation.episodes)} laps were completed."
     rows = [
@@ -244,9 +246,10 @@ def _limits(evaluation: Evaluation) -> str:
     ]
     table = _table(("seed", "score", "share of tiles", "time off the road", "lap"), rows)
     return (
-        f"{laps} A missed tile costs the whole clock: the episode goes on until step 1000. The worst episodes "
-        f"(`watch --seed` shows them):\n\n{table}\n\nTrained and judged on the default colours and friction; with "
-        "`domain_randomize=True`, another frame rate or a changed picture nothing is promised."
+        f"{laps} A lap with a missed tile never ends: the episode goes on until step 1000 and costs its points. The "
+        f"worst episodes (`watch --seed` shows them):\n\n{table}\n\nThe driver was trained and scored with the default "
+        "colours and friction. Its scores do not hold for `domain_randomize=True`, another frame rate or a changed "
+        "picture."
     )
 
 

@@ -23,11 +23,12 @@ def conditions(evaluation: RoadEvaluation) -> str:
     tracks = sorted({lap.track for lap in evaluation.laps})
     versions = ", ".join(f"{name} {version}" for name, version in evaluation.versions.items())
     return (
-        f"Laps of {evaluation.env}, the stand-in for the simulator, on {len(tracks)} roads (seeds {tracks[0]} to "
-        f"{tracks[-1]}) that nothing was learned or chosen on. A departure is the middle of the car beyond the "
-        "shoulder; it is then put back into the middle, at rest. Autonomy takes each departure as 6 s of a human's "
-        "hand (Bojarski et al. 2016). In bends the pedal slows down to 4 m/s² sideways, so the speed driven is below "
-        f"the one asked for. Every lap is in [evaluation.json](evaluation.json). Measured with {versions}."
+        f"Measured in {evaluation.env}, the stand-in for the simulator, on {len(tracks)} roads (seeds {tracks[0]} to "
+        f"{tracks[-1]}). None of them was used in training or to choose the checkpoint. A departure is counted when "
+        "the middle of the car passes the shoulder; the car is then put back into the middle of the road, at rest. "
+        "Autonomy counts each departure as 6 s of human driving (Bojarski et al. 2016). In bends the controller slows "
+        "down to 4 m/s² sideways, so the average speed is below the one asked for. Every lap is in "
+        f"[evaluation.json](evaluation.json). Versions: {versions}."
     )
 
 
@@ -36,7 +37,7 @@ def limits(evaluation: RoadEvaluation) -> str:
     farthest = max(evaluation.laps, key=lambda lap: lap.farthest)
     return (
         f"The largest distance from the middle of the road was {farthest.farthest:.2f} m, on road {farthest.track} at "
-        f"{farthest.speed:g} miles an hour. It was judged on the stand-in, not on the simulator itself: the roads are "
-        "drawn to resemble the recorded lake track, and whatever else is different there is untested. There is no "
-        "traffic, and it knows no lanes: it keeps to the middle."
+        f"{farthest.speed:g} miles an hour. The driver was scored on the stand-in, not on the simulator itself. The "
+        "roads are drawn to resemble the recorded lake track; other differences are untested. There is no traffic. The "
+        "driver knows no lanes and keeps to the middle of the road."
     )

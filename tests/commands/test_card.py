@@ -58,7 +58,7 @@ def test_the_command_writes_the_card_and_its_pictures(evaluated, command):
     for shown in (
         f"**{numbers['mean']:.1f} ± {numbers['std']:.1f}** over 6 test episodes, 5 of 6 laps",
         "| minimum | 450.2 |",
-        "1 of 6 laps were not completed (seeds 2000001)",
+        "1 of 6 laps was not completed (seed 2000001)",
         "on the playfield at 28 × 32, 32 features; 7 gauges are read from the pixels | 6,176 |",
         "| core | cfc, 19 neurons | 2,338 |",
         "| frames seen | 123,456 |",
