@@ -56,7 +56,7 @@ DEFAULT_AGENT = "dagger"
 
 JOBS: dict[str, Job] = {
     "imitation": Job(
-        summary="CarRacing-v3 from nothing: an expert teaches (dagger), or recorded drives do (clone)",
+        summary="CarRacing-v3, taught by an expert (dagger) or by recorded drives (clone)",
         config=TrainConfig,
         agents=("dagger", "clone"),
         begin=begin_run,
@@ -64,7 +64,7 @@ JOBS: dict[str, Job] = {
         envs={OFFICIAL: OFFICIAL},
     ),
     "roads": Job(
-        summary="the Udacity simulator: an expert on roads of the stand-in teaches, or recorded drives do",
+        summary="the Udacity simulator, taught by an expert on roads of the stand-in or by recorded drives",
         config=RoadConfig,
         agents=("dagger", "clone"),
         begin=begin_roads,

@@ -35,7 +35,7 @@ from liquid_control.support.checkpoint import CONFIG_NAME
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError
-from liquid_control.support.ranges import Port
+from liquid_control.support.ranges import Port, Positive
 from policies.driver import Driver, load_driver
 
 LOG = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ PROGRAM = "python drive.py"
 EXAMPLE = "checkpoints/Udacity/cfc"
 LINE_EVERY, RELOAD_EVERY = 0.5, 1.0
 """Seconds between two live lines, and between two looks at the checkpoint."""
+RECORDED_CLIENTS = 256
+"""Clients that are recorded at most, each in a folder of its own."""
 LOG_COLUMNS = (
     "time", "client", "speed", "target_speed", "steering_angle", "throttle", "commanded_steering",
     "commanded_throttle", "latency",
@@ -63,6 +65,8 @@ class DriveConfig:
     """Speed on straight road, in miles an hour."""
     record: Path | None = None
     """A new folder for a recording: driving_log.csv and IMG/, as the simulator writes them."""
+    record_limit: Positive = 10.0
+    """With --record: gigabytes of pictures after which no more is recorded. The car drives on."""
     log: Path | None = None
     """A new .csv file with every telemetry and its answer."""
     view: bool = False
@@ -130,7 +134,7 @@ class Cockpit:
         self.server = UdacityServer(self._make_pilot, config.host, config.port, self._note)
         self.seats: dict[int, Seat] = {}
         self.view: LiveView | None = None
-        self.answered = 0
+        self.answered = self.recorded = 0
         self._log: Any = None
 
     def _make_pilot(self) -> DriverPilot:
@@ -224,15 +228,30 @@ class Cockpit:
     def _write_row(self, seat: Seat, drive: Drive, telemetry: Telemetry, command: Command, now: float) -> None:
         assert self.config.record is not None
         try:
+            if self.recorded >= self.config.record_limit * 1e9:
+                raise UserError(f"--record-limit {self.config.record_limit:g} GB is reached")
             if seat.recorder is None:  # another simulator, or the same one again
+                if drive.number > RECORDED_CLIENTS:
+                    raise UserError(f"{RECORDED_CLIENTS} clients have been recorded")
                 seat.recorder = self._record(self.config.record / f"client-{drive.number}", drive.number)
             steering = telemetry.steering_angle / MAX_STEERING_ANGLE
             brake = max(-command.throttle, 0.0)
             seat.recorder.write([telemetry.jpeg], steering, telemetry.throttle, brake, telemetry.speed, now)
             seat.recorded_at = now
+            self.recorded += len(telemetry.jpeg)
         except (OSError, UserError) as error:
             seat.recorded_at = float("inf")
             LOG.warning("the recording of client %d ends here: %s. The car drives on.", drive.number, error)
+
+    def _forget_who_left(self) -> None:
+        """Closes the recordings of simulators that are gone: one that reconnects all day leaves no file open."""
+        for number in self.seats.keys() - self.server.drives.keys():
+            # The folder that was asked for stands ready for the first client.
+            if number == 1 and not self.server.count:
+                continue
+            seat = self.seats.pop(number)
+            if seat.recorder is not None:
+                seat.recorder.close()
 
     def _close_recordings(self) -> None:
         for seat in self.seats.values():
@@ -246,6 +265,7 @@ class Cockpit:
         with Live("waiting for a simulator", console=self.console, auto_refresh=False, transient=True) as live:
             while True:
                 await asyncio.sleep(LINE_EVERY)
+                self._forget_who_left()
                 for drive in self.server.drives.values():
                     seat = self.seats.setdefault(drive.number, Seat())
                     seat.rate, seat.answered = (drive.answered - seat.answered) / LINE_EVERY, drive.answered

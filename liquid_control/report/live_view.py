@@ -18,7 +18,6 @@ import base64
 import contextlib
 import errno
 import hashlib
-import ipaddress
 import json
 import logging
 import math
@@ -39,7 +38,7 @@ from websockets.asyncio.server import Server, ServerConnection, broadcast, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from envs.udacity.server import is_loopback
+from envs.udacity.visitors import asks_for, is_foreign, is_loopback
 from liquid_control.report.diagram import Diagram, Gain, activity
 from liquid_control.support.errors import UserError
 from policies.driver import Driver
@@ -164,13 +163,12 @@ class LiveView:
 
     def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
         """The page, or why not; None goes on to the websocket."""
-        hosts, origins = request.headers.get_all("Host"), request.headers.get_all("Origin")
-        # A stranger's web page can make its own name point here; then this is the name that the browser asks for.
-        if len(hosts) != 1 or not self._is_own(hosts[0]):
+        name = asks_for(request, self.host, self.port)
+        if name is None:
             return connection.respond(HTTPStatus.FORBIDDEN, f"The live view is at {self.url}, under no other name.\n")
         path = urlsplit(request.path).path
         if path == "/live":
-            if origins and origins != [f"http://{hosts[0]}"]:
+            if is_foreign(request, name):
                 return connection.respond(HTTPStatus.FORBIDDEN, "The live view answers its own page only.\n")
             return None
         if path != "/":
@@ -181,7 +179,7 @@ class LiveView:
         response.headers.update(
             {
                 "Content-Type": "text/html; charset=utf-8",
-                "Content-Security-Policy": f"{policy}; connect-src ws://{hosts[0]}",
+                "Content-Security-Policy": f"{policy}; connect-src ws://{name}",
                 "Cache-Control": "no-store",
                 "Cross-Origin-Resource-Policy": "same-origin",
                 "Referrer-Policy": "no-referrer",
@@ -189,17 +187,6 @@ class LiveView:
             }
         )
         return response
-
-    def _is_own(self, host: str) -> bool:
-        """Whether a Host header means this server: by the name it was given or by a loopback address."""
-        try:
-            parts = urlsplit(f"//{host}")
-            name, port = parts.hostname or "", parts.port or 80
-        except ValueError:
-            return False
-        open_to_all = _is_address(self.host) and ipaddress.ip_address(self.host).is_unspecified
-        known = is_loopback(name) or name == self.host.lower() or (open_to_all and _is_address(name))
-        return known and port == self.port
 
     async def _handle(self, connection: ServerConnection) -> None:
         page = _Page(connection)
@@ -405,11 +392,3 @@ def _read_page() -> tuple[str, str]:
         page,
         f"default-src 'none'; {sources}; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     )
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
