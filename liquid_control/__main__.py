@@ -27,9 +27,13 @@ COMMANDS = {
 }
 
 
-def main() -> None:
-    """The command ``liquid-control``: runs the command that the first word names; without one, lists them."""
-    run(_choose)
+def main(*words: str) -> None:
+    """The command ``liquid-control``: runs the command that the first word names; without one, lists them.
+
+    Args:
+        words: of the command line, put in front of those that were given.
+    """
+    run(lambda arguments: _choose([*words, *arguments]))
 
 
 def _choose(arguments: Sequence[str]) -> None:

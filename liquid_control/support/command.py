@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import tyro
 import yaml
 
+from liquid_control.support import starting
 from liquid_control.support.console import accept_any_encoding, plain
 from liquid_control.support.errors import UserError, nearest
 from liquid_control.support.ranges import check_ranges
@@ -154,6 +155,8 @@ def _refusal(error: OSError) -> str:
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Runs a command: a :class:`UserError` becomes one line and exit status 2, Ctrl-C status 130, SIGTERM 143."""
     accept_any_encoding()
+    if signal.getsignal(signal.SIGINT) is starting.stop:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         main(sys.argv[1:])
@@ -169,5 +172,6 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         print(f"error: {plain(_refusal(error))}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt as stop:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough: what is being ended now must not end by a signal
         print("stopped.", file=sys.stderr)
         raise SystemExit(143 if isinstance(stop, Terminated) else 130) from None
