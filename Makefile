@@ -27,7 +27,7 @@ test: $(DEVELOPMENT) $(CLIENTS)
 check: $(DEVELOPMENT)
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
-	.venv/bin/interrogate --verbose --omit-covered-files liquid_control envs agents policies docs drive.py
+	.venv/bin/interrogate --verbose --omit-covered-files liquid_control envs agents policies docs examples drive.py
 	$(RUN) mypy
 	.venv/bin/lint-imports
 	$(RUN) pytest --doctest-modules --doctest-glob='*.md' liquid_control envs agents policies README.md docs
