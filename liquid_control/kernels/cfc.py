@@ -18,7 +18,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from liquid_control.kernels import is_known
-from liquid_control.kernels.autograd import is_recorded, refuse_second_derivatives
+from liquid_control.kernels.autograd import SequenceKernel
 from liquid_control.kernels.batch import (
     Buffer,
     block_count,
@@ -683,53 +683,6 @@ def build_plan(
 # For torch
 
 
-def integrate(
-    plan: Plan, x: Tensor, state: Tensor, elapsed: float | Tensor, mask: Tensor | None, parameters: list[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """What `CfC.fused_cpu` gives before a projection, whose arguments these are.
-
-    Args:
-        plan: from :func:`build_plan`.
-        x: (B, T, C), float32 or float64 on the CPU, as are all tensors; anything at padding.
-        state: (B, S).
-        elapsed: a number ≥ 0, or (B, T), ≥ 0 at real steps.
-        mask: (B, T) bool, False at padding; or None.
-        parameters: in the order of :func:`build_plan`.
-    """
-    given = (x, state, elapsed, *parameters)
-    if is_recorded(*given):
-        return _CfC.apply(plan, mask, *given)
-    with torch.no_grad():
-        return _integrate(plan, mask, x, state, elapsed, parameters, keep=False)[:2]
-
-
-class _CfC(torch.autograd.Function):
-    """:func:`_integrate` with its gradients by x, state, elapsed and the parameters."""
-
-    @staticmethod
-    def forward(ctx, plan, mask, x, state, elapsed, *parameters):
-        y, final, ctx.kept = _integrate(plan, mask, x, state, elapsed, parameters, keep=True)
-        ctx.plan = plan
-        # Saved for torch to notice if it is changed in place before the backward pass.
-        ctx.save_for_backward(elapsed if isinstance(elapsed, Tensor) else None)
-        return y, final
-
-    @staticmethod
-    def backward(ctx, of_y, of_final):
-        refuse_second_derivatives("the CfC")
-        _ = ctx.saved_tensors
-        wants_x, wants_elapsed = ctx.needs_input_grad[2], ctx.needs_input_grad[4]
-        of_x, of_state, of_times, of_packed = _gradients(ctx.plan, ctx.kept, of_y, of_final, wants_x, wants_elapsed)
-        return (
-            None,
-            None,
-            of_x if wants_x else None,
-            of_state[:, 0],
-            of_times[..., 0] if wants_elapsed else None,
-            *ctx.kept.heads.unpack(of_packed, ctx.kept.elapsed),
-        )
-
-
 class _Kept(NamedTuple):
     """What the backward pass needs of the forward pass."""
 
@@ -742,7 +695,13 @@ class _Kept(NamedTuple):
 
 
 def _integrate(
-    plan: Plan, mask: Tensor | None, x: Tensor, state: Tensor, elapsed: float | Tensor, parameters: Any, keep: bool
+    plan: Plan,
+    x: Tensor,
+    state: Tensor,
+    elapsed: float | Tensor,
+    mask: Tensor | None,
+    parameters: Sequence[Tensor],
+    keep: bool,
 ) -> tuple[Tensor, Tensor, _Kept | None]:
     """Y (B, T, O), the final state (B, S), and what a backward pass needs if ``keep``."""
     batch, steps, _ = x.shape
@@ -769,8 +728,8 @@ def _integrate(
 
 def _gradients(
     plan: Plan, kept: _Kept, of_y: Tensor, of_final: Tensor, wants_x: bool, wants_elapsed: bool
-) -> tuple[Tensor, Tensor, Tensor, np.ndarray]:
-    """Of x (B, T, C), the initial state (B, 1, S), the elapsed times (B, T, 1), and, by blocks, what was packed."""
+) -> tuple[Tensor, Tensor, Tensor, Sequence[Tensor]]:
+    """Of x (B, T, C), the initial state (B, S), the elapsed times (B, T), and the parameters."""
     batch, steps, _ = of_y.shape
     heads, dtype = kept.heads, kept.sources.values.dtype
     of_x = of_y.new_empty((batch, steps, heads.inputs) if wants_x else (0, 0, 0))
@@ -785,7 +744,11 @@ def _gradients(
         of_y.contiguous().numpy(), of_final.contiguous().numpy()[:, None], of_x.numpy(), of_state.numpy(),
         of_times.numpy(), of_heads.values, of_packed,
     )  # fmt: skip
-    return of_x, of_state, of_times, of_packed
+    return of_x, of_state[:, 0], of_times.flatten(1), heads.unpack(of_packed, kept.elapsed)
+
+
+integrate = SequenceKernel("the CfC", _integrate, _gradients, reads_x=False)
+"""What `CfC.fused_cpu` gives before a projection; plan and parameters are those of :func:`build_plan`."""
 
 
 def _work(heads: Heads, steps: int) -> int:

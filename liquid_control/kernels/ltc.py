@@ -20,7 +20,8 @@ them is applied to the sums (:func:`_finish`).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from numba import njit
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-from liquid_control.kernels.autograd import is_recorded, refuse_second_derivatives
+from liquid_control.kernels.autograd import SequenceKernel
 from liquid_control.kernels.batch import (
     LANES,
     Buffer,
@@ -393,7 +394,7 @@ def _backward(
 
 
 def step_arrays(plan: Plan, parameters: list[Tensor]) -> tuple[np.ndarray, ...]:
-    """The arrays of :func:`tick` after y, copies of the parameters, which are given as to :func:`integrate`."""
+    """The arrays of :func:`tick` after y, copies of the parameters, which are given as to :data:`integrate`."""
     packed = torch.cat([parameter.detach().flatten() for parameter in parameters]).numpy()
     weights = _weights(plan, packed)
     lists, index = [], [plan.unfolds]
@@ -456,60 +457,13 @@ def tick(x, elapsed, state, y, numbers, index, scratch):
 # For torch
 
 
-def integrate(
-    plan: Plan, x: Tensor, state: Tensor, elapsed: float | Tensor, mask: Tensor | None, parameters: list[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """What `LTC.fused_cpu` gives, whose arguments these are.
-
-    Args:
-        plan: the layer's synapses and options.
-        x: (B, T, C), float32 or float64 on the CPU, as are all tensors; anything at padding.
-        state: (B, N).
-        elapsed: a number ≥ 0, or (B, T), ≥ 0 at real steps.
-        mask: (B, T) bool, False at padding; or None.
-        parameters: gleak, vleak, cm, sigma, mu, w, erev, the sensory sigma, mu, w, erev, and scale and shift of the
-            input and of the output: ones and zeros where there is no mapping.
-    """
-    given = (x, state, elapsed, *parameters)
-    if is_recorded(*given):
-        return _LTC.apply(plan, mask, *given)
-    with torch.no_grad():
-        return _integrate(plan, mask, x, state, elapsed, parameters, keep=False)[:2]
-
-
-class _LTC(torch.autograd.Function):
-    """:func:`_integrate` with its gradients by x, state, elapsed and the parameters."""
-
-    @staticmethod
-    def forward(ctx, plan, mask, x, state, elapsed, *parameters):
-        y, final, ctx.kept = _integrate(plan, mask, x, state, elapsed, parameters, keep=True)
-        ctx.plan, ctx.parameters = plan, parameters
-        # Saved for torch to notice if they are changed in place before the backward pass.
-        ctx.save_for_backward(x, elapsed if isinstance(elapsed, Tensor) else None)
-        return y, final
-
-    @staticmethod
-    def backward(ctx, of_y, of_final):
-        refuse_second_derivatives("the LTC")
-        _ = ctx.saved_tensors
-        wants_x, wants_elapsed = ctx.needs_input_grad[2], ctx.needs_input_grad[4]
-        of_x, of_state, of_times, of_packed = _gradients(ctx.plan, ctx.kept, of_y, of_final, wants_x, wants_elapsed)
-        return (
-            None,
-            None,
-            of_x if wants_x else None,
-            of_state[:, 0],
-            of_times[..., 0] if wants_elapsed else None,
-            *_unflatten_dense_tensors(of_packed, ctx.parameters),
-        )
-
-
 class _Kept(NamedTuple):
     """What the backward pass needs of the forward pass."""
 
     rows: np.ndarray
     elapsed: float
     times: np.ndarray
+    parameters: Sequence[Tensor]
     packed: np.ndarray
     weights: Weights
     path: Buffer
@@ -517,7 +471,13 @@ class _Kept(NamedTuple):
 
 
 def _integrate(
-    plan: Plan, mask: Tensor | None, x: Tensor, state: Tensor, elapsed: float | Tensor, parameters: Any, keep: bool
+    plan: Plan,
+    x: Tensor,
+    state: Tensor,
+    elapsed: float | Tensor,
+    mask: Tensor | None,
+    parameters: Sequence[Tensor],
+    keep: bool,
 ) -> tuple[Tensor, Tensor, _Kept]:
     """Y (B, T, O), the final state (B, N), and what a backward pass needs if ``keep``."""
     batch, steps, _ = x.shape
@@ -535,13 +495,13 @@ def _integrate(
         _forward, blocks, _work(plan, batch * steps), rows, start[:, None], constant, times, weights, plan.inner,
         plan.sensory, plan.unfolds, y.numpy(), final.numpy()[:, None], path.values, reciprocals.values, keep,
     )  # fmt: skip
-    return y, final, _Kept(rows, constant, times, packed, weights, path, reciprocals)
+    return y, final, _Kept(rows, constant, times, parameters, packed, weights, path, reciprocals)
 
 
 def _gradients(
     plan: Plan, kept: _Kept, of_y: Tensor, of_final: Tensor, wants_x: bool, wants_elapsed: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of x (B, T, C), the initial state (B, 1, N), the elapsed times (B, T, 1), and the packed parameters."""
+) -> tuple[Tensor, Tensor, Tensor, Sequence[Tensor]]:
+    """Of x (B, T, C), the initial state (B, N), the elapsed times (B, T), and the parameters."""
     batch, steps, inputs = kept.rows.shape
     of_x = of_y.new_empty(kept.rows.shape if wants_x else (0, 0, 0))
     of_times = of_y.new_empty((batch, steps, 1) if wants_elapsed else (0, 0, 0))
@@ -556,7 +516,15 @@ def _gradients(
     )  # fmt: skip
     of_packed = of_y.new_empty(kept.packed.size)
     _finish(block_sums, kept.packed, plan.inner, plan.sensory, inputs, plan.outputs, plan.implicit, of_packed.numpy())
-    return of_x, of_state, of_times, of_packed
+    return of_x, of_state[:, 0], of_times.flatten(1), _unflatten_dense_tensors(of_packed, kept.parameters)
+
+
+integrate = SequenceKernel("the LTC", _integrate, _gradients, reads_x=True)
+"""What `LTC.fused_cpu` gives.
+
+Its parameters are gleak, vleak, cm, sigma, mu, w, erev, the sensory sigma, mu, w, erev, and scale and shift of the
+input and of the output: ones and zeros where there is no mapping.
+"""
 
 
 def _weights(plan: Plan, packed: np.ndarray) -> Weights:

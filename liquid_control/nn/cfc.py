@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from liquid_control.kernels import use_reference
+from liquid_control.kernels.lockstep import Lockstep, merge_gate
 from liquid_control.nn.layer import Elapsed, LiquidLayer, per_tick
 from liquid_control.nn.wiring import Circuit, Wiring, build_circuit, reject_other_masks
 
@@ -170,16 +171,15 @@ class CfC(LiquidLayer):
                 }
             )
             self.group_sizes = tuple(len(layer) for layer in circuit.layers)
-        group = torch.arange(len(self.group_sizes)).repeat_interleave(torch.tensor(self.group_sizes))
-        self.register_buffer("group", group, persistent=False)
         last = sum(self.group_sizes[:-1])
         self.motor = slice(last, last + outputs)
         self.fc: nn.Module = nn.Identity() if proj_size is None else nn.Linear(outputs, proj_size)
         if not self.backbone_layers:
-            self.register_buffer("gather", self._gather_index(masks), persistent=False)
-
-    group: Tensor
-    gather: Tensor
+            heads = [self._masked(head) for head in range(1 if mode == "pure" else 4)]
+            of_groups = [None] if masks is None else masks
+            self.lockstep = Lockstep(
+                input_size, self.group_sizes, [[mask if masked else None for masked in heads] for mask in of_groups]
+            )
 
     @property
     def cells(self) -> list[CfCCell]:
@@ -199,39 +199,49 @@ class CfC(LiquidLayer):
         }
 
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
-        """See :class:`LiquidLayer`.
-
-        Groups depend on each other within a step only in one direction. So each runs one tick behind the group before
-        it, and then all of them are one block-sparse group of neurons that needs one product a tick: at tick k the
-        inter neurons take step k, the command neurons step k - 1, the motor neurons step k - 2. Neurons whose step
-        does not exist (at the ends) or must not advance keep their state.
-        """
-        lag = len(self.group_sizes) - 1
-        x, spans, moving = self.lockstep(x, elapsed, advance)
-        # Everything that does not depend on the state happens here, once for all steps.
-        weight, bias = self.heads_for(elapsed)
-        weight, bias = weight.flatten(0, 1), bias.flatten()
-        if self.backbone_layers:
-            hidden, *later = self._backbone()
-            drive = F.linear(x, hidden.weight[:, : self.input_size], hidden.bias)
-            recurrent = hidden.weight[:, self.input_size :].T
-        else:
-            drive = F.linear(x, weight[:, : self.input_size], bias)
-            recurrent = weight[:, self.input_size :].T
-        pure = self._pure_parameters()
-
+        """See :class:`LiquidLayer`. Within a step, inputs drive the first group, and each group drives the next one."""
+        spans: list[Elapsed] = [elapsed] * len(x)
+        if isinstance(elapsed, Tensor):
+            spans = list(elapsed[..., None].unbind(0))
+        moving = per_tick(None if advance is None else advance[..., None], len(x))
+        groups = [self._heads_of(cell) for cell in self.cells]
         states = []
-        for tick_drive, span, advances in zip(drive.unbind(0), spans, moving, strict=True):
-            heads = torch.addmm(tick_drive, state, recurrent)
-            if self.backbone_layers:
-                heads = self._hidden(heads)
-                for linear in later:
-                    heads = self._hidden(linear(heads))
-                heads = F.linear(heads, weight, bias)
-            new = self._solution(heads, span, pure)
+        for driving, span, advances in zip(x.unbind(0), spans, moving, strict=True):
+            after = []
+            for (weight, bias, pure), own in zip(groups, state.split(self.group_sizes, 1), strict=True):
+                z = self._through_backbone(torch.cat([driving, own], 1))
+                driving = self._solution(F.linear(z, weight, bias), span, pure)
+                after.append(driving)
+            new = torch.cat(after, 1)
             state = new if advances is None else torch.where(advances, new, state)
             states.append(state)
-        return self.fc(torch.stack(states[lag:])[..., self.motor]), state
+        return self.fc(torch.stack(states)[..., self.motor]), state
+
+    def _heads_of(self, cell: CfCCell) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """Of a group weight and bias of its heads, one under the other, and in mode "pure" |w_τ| and A, each (1, N)."""
+        heads, mask = cell.heads(), cell.sparsity_mask
+        weights: list[Tensor] = [
+            linear.weight * mask if isinstance(mask, Tensor) and self._masked(head) else linear.weight
+            for head, linear in enumerate(heads)
+        ]
+        pure = (cell.w_tau.abs(), cell.A) if self.mode == "pure" else None
+        return torch.cat(weights), torch.cat([linear.bias for linear in heads]), pure
+
+    def _through_backbone(self, z: Tensor) -> Tensor:
+        for linear in self._backbone():
+            z = ACTIVATIONS[self.activation](linear(z))
+            if self.backbone_dropout:
+                z = F.dropout(z, self.backbone_dropout, self.training)
+        return z
+
+    def _solution(self, heads: Tensor, elapsed: Elapsed, pure: tuple[Tensor, Tensor] | None) -> Tensor:
+        """The module's equations: from the heads of a group, side by side, to its new state (B, N)."""
+        if pure is not None:
+            w_tau, amplitude = pure
+            return amplitude - amplitude * torch.exp(-elapsed * (w_tau + heads.abs())) * heads
+        g, h, a, b = heads.chunk(4, 1)
+        gate, g, h = torch.sigmoid(elapsed * a + b), torch.tanh(g), torch.tanh(h)
+        return g + gate * h if self.mode == "no_gate" else torch.lerp(g, h, gate)
 
     def fused_cuda(
         self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None
@@ -241,7 +251,7 @@ class CfC(LiquidLayer):
             return None
         from liquid_control.kernels.cuda import cfc  # Triton is optional
 
-        weight, bias = self.heads_for(elapsed)
+        weight, bias = merge_gate(*self.all_heads(), elapsed)
         backbone = None
         if self.backbone_layers:
             (hidden,) = self._backbone()
@@ -332,72 +342,9 @@ class CfC(LiquidLayer):
                 places += [(cell, "w_tau"), (cell, "A")]
         return places
 
-    def lockstep(
-        self, x: Tensor, elapsed: Elapsed, advance: Tensor | None
-    ) -> tuple[Tensor, list[Elapsed], list[Tensor | None]]:
-        """What all groups do at each tick, each group one tick behind the group before it.
-
-        Args:
-            x: (T, B, C).
-            elapsed: a number or (T, B).
-            advance: (T, B) or None.
-
-        Returns:
-            The inputs (T + lag, B, C), and for each tick the neurons' elapsed time, a number or (B, S), and which of
-            them advance: (S,), (B, S) or None for all.
-        """
-        steps, lag = x.shape[0], len(self.group_sizes) - 1
-        if lag:
-            x = F.pad(x, (0, 0, 0, 0, 0, lag))
-        if advance is None:
-            moving = [None if lag <= tick < steps else self._within(tick, steps) for tick in range(steps + lag)]
-        else:
-            moving = per_tick(self._behind(advance, False), steps + lag)
-        if isinstance(elapsed, Tensor):
-            return x, list(self._behind(elapsed, 1.0).unbind(0)), moving
-        return x, [elapsed] * (steps + lag), moving
-
-    def heads_for(self, elapsed: Elapsed) -> tuple[Tensor, Tensor]:
-        """All heads of all groups as one: weight (heads, S, fan-in) and bias (heads, S), of the gate one head or two.
-
-        At a constant elapsed time t the gate t·a + b is linear in z: one head instead of two.
-        """
-        weight, bias = self._dense_heads()
-        if self.mode != "pure" and not isinstance(elapsed, Tensor):
-            weight = torch.cat([weight[:2], elapsed * weight[2:3] + weight[3:]])
-            bias = torch.cat([bias[:2], elapsed * bias[2:3] + bias[3:]])
-        return weight, bias
-
-    def _solution(self, heads: Tensor, elapsed: Elapsed, pure: tuple[Tensor, Tensor] | None) -> Tensor:
-        """The module's equations: from the heads (B, ·) of one tick to the new state (B, S)."""
-        if pure is not None:
-            w_tau, amplitude = pure
-            return amplitude - amplitude * torch.exp(-elapsed * (w_tau + heads.abs())) * heads
-        g, h, *gates = heads.split(self.state_size, 1)
-        gate = torch.sigmoid(gates[0] if len(gates) == 1 else gates[0] * elapsed + gates[1])
-        g, h = torch.tanh(g), torch.tanh(h)
-        return g + gate * h if self.mode == "no_gate" else torch.lerp(g, h, gate)
-
-    def _behind(self, values: Tensor, fill: float | bool) -> Tensor:
-        """From steps (T, B) to ticks (T + lag, B, S): each group one tick behind the one before; ``fill`` elsewhere."""
-        lag = len(self.group_sizes) - 1
-        groups = [
-            F.pad(values, (0, 0, group, lag - group), value=fill)[..., None].expand(-1, -1, size)
-            for group, size in enumerate(self.group_sizes)
-        ]
-        return torch.cat(groups, -1)
-
-    def _within(self, tick: int, steps: int) -> Tensor:
-        """Which neurons (S,) have a step to take at a tick."""
-        return (self.group <= tick) & (self.group > tick - steps)
-
     def _backbone(self) -> list[nn.Linear]:
         backbone = self.cells[0].backbone
         return [] if backbone is None else cast(list[nn.Linear], list(backbone.children()))
-
-    def _hidden(self, z: Tensor) -> Tensor:
-        z = ACTIVATIONS[self.activation](z)
-        return F.dropout(z, self.backbone_dropout, self.training) if self.backbone_dropout else z
 
     def _pure_parameters(self) -> tuple[Tensor, Tensor] | None:
         """|w_τ| and A, each (1, S), in mode "pure"."""
@@ -405,35 +352,19 @@ class CfC(LiquidLayer):
             return None
         return torch.cat([cell.w_tau for cell in self.cells], 1).abs(), torch.cat([cell.A for cell in self.cells], 1)
 
-    def _dense_heads(self) -> tuple[Tensor, Tensor]:
-        """All heads of all groups as one: weight (heads, S, inputs + S) or (heads, S, backbone), bias (heads, S)."""
-        heads = list(zip(*(cell.heads() for cell in self.cells), strict=True))
-        bias = torch.stack([torch.cat([linear.bias for linear in groups]) for groups in heads])
-        if self.backbone_layers:
-            return torch.stack([groups[0].weight for groups in heads]), bias
-        weights = [linear.weight.flatten() for groups in heads for linear in groups]
-        entries = torch.cat([*weights, bias.new_zeros(1)])
-        return entries.index_select(0, self.gather).view(len(heads), self.state_size, -1), bias
+    def all_heads(self) -> tuple[Tensor, Tensor]:
+        """The heads g, h, a, b (or g alone in mode "pure") of all groups, as kernels and plastic synapses want them.
 
-    def _gather_index(self, masks: list[np.ndarray] | None) -> Tensor:
-        """For each weight of :meth:`_dense_heads` its place among the parameters, or the zero at their end."""
-        heads = 1 if self.mode == "pure" else 4
-        sources = (self.input_size, *self.group_sizes)
-        ends = list(itertools.accumulate(sources))
-        index = np.full((heads, self.state_size, ends[-1]), -1)
-        offset = 0
-        for head in range(heads):
-            for group, size in enumerate(self.group_sizes):
-                begin = ends[group] - sources[group]
-                fan_in = sources[group] + size
-                places = offset + np.arange(size * fan_in).reshape(size, fan_in)
-                offset += places.size
-                if masks is not None and self._masked(head):
-                    places = np.where(masks[group] != 0, places, -1)
-                first = ends[group] - self.input_size
-                index[head, first : first + size, begin : begin + fan_in] = places
-        index[index < 0] = offset
-        return torch.from_numpy(index).flatten()
+        Returns:
+            weight (heads, S, C + S), zero where there is no synapse, or (heads, S, U) behind a backbone of U units, and
+            bias (heads, S).
+        """
+        linears = [linear for cell in self.cells for linear in cell.heads()]
+        weights: list[Tensor] = [linear.weight for linear in linears]
+        biases: list[Tensor] = [linear.bias for linear in linears]
+        if self.backbone_layers:
+            return torch.stack(weights), torch.stack(biases)
+        return self.lockstep.heads(weights, biases)
 
     def _masked(self, head: int) -> bool:
         """Whether the wiring's masks apply to a head, in the order g, h, a, b."""

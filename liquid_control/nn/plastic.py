@@ -46,8 +46,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from liquid_control.kernels import is_known
+from liquid_control.kernels.lockstep import merge_gate
 from liquid_control.nn.cfc import CfC
-from liquid_control.nn.layer import Elapsed, LiquidLayer
+from liquid_control.nn.layer import Elapsed, LiquidLayer, per_tick
 from liquid_control.nn.wiring import Circuit, Wiring, build_circuit
 
 if TYPE_CHECKING:
@@ -86,6 +87,11 @@ class HalfLives(nn.Module):
     def retention(self, elapsed: Elapsed) -> Tensor:
         """λ = 2^(-elapsed / half-life): (N,), or (…, N) for elapsed times (…, N)."""
         return torch.exp2(-elapsed / self())
+
+    def at_each_tick(self, elapsed: Elapsed, ticks: int) -> list[Tensor]:
+        """The retention at each tick: (N,), or (B, N) for elapsed times (ticks, B, N)."""
+        retention = self.retention(elapsed)
+        return list(retention.unbind(0)) if isinstance(elapsed, Tensor) else [retention] * ticks
 
 
 class PlasticCfC(LiquidLayer):
@@ -212,19 +218,21 @@ class PlasticCfC(LiquidLayer):
         self.frozen = frozenset(names)
 
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
-        """See :class:`LiquidLayer`. Groups are each one tick behind the group before, as in :meth:`CfC.integrate`.
+        """See :class:`LiquidLayer`. Groups are each one tick behind the group before, see `kernels.lockstep`.
 
         A neuron has synapses from its own group and the one before only, so its trace runs behind with it.
         """
         cfc, inputs, neurons = self.cfc, self.input_size, self.cfc.state_size
-        x, spans, moving = cfc.lockstep(x, elapsed, advance)
+        x, elapsed, advance = cfc.lockstep.align(x, elapsed, advance)
+        spans = list(elapsed.unbind(0)) if isinstance(elapsed, Tensor) else [elapsed] * len(x)
+        moving = per_tick(advance, len(x))
         weight, bias = self._heads_for(elapsed)
         drive, recurrent = F.linear(x, weight[:, :inputs], bias), weight[:, inputs:].T
         connected = self.connected if self.plastic_inputs else self.connected[:, inputs:]
         floor = connected.new_full((neurons,), KEY_FLOOR)
         rate = torch.sigmoid(self.rate)
-        retention = _at_each_tick(self.half_lives, spans)
-        fading = retention if self.eligibility is None else _at_each_tick(self.eligibility, spans)
+        retention = self.half_lives.at_each_tick(elapsed, len(x))
+        fading = retention if self.eligibility is None else self.eligibility.at_each_tick(elapsed, len(x))
 
         potential, *traces = state.split(self._sizes, 1)
         trace, *eligibility = (self._matrices(part, connected.shape) for part in traces)
@@ -238,7 +246,9 @@ class PlasticCfC(LiquidLayer):
             if self.modulator is not None:
                 heads, modulation = heads.split([heads.shape[1] - neurons, neurons], 1)
                 rate = torch.tanh(modulation) if self.retroactive else torch.sigmoid(modulation)
-            post = cfc._solution(heads, span, None)
+            g, h, *gates = heads.split(neurons, 1)
+            gate = gates[0] if len(gates) == 1 else gates[0] * span + gates[1]
+            post = torch.lerp(torch.tanh(g), torch.tanh(h), torch.sigmoid(gate))
 
             key = source[:, None] * connected
             if self.eligibility is not None:
@@ -253,9 +263,8 @@ class PlasticCfC(LiquidLayer):
             trace = self._advanced("trace", written, trace, advances)
             potential = post if advances is None else torch.where(advances, post, potential)
             states.append(potential)
-        lag = len(cfc.group_sizes) - 1
         final = [potential, *(part.flatten(1).index_select(1, self.place) for part in (trace, *eligibility))]
-        return torch.stack(states[lag:])[..., cfc.motor], torch.cat(final, 1)
+        return torch.stack(states[cfc.lockstep.lag :])[..., cfc.motor], torch.cat(final, 1)
 
     def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]] | None:
         """See :class:`LiquidLayer`."""
@@ -264,7 +273,7 @@ class PlasticCfC(LiquidLayer):
         rule = "retroactive" if self.retroactive else self.rule
         if not is_known("the plastic layer", "rule", rule, plastic.RULES):
             return None
-        weight, bias = self.cfc.heads_for(torch.ones(()))  # a tensor: times vary, so that a and b stay apart
+        weight, bias = self.cfc.all_heads()
         modulator = torch.zeros_like(weight[0]) if self.modulator is None else self.modulator * self.connected
         fading = self.half_lives if self.eligibility is None else self.eligibility
         return plastic.tick, plastic.step_arrays(
@@ -286,7 +295,7 @@ class PlasticCfC(LiquidLayer):
 
         They see the inputs, the neurons, and with gain α what each neuron itself recalls.
         """
-        weight, bias = self.cfc.heads_for(elapsed)
+        weight, bias = merge_gate(*self.cfc.all_heads(), elapsed)
         silent = torch.zeros_like(self.alpha[:1])
         gains: list[Tensor] = [self.alpha]
         if isinstance(elapsed, Tensor):
@@ -361,13 +370,6 @@ def _log_spaced(group_sizes: tuple[int, ...], shortest: float, longest: float) -
     """(N,) half-lives: those of each group span the whole range."""
     spans = [torch.logspace(math.log2(shortest), math.log2(longest), size, base=2) for size in group_sizes]
     return torch.cat(spans)
-
-
-def _at_each_tick(half_lives: HalfLives, spans: list[Elapsed]) -> list[Tensor]:
-    """The retention at each tick, (N,) at a constant elapsed time, else (B, N)."""
-    if isinstance(spans[0], Tensor):
-        return list(half_lives.retention(torch.stack([span for span in spans if isinstance(span, Tensor)])).unbind(0))
-    return [half_lives.retention(spans[0])] * len(spans)
 
 
 def _updated(trace: Tensor, kept: Tensor, amplitude: Tensor, key: Tensor) -> Tensor:
