@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 import tyro
 import yaml
@@ -24,6 +24,7 @@ from liquid_control.support import starting
 from liquid_control.support.console import accept_any_encoding, plain
 from liquid_control.support.errors import UserError, nearest
 from liquid_control.support.ranges import check_ranges
+from liquid_control.support.schema import shortened, validated
 
 Config = TypeVar("Config")
 
@@ -33,39 +34,49 @@ def parse(config_class: type[Config], arguments: Sequence[str], program: str, no
 
     Args:
         config_class: a dataclass; its docstring is the help's description, those of its fields explain the options.
-        arguments: the words of the command line.
+        arguments: the words of the command line. An option given there wins over the file.
         program: what the help calls the program.
         note: what the help says in front of the description.
 
     Raises:
-        UserError: if the YAML file cannot be read or has a key that the config does not have, or a number is out of the
-            range that its field's type gives.
+        UserError: if the YAML file cannot be read, has a key that the config does not have, or a value of another type;
+            or if a number is out of the range that its field's type gives.
         SystemExit: from the parser, after it has explained a wrong argument (2) or printed the help (0).
     """
+    words, files = _split(list(arguments))
+    given: dict[str, Any] = {}
+    for path in files:
+        given |= _read_config(config_class, path)
+    # Where tyro knows no value for a field that has to have one, the field stays an argument of the command line.
+    needed = [field.name for field in dataclasses.fields(config_class) if field.default is dataclasses.MISSING]
+    filled = dict.fromkeys(needed, tyro.MISSING) | given
+    # A required field that the file gives is no argument any more, but may still be given as one.
     config = tyro.cli(
         config_class,
         prog=program,
         description="\n\n".join(part for part in (note, inspect.cleandoc(config_class.__doc__ or "")) if part),
-        args=_with_values(config_class, _with_config_file(config_class, list(arguments))),
+        args=_with_values(config_class, words),
         config=(tyro.conf.FlagConversionOff, tyro.conf.PositionalRequiredArgs),
+        **({"default": config_class(**filled)} if given else {}),
     )
     check_ranges(config)
     return config
 
 
-def _with_config_file(config_class: type, arguments: list[str]) -> list[str]:
-    from_files: list[str] = []
-    by_hand: list[str] = []
-    words = iter(arguments)
-    for word in words:
+def _split(arguments: list[str]) -> tuple[list[str], list[Path]]:
+    """The words of a command line without ``--config FILE``, and those files."""
+    words: list[str] = []
+    files: list[Path] = []
+    rest = iter(arguments)
+    for word in rest:
         if word != "--config" and not word.startswith("--config="):
-            by_hand.append(word)
+            words.append(word)
             continue
-        path = word.partition("=")[2] or next(words, None)
+        path = word.partition("=")[2] or next(rest, None)
         if path is None:
-            raise UserError("--config needs a YAML file, for example --config configs/car_racing_shipped.yaml.")
-        from_files += _yaml_arguments(config_class, Path(path))
-    return from_files + by_hand
+            raise UserError("--config needs a YAML file, for example --config configs/ppo/car_racing.yaml.")
+        files.append(Path(path))
+    return words, files
 
 
 def _with_values(config_class: type, arguments: list[str]) -> list[str]:
@@ -78,36 +89,58 @@ def _with_values(config_class: type, arguments: list[str]) -> list[str]:
     return words
 
 
-def read_yaml(path: Path) -> dict[Any, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping of option names to values that a YAML file holds.
 
     Raises:
-        UserError: if it cannot be read, is not YAML, or holds something else.
+        UserError: if it cannot be read, is not YAML, holds something else, or is more than a config can be: larger than
+            a megabyte, deeper than some levels, or with aliases, nine levels of which are a billion values.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        with path.open("rb") as file:
+            text = file.read(LARGEST_CONFIG + 1)
+        if len(text) > LARGEST_CONFIG:
+            raise UserError(f"the config {path} has more than {LARGEST_CONFIG:,} bytes.")
+        content = yaml.load(text.decode(), _PlainLoader)
     except OSError as error:
         raise UserError(f"cannot read the config {path}: {error.strerror or error}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"the config {path} is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"the config {path} is not YAML that a config can be: it is nested too deep.") from None
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:  # a tag's value may be none of its type
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"the config {path} is not YAML: {shortened(error)}") from None
     if not isinstance(content, dict):
         raise UserError(f"the config {path} must be a mapping of option names to values, not {type(content).__name__}.")
-    return content
+    return {str(key).replace("-", "_"): value for key, value in content.items()}
 
 
-def _yaml_arguments(config_class: type, path: Path) -> list[str]:
-    content = read_yaml(path)
-    known = {field.name: field for field in dataclasses.fields(config_class)}
-    arguments: list[str] = []
-    for key, value in content.items():
-        name = str(key).replace("-", "_")
+LARGEST_CONFIG = 2**20
+"""Bytes of a config file at most."""
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML's plain values, without aliases."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError("it has an alias (*), which a config does not need")
+        return super().compose_node(parent, index)
+
+
+def _read_config(config_class: type, path: Path) -> dict[str, Any]:
+    """The fields of a config that a YAML file gives, each of its field's type.
+
+    A value is a value: a word that begins with a dash is no option here.
+    """
+    known = get_type_hints(config_class, include_extras=True)
+    fields = {}
+    for name, value in read_yaml(path).items():
         if name not in known:
-            raise UserError(f"the config {path} has an unknown key {key!r}: {nearest(name, known)}")
-        values = value if isinstance(value, list) else [value]
-        # Fields without a default are positional on the command line.
-        flag = [] if known[name].default is dataclasses.MISSING else ["--" + name.replace("_", "-")]
-        arguments += [*flag, *(str(item) for item in values)]
-    return arguments
+            raise UserError(f"the config {path} has an unknown key {name!r}: {nearest(name, known)}")
+        several = get_origin(known[name]) is tuple and not isinstance(value, list)
+        fields[name] = validated(known[name], [value] if several else value, f"{name} in the config {path}")
+    return fields
 
 
 def write_yaml(config: Any) -> str:

@@ -110,3 +110,44 @@ def test_a_bare_flag_is_true():
     assert parse(Job, ["--shuffle"], "job").shuffle is True
     assert parse(Job, ["--shuffle", "False"], "job").shuffle is False
     assert parse(Job, [], "job").shuffle is False
+
+
+BILLION = "\n".join(
+    ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}, *a{i - 1}, *a{i - 1}]" for i in range(1, 12))]
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rounds: 2026-99-99\n", "is not YAML"),
+        ("rounds: 2026-09-09\n", "rounds in the config .* is wrong: .* valid integer"),
+        ("rounds: !!int abc\n", "is not YAML"),
+        ("rounds: !!python/object/apply:os.system [ls]\n", "is not YAML"),
+        ("rounds: " + "[" * 3000 + "]" * 3000 + "\n", "nested too deep"),
+        ("rounds: " + "{a: " * 100 + "1" + "}" * 100 + "\n", "rounds in the config .* is wrong"),
+        (BILLION, "it has an alias"),
+        ("rounds: seven\n", "rounds in the config .* is wrong: .*, not 'seven'"),
+        ("rounds: null\n", "rounds in the config .* is wrong"),
+        ("rounds: 1.5\n", "rounds in the config .* is wrong"),
+        ("video: 17\n", "video in the config .* is wrong"),
+        ("options: [[a]]\n", "options in the config .* is wrong at 0"),
+        ("run: [a, b]\n", "run in the config .* is wrong"),
+        ("[a, b]: 1\n", "is not YAML"),
+        ("? {a: b}\n: 1\n", "is not YAML"),
+        ("a: 1\n" * 300_000, "more than 1,048,576 bytes"),
+        ("rounds: " + "9" * 5000 + "\n", "."),
+        ("\x00", "is not YAML"),
+    ],
+    ids=lambda text: repr(text[:24]),
+)
+def test_no_file_ends_in_anything_but_one_short_error(tmp_path, text, message):
+    (tmp_path / "job.yaml").write_text(text)
+    with pytest.raises(UserError, match=message) as refused:
+        parse(Job, ["--config", str(tmp_path / "job.yaml")], "job")
+    assert len(str(refused.value).replace(str(tmp_path), "")) <= 300
+
+
+def test_a_value_of_a_file_is_never_an_option(tmp_path):
+    (tmp_path / "job.yaml").write_text("options: [--help, --rounds, '9']\nlearning_rate: 1e-4\n")
+    assert parse(Job, ["--config", str(tmp_path / "job.yaml")], "job") == Job(3, 1e-4, ("--help", "--rounds", "9"))
