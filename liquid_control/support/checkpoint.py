@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from liquid_control.support.errors import UserError
 from liquid_control.support.files import write_atomically
+from liquid_control.support.schema import check_plain, shortened
 
 FORMAT_VERSION = 1
 CONFIG_NAME = "config.json"
@@ -86,37 +87,28 @@ def weights_digest(module: nn.Module) -> str:
 
 
 def load_checkpoint(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Loads what :func:`save_checkpoint` wrote, on the CPU.
+    """Loads what :func:`save_checkpoint` wrote, on the CPU. Whatever else stands there is one error, and runs no code.
 
     Returns:
-        The tensors by name, and the config without the header fields.
+        The tensors by name, and the config without the header fields: plain JSON, its numbers finite.
 
     Raises:
         UserError: if the folder is missing, is of another format version, is truncated or changed (sha256), or holds
-            weights that are not finite.
+            weights that are not finite floating-point numbers.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"no checkpoint at {folder}: give a folder that holds {CONFIG_NAME} and its weights.")
-    try:
-        config = json.loads((folder / CONFIG_NAME).read_text())
-    except FileNotFoundError:
-        raise UserError(f"{folder} is no checkpoint: it holds no {CONFIG_NAME}.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / CONFIG_NAME} is damaged: {error}. Restore it or train again.") from None
-    version = config.pop("format_version", None) if isinstance(config, dict) else None
+    config = _read_config(folder)
+    version = config.pop("format_version", None)
     if version != FORMAT_VERSION:
         raise UserError(
-            f"{folder} has checkpoint format version {version!r}; this release reads version {FORMAT_VERSION}."
+            f"{folder} has checkpoint format version {shortened(repr(version))}; this release reads version "
+            f"{FORMAT_VERSION}."
         )
-    try:
-        path, digest = folder / Path(config.pop("weights")).name, config.pop("sha256")
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / CONFIG_NAME} does not name its weights and their sha256 ({error}).") from None
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read the weights {path}: {error.strerror or error}.") from None
+    name, digest = config.pop("weights", None), config.pop("sha256", None)
+    if not isinstance(name, str) or not isinstance(digest, str):
+        raise UserError(f"{folder / CONFIG_NAME} does not name its weights and their sha256.")
+    path = folder / Path(name).name
+    content = _read(path, LARGEST_WEIGHTS, "the weights")
     if hashlib.sha256(content).hexdigest() != digest:
         raise UserError(
             f"the weights {path} are truncated or changed ({len(content)} bytes, sha256 differs from {CONFIG_NAME}). "
@@ -124,9 +116,67 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], 
         )
     try:
         tensors = tensors_from_bytes(content)
-    except SafetensorError as error:
-        raise UserError(f"the weights {path} are not a safetensors file: {error}.") from None
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"the weights {path} are not a safetensors file: {shortened(error)}.") from None
+    odd = [name for name, tensor in tensors.items() if tensor.dtype not in DTYPES]
+    if odd:
+        given = f"{shortened(odd[0])} is {tensors[odd[0]].dtype}"
+        raise UserError(f"the weights {path} hold numbers of a type that no layer has: {given}.")
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
-        raise UserError(f"the weights {path} are unusable: they hold NaN or infinite values in {', '.join(broken)}.")
+        names = shortened(", ".join(broken))
+        raise UserError(f"the weights {path} hold NaN or infinite values in {names}: this driver is lost.")
     return tensors, config
+
+
+LARGEST_HEAD, LARGEST_WEIGHTS = 2**24, 2**32
+"""Bytes of a config and of weights at most."""
+DTYPES = (
+    torch.float32,
+    torch.float64,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.bool,
+    torch.uint8,
+)
+"""Types of numbers in weights files."""
+
+
+def _read(path: Path, largest: int, what: str) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > largest:
+            raise UserError(f"{what} {shortened(path)} have {size:,} bytes; {largest:,} are the most.")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        raise UserError(f"cannot read {what} {shortened(path)}: {getattr(error, 'strerror', None) or error}.") from None
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """The config's JSON, plain.
+
+    Raises:
+        UserError: if there is none.
+    """
+    path = folder / CONFIG_NAME
+    try:
+        there, whole = folder.is_dir(), path.exists()
+    except (ValueError, OSError):  # a NUL, or a name that is too long
+        there = whole = False
+    if not there:
+        where = shortened(repr(str(folder))) if not str(folder).isprintable() else shortened(folder)
+        raise UserError(f"no checkpoint at {where}: give a folder that holds {CONFIG_NAME} and its weights.")
+    if not whole:
+        raise UserError(f"{folder} is no checkpoint: it holds no {CONFIG_NAME}.")
+    content = _read(path, LARGEST_HEAD, "the config")
+    try:
+        config = json.loads(content)
+    except RecursionError:
+        raise UserError(f"{path} is damaged: it is nested too deep. Restore it or train again.") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {shortened(error)}. Restore it or train again.") from None
+    config = config if isinstance(config, dict) else {}
+    check_plain(config, str(path))
+    return config

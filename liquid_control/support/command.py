@@ -48,16 +48,16 @@ def parse(config_class: type[Config], arguments: Sequence[str], program: str, no
     for path in files:
         given |= _read_config(config_class, path)
     # Where tyro knows no value for a field that has to have one, the field stays an argument of the command line.
-    needed = [field.name for field in dataclasses.fields(config_class) if field.default is dataclasses.MISSING]
+    needed = [field.name for field in _fields(config_class) if field.default is dataclasses.MISSING]
     filled = dict.fromkeys(needed, tyro.MISSING) | given
     # A required field that the file gives is no argument any more, but may still be given as one.
-    config = tyro.cli(
+    config: Config = tyro.cli(
         config_class,
         prog=program,
         description="\n\n".join(part for part in (note, inspect.cleandoc(config_class.__doc__ or "")) if part),
         args=_with_values(config_class, words),
         config=(tyro.conf.FlagConversionOff, tyro.conf.PositionalRequiredArgs),
-        **({"default": config_class(**filled)} if given else {}),
+        default=config_class(**filled) if given else tyro.MISSING_NONPROP,
     )
     check_ranges(config)
     return config
@@ -79,9 +79,13 @@ def _split(arguments: list[str]) -> tuple[list[str], list[Path]]:
     return words, files
 
 
+def _fields(config_class: Any) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(config_class)
+
+
 def _with_values(config_class: type, arguments: list[str]) -> list[str]:
     """A bare ``--flag`` of a bool field becomes ``--flag True``, which is what a YAML file says."""
-    fields = dataclasses.fields(config_class)
+    fields = _fields(config_class)
     flags = {"--" + field.name.replace("_", "-") for field in fields if field.type in (bool, "bool")}
     words: list[str] = []
     for word, following in itertools.pairwise([*arguments, "--"]):

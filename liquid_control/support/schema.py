@@ -52,7 +52,7 @@ def _adapter(wanted: Any) -> TypeAdapter[Any]:
     return TypeAdapter(wanted)
 
 
-def check_plain(value: Any, what: str, depth: int = 20) -> None:
+def check_plain(value: Any, what: str, depth: int = 32) -> None:
     """Looks whether a value of JSON is plain: finite numbers, printable texts, not nested deeper than ``depth``.
 
     Raises:
@@ -63,7 +63,7 @@ def check_plain(value: Any, what: str, depth: int = 20) -> None:
     match value:
         case float() if not math.isfinite(value):
             raise UserError(f"{what} holds {value}, which is no number to compute with.")
-        case str() if not value.isprintable() or len(value) > 10_000:
+        case str() if not value.replace("\n", "").isprintable() or len(value) > 10_000:
             raise UserError(f"{what} holds a text that cannot be shown: {shortened(repr(value))[:80]}.")
         case dict():
             for key, inside in value.items():
@@ -72,3 +72,28 @@ def check_plain(value: Any, what: str, depth: int = 20) -> None:
         case list():
             for inside in value:
                 check_plain(inside, what, depth - 1)
+
+
+LARGEST = {"ode_unfolds": 1000, "window": 10_000, "frames": 1000}
+"""The most that a file may ask of what takes time without taking memory; of other whole numbers :data:`SIZE`."""
+SIZE = 8192
+"""Neurons, inputs and the like at most, of what is built because a file says so."""
+
+
+def check_sizes(config: Any, what: str, name: str = "") -> None:
+    """Looks at the whole numbers of a JSON config: what is built of it shall be small, seeds may be anything.
+
+    Raises:
+        UserError: if one is too large; names it.
+    """
+    match config:
+        case int() if "seed" not in name and not -SIZE <= config <= LARGEST.get(name, SIZE):
+            raise UserError(
+                f"{what} asks for {name or 'a number'} {shortened(config)}; {LARGEST.get(name, SIZE)} is most."
+            )
+        case dict():
+            for key, value in config.items():
+                check_sizes(value, what, str(key))
+        case list():
+            for value in config:
+                check_sizes(value, what, name)
