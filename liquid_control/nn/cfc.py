@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from liquid_control.kernels.step import Tick
 
 MODES = ("default", "no_gate", "pure")
+BACKBONE_OPTIONS = ("backbone_units", "backbone_layers", "backbone_dropout")
 
 
 def lecun_tanh(x: Tensor) -> Tensor:
@@ -146,9 +147,11 @@ class CfC(LiquidLayer):
             if circuit.layers[-1][: circuit.outputs] != tuple(range(circuit.outputs)):
                 raise ValueError(f"the last layer of the wiring must begin with the motor neurons: {circuit.layers}.")
             neurons, outputs = circuit.units, circuit.outputs
+            parts = circuit.places([neuron for layer in circuit.layers for neuron in layer])
+            super().__init__(input_size, parts, proj_size or outputs, learn_initial_state)
         else:
             neurons = outputs = cast(int, units)
-        super().__init__(input_size, neurons, proj_size or outputs, learn_initial_state)
+            super().__init__(input_size, {"neurons": neurons}, proj_size or outputs, learn_initial_state)
         self.circuit, self.mode, self.activation, self.ncps_compat = circuit, mode, activation, ncps_compat
         self.proj_size = proj_size
         self.backbone_units = 128 if backbone_units is None else backbone_units
@@ -187,16 +190,6 @@ class CfC(LiquidLayer):
         if isinstance(self.rnn_cell, CfCCell):
             return [self.rnn_cell]
         return cast(list[CfCCell], list(self.rnn_cell.children()))
-
-    def unpack(self, state: Tensor) -> dict[str, Tensor]:
-        """The neurons (B, ·) by type: inter, command, motor; or ``neurons`` of a dense layer."""
-        if self.circuit is None:
-            return {"neurons": state}
-        order = [neuron for layer in self.circuit.layers for neuron in layer]
-        kinds = dict.fromkeys(self.circuit.type_of(neuron) for neuron in order)
-        return {
-            kind: state[:, [order.index(neuron) for neuron in self.circuit.neurons_of_type(kind)]] for kind in kinds
-        }
 
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
         """See :class:`LiquidLayer`. Within a step, inputs drive the first group, and each group drives the next one."""
@@ -387,25 +380,15 @@ class CfC(LiquidLayer):
         return sum(parameter.numel() for parameter in self.parameters()) - unused
 
     @property
+    def units(self) -> int | Circuit:
+        """The circuit, or the number of neurons of a dense layer."""
+        return self.state_size if self.circuit is None else self.circuit
+
+    @property
     def config(self) -> dict[str, Any]:
-        """See :class:`LiquidLayer`."""
-        config = {
-            "layer": self.name,
-            "input_size": self.input_size,
-            "units": self.state_size if self.circuit is None else self.circuit.to_json(),
-            "proj_size": self.proj_size,
-            "mode": self.mode,
-            "ncps_compat": self.ncps_compat,
-            "learn_initial_state": self.learned_initial_state is not None,
-        }
-        if self.circuit is None:
-            config |= {
-                "activation": self.activation,
-                "backbone_units": self.backbone_units,
-                "backbone_layers": self.backbone_layers,
-                "backbone_dropout": self.backbone_dropout,
-            }
-        return config
+        """See :class:`LiquidLayer`; a wired layer has no options of a backbone."""
+        left_out = () if self.circuit is None else ("activation", *BACKBONE_OPTIONS)
+        return {name: value for name, value in super().config.items() if name not in left_out}
 
 
 def _masks(circuit: Circuit, ncps_compat: bool) -> list[np.ndarray]:
@@ -425,8 +408,8 @@ def _masks(circuit: Circuit, ncps_compat: bool) -> list[np.ndarray]:
 
 
 def _refuse_backbone(activation: str, units: int | None, layers: int | None, dropout: float | None) -> None:
-    given = {"backbone_units": units, "backbone_layers": layers, "backbone_dropout": dropout}
-    names = [name for name, value in given.items() if value is not None]
+    given = zip(BACKBONE_OPTIONS, (units, layers, dropout), strict=True)
+    names = [name for name, value in given if value is not None]
     if activation != "lecun_tanh":
         names.append("activation")
     if names:

@@ -34,8 +34,6 @@ neurons, and one more settles the synapses among the command neurons.
 
 from __future__ import annotations
 
-from typing import Any
-
 import ncps.wirings
 import torch
 from torch import Tensor
@@ -123,13 +121,6 @@ class ClosedFormLTC(LTC):
 
     def step_kernel(self) -> None:
         """None, as :meth:`fused_cpu`."""
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """See :class:`LiquidLayer`."""
-        return {key: value for key, value in super().config.items() if key not in ("ode_unfolds", "solver")} | {
-            "sweeps": self.sweeps
-        }
 
 
 def close_form(ltc: LTC, sweeps: int | None = None) -> ClosedFormLTC:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +23,16 @@ class Composite(LiquidLayer):
     """Layers whose states lie one after another in the state; part ``name`` of layer i is ``"i.name"``."""
 
     def __init__(self, layers: Sequence[LiquidLayer], output_size: int):
-        super().__init__(layers[0].input_size, sum(layer.state_size for layer in layers), output_size)
+        parts = {str(index): layer.state_size for index, layer in enumerate(layers)}
+        super().__init__(layers[0].input_size, parts, output_size)
         self.time_driven = any(layer.time_driven for layer in layers)
         self.layers = nn.ModuleList(layers)
 
     def _members(self) -> list[LiquidLayer]:
         return [layer for layer in self.layers if isinstance(layer, LiquidLayer)]
 
-    def _states(self, state: Tensor) -> Sequence[Tensor]:
-        return state.split([layer.state_size for layer in self._members()], 1)
+    def _states(self, state: Tensor) -> list[Tensor]:
+        return list(super().unpack(state).values())
 
     def initial_state(self, batch: int) -> Tensor:
         """The initial states of all layers."""
@@ -93,11 +94,6 @@ class Stack(Composite):
             states.append(own)
         return y.transpose(0, 1), torch.cat(states, 1)
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """See :class:`LiquidLayer`."""
-        return {"layer": self.name, "layers": [layer.config for layer in self._members()]}
-
 
 class Bidirectional(Composite):
     """A layer that runs with time and one that runs against it; outputs side by side, with time first.
@@ -117,6 +113,7 @@ class Bidirectional(Composite):
     """
 
     name = "bidirectional"
+    kept_as: ClassVar = {"onward": "layers.0", "backward": "layers.1"}
 
     def __init__(self, onward: LiquidLayer, backward: LiquidLayer):
         if onward.input_size != backward.input_size:
@@ -144,12 +141,6 @@ class Bidirectional(Composite):
         y, first = onward._run(x, first, elapsed, advance)
         z, second = backward._run(x.flip(1), second, after, None if advance is None else advance.flip(1))
         return torch.cat([y, z.flip(1)], -1).transpose(0, 1), torch.cat([first, second], 1)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """See :class:`LiquidLayer`."""
-        onward, backward = self._members()
-        return {"layer": self.name, "onward": onward.config, "backward": backward.config}
 
 
 def batch_first(values: TimeFirst) -> TimeFirst:

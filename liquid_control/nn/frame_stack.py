@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ class MLP(LiquidLayer):
     """
 
     name = "mlp"
+    kept_as: ClassVar = {"output_size": "readout_size"}
     time_driven = False
 
     def __init__(
@@ -42,14 +43,15 @@ class MLP(LiquidLayer):
     ):
         if frames < 1:
             raise ValueError(f"frames must be at least 1, the present input, given {frames}.")
-        super().__init__(input_size, (frames - 1) * input_size, output_size or units, learn_initial_state)
-        self.units, self.frames = units, frames
+        history = {"frames": (frames - 1) * input_size}
+        super().__init__(input_size, history, output_size or units, learn_initial_state)
+        self.units, self.frames, self.readout_size = units, frames, output_size
         self.hidden = nn.Linear(frames * input_size, units)
         self.readout: nn.Module = nn.Identity() if output_size is None else nn.Linear(units, output_size)
 
     def unpack(self, state: Tensor) -> dict[str, Tensor]:
         """The earlier inputs, oldest first: ``frames`` (B, frames - 1, C)."""
-        return {"frames": state.unflatten(1, (self.frames - 1, self.input_size))}
+        return {"frames": super().unpack(state)["frames"].unflatten(1, (self.frames - 1, self.input_size))}
 
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
         """See :class:`LiquidLayer`: all windows of ``frames`` real inputs at once."""
@@ -80,15 +82,3 @@ class MLP(LiquidLayer):
     def neuron_count(self) -> int:
         """Units of the hidden layer."""
         return self.units
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """See :class:`LiquidLayer`."""
-        return {
-            "layer": self.name,
-            "input_size": self.input_size,
-            "units": self.units,
-            "frames": self.frames,
-            "output_size": None if isinstance(self.readout, nn.Identity) else self.output_size,
-            "learn_initial_state": self.learned_initial_state is not None,
-        }

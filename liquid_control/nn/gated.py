@@ -28,25 +28,22 @@ class GatedLayer(LiquidLayer):
         learn_initial_state: whether the initial state is a parameter.
     """
 
+    kept_as: ClassVar = {"output_size": "readout_size"}
     time_driven = False
-    parts: ClassVar[tuple[str, ...]]
+    remembers: ClassVar[tuple[str, ...]]
     """The parts of the state, each ``units`` wide; the hidden state first."""
 
     def __init__(
         self, input_size: int, units: int, output_size: int | None = None, *, learn_initial_state: bool = False
     ):
-        super().__init__(input_size, len(self.parts) * units, output_size or units, learn_initial_state)
-        self.units = units
+        super().__init__(input_size, dict.fromkeys(self.remembers, units), output_size or units, learn_initial_state)
+        self.units, self.readout_size = units, output_size
         self.cell = self._cell()
         self.readout: nn.Module = nn.Identity() if output_size is None else nn.Linear(units, output_size)
 
     @abstractmethod
     def _cell(self) -> nn.RNNBase:
         """The network of torch, time first."""
-
-    def unpack(self, state: Tensor) -> dict[str, Tensor]:
-        """The hidden state, and the memory cell of an LSTM, each (B, units)."""
-        return dict(zip(self.parts, state.chunk(len(self.parts), 1), strict=True))
 
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
         """See :class:`LiquidLayer`: torch's fused sequence where steps are contiguous, single steps otherwise."""
@@ -91,23 +88,12 @@ class GatedLayer(LiquidLayer):
         """Units of the hidden state."""
         return self.units
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """See :class:`LiquidLayer`."""
-        return {
-            "layer": self.name,
-            "input_size": self.input_size,
-            "units": self.units,
-            "output_size": None if isinstance(self.readout, nn.Identity) else self.output_size,
-            "learn_initial_state": self.learned_initial_state is not None,
-        }
-
 
 class LSTM(GatedLayer):
     """Long short-term memory (Hochreiter & Schmidhuber 1997), `torch.nn.LSTM` inside; the state is [hidden | cell]."""
 
     name = "lstm"
-    parts = ("hidden", "cell")
+    remembers = ("hidden", "cell")
 
     def _cell(self) -> nn.RNNBase:
         return nn.LSTM(self.input_size, self.units)
@@ -134,7 +120,7 @@ class GRU(GatedLayer):
     """Gated recurrent unit (Cho et al. 2014), `torch.nn.GRU` inside; the state is the hidden state."""
 
     name = "gru"
-    parts = ("hidden",)
+    remembers = ("hidden",)
 
     def _cell(self) -> nn.RNNBase:
         return nn.GRU(self.input_size, self.units)

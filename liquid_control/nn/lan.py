@@ -14,7 +14,7 @@ newest key has had its own elapsed time, and no pair has had none.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,10 @@ class LAN(LiquidLayer):
     """
 
     name = "lan"
+    kept_as: ClassVar = {
+        "output_size": "readout_size",
+        **{name: f"logits.{name}" for name in ("gate", "mode", "hidden", "euler_steps", "delta_t", "pseudo_time")},
+    }
 
     def __init__(
         self,
@@ -79,9 +83,12 @@ class LAN(LiquidLayer):
         if units < 1 or units % heads:
             raise ValueError(f"units must be at least 1 and a multiple of heads = {heads}, given {units}.")
         motor = output_size or 0
-        remembered = heads * logits.features + units + 1
-        super().__init__(input_size, units + motor + (window - 1) * remembered, output_size or units)
+        remembered = [heads * logits.features, units, 1]  # of a step: features of the key, value, age
+        neurons = {"inter": units, "motor": motor} if motor else {"inter": units}
+        super().__init__(input_size, neurons | {"window": (window - 1) * sum(remembered)}, output_size or units)
         self.units, self.heads, self.window, self.motor_count = units, heads, window, motor
+        self._remembered = remembered
+        self.readout_size = output_size or None
         self.time_driven = logits.timed
         self.logits = logits
         self.value = nn.Linear(input_size, units, bias=False)
@@ -114,10 +121,9 @@ class LAN(LiquidLayer):
         ``inter`` (B, units), ``motor`` (B, O) if there are any, and of the window, oldest first: ``keys``
         (B, W - 1, H·F), ``values`` (B, W - 1, units) and ``ages`` (B, W - 1), zero where no step has been.
         """
-        neurons, window = state.split([self.units + self.motor_count, (self.window - 1) * self._remembered], 1)
-        inter, motor = neurons.split([self.units, self.motor_count], 1)
-        keys, values, ages = window.unflatten(1, (self.window - 1, -1)).split(self._sizes, 2)
-        parts = {"inter": inter, "motor": motor} if self.motor_count else {"inter": inter}
+        parts = super().unpack(state)
+        window = parts.pop("window").unflatten(1, (self.window - 1, -1))
+        keys, values, ages = window.split(self._remembered, 2)
         return parts | {"keys": keys, "values": values, "ages": ages[..., 0]}
 
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -181,33 +187,6 @@ class LAN(LiquidLayer):
         return (weights * values.unflatten(2, (self.heads, -1))).sum(-1).flatten(2)
 
     @property
-    def _sizes(self) -> list[int]:
-        """Sizes of a remembered step's key features, value and age."""
-        return [self.heads * self.logits.features, self.units, 1]
-
-    @property
-    def _remembered(self) -> int:
-        return sum(self._sizes)
-
-    @property
     def neuron_count(self) -> int:
         """Liquid-attention and motor neurons; gates, like an LTC's synapses, act on pairs and are not neurons."""
         return self.units + self.motor_count
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """See :class:`LiquidLayer`."""
-        return {
-            "layer": self.name,
-            "input_size": self.input_size,
-            "units": self.units,
-            "output_size": self.motor_count or None,
-            "heads": self.heads,
-            "window": self.window,
-            "gate": self.logits.gate,
-            "mode": self.logits.mode,
-            "hidden": self.logits.hidden,
-            "euler_steps": self.logits.euler_steps,
-            "delta_t": self.logits.delta_t,
-            "pseudo_time": self.logits.pseudo_time,
-        }

@@ -6,8 +6,11 @@ Every layer of this package keeps it, so that a driver, a policy or an experimen
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +19,7 @@ from torch import Tensor, nn
 
 from liquid_control.kernels import kernel_device
 from liquid_control.kernels.step import CompiledStep, Tick, compile_step
+from liquid_control.nn.wiring import Circuit
 
 Elapsed = float | Tensor
 """As :meth:`LiquidLayer.integrate` sees it: one positive number for all, or positive (T, B)."""
@@ -26,19 +30,38 @@ class LiquidLayer(nn.Module, ABC):
 
     B is the batch, T the number of steps, C ``input_size``, S ``state_size``, O ``output_size``.
 
+    A layer tells the parts of its state to this constructor, and keeps each argument of its own constructor as an
+    attribute; :meth:`unpack` and :attr:`config` follow from that.
+
+    Args:
+        input_size: number of inputs.
+        parts: of the state, by name and in their order: how many numbers it has, which come next, or their places.
+        output_size: number of outputs.
+        learn_initial_state: whether the initial state is a parameter.
+
     Attributes:
         input_size: number of inputs, C.
         state_size: width of the flat state, S; 0 of a layer without memory.
         output_size: number of outputs, O.
+        parts: the places in the state of each of its parts.
         name: the layer's name in :func:`liquid_control.nn.build_layer`.
+        kept_as: the attributes of those arguments that are not kept under their own names.
         time_driven: whether the state evolves with elapsed time. Then a step of zero elapsed time leaves it as it is.
     """
 
     name: ClassVar[str]
+    kept_as: ClassVar[Mapping[str, str]] = {}
     time_driven: bool = True
 
-    def __init__(self, input_size: int, state_size: int, output_size: int, learn_initial_state: bool = False):
+    def __init__(
+        self,
+        input_size: int,
+        parts: Mapping[str, int | Sequence[int]],
+        output_size: int,
+        learn_initial_state: bool = False,
+    ):
         super().__init__()
+        state_size = sum(part if isinstance(part, int) else len(part) for part in parts.values())
         for what, size, least in (
             ("input_size", input_size, 1),
             ("state_size", state_size, 0),
@@ -47,6 +70,11 @@ class LiquidLayer(nn.Module, ABC):
             if size < least:
                 raise ValueError(f"{what} must be at least {least}, given {size}.")
         self.input_size, self.state_size, self.output_size = input_size, state_size, output_size
+        self.parts: dict[str, Sequence[int]] = {}
+        begin = 0
+        for part, places in parts.items():
+            self.parts[part] = range(begin, begin + places) if isinstance(places, int) else places
+            begin += len(self.parts[part])
         self.learned_initial_state = nn.Parameter(torch.zeros(state_size)) if learn_initial_state else None
 
     def forward(
@@ -122,9 +150,12 @@ class LiquidLayer(nn.Module, ABC):
         parameter = next(self.parameters())
         return torch.zeros(batch, self.state_size, dtype=parameter.dtype, device=parameter.device)
 
-    @abstractmethod
     def unpack(self, state: Tensor) -> dict[str, Tensor]:
-        """The named parts of a state (B, S), for people who look inside."""
+        """The named parts (B, ·) of a state (B, S), for people who look inside."""
+        return {
+            name: state[:, places.start : places.stop] if isinstance(places, range) else state[:, list(places)]
+            for name, places in self.parts.items()
+        }
 
     @abstractmethod
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -186,9 +217,21 @@ class LiquidLayer(nn.Module, ABC):
         return sum(parameter.numel() for parameter in self.parameters())
 
     @property
-    @abstractmethod
+    def learn_initial_state(self) -> bool:
+        """Whether the initial state is a parameter."""
+        return self.learned_initial_state is not None
+
+    @property
     def config(self) -> dict[str, Any]:
-        """JSON values from which :func:`liquid_control.nn.build_layer` builds this layer again, weights aside."""
+        """JSON values from which :func:`liquid_control.nn.build_layer` builds this layer again, weights aside.
+
+        They are the arguments of the constructor of the class that has the layer's name, as its attributes tell them.
+        """
+        named = next(kind for kind in type(self).__mro__ if "name" in vars(kind))
+        return {"layer": self.name} | {
+            argument: _as_json(attrgetter(self.kept_as.get(argument, argument))(self))
+            for argument in inspect.signature(named).parameters
+        }
 
     def extra_repr(self) -> str:
         """One line about the layer."""
@@ -284,6 +327,17 @@ class LiquidLayer(nn.Module, ABC):
         advance = elapsed > 0 if mask is None else (elapsed > 0) & mask
         # Any positive number will do where the result is not used; zero would divide by zero there.
         return torch.where(advance, elapsed, 1), advance
+
+
+def _as_json(value: Any) -> Any:
+    """An argument of a layer as the JSON value that stands for it in a config."""
+    if isinstance(value, Circuit):
+        return value.to_json()
+    if isinstance(value, LiquidLayer):
+        return value.config
+    if isinstance(value, nn.ModuleList):
+        return [_as_json(entry) for entry in value]
+    return value
 
 
 def per_tick(advance: Tensor | None, ticks: int) -> list[Tensor | None]:

@@ -14,7 +14,7 @@ Both keep h between its initial value and ±1, whatever the elapsed time.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import ncps.wirings
 import numpy as np
@@ -56,6 +56,7 @@ class Leaky(LiquidLayer):
     """
 
     name = "leaky"
+    kept_as: ClassVar = {"units": "circuit"}
 
     def __init__(
         self,
@@ -75,7 +76,7 @@ class Leaky(LiquidLayer):
         if ode_unfolds < 1:
             raise ValueError(f"ode_unfolds must be at least 1, given {ode_unfolds}.")
         circuit = build_circuit(units, input_size)
-        super().__init__(input_size, circuit.units, circuit.outputs, learn_initial_state)
+        super().__init__(input_size, circuit.places(), circuit.outputs, learn_initial_state)
         self.circuit, self.integration, self.adaptive = circuit, integration, adaptive
         self.tau_min, self.ode_unfolds = tau_min, ode_unfolds
         connected = torch.from_numpy(np.concatenate([circuit.sensory_adjacency, circuit.adjacency]).T != 0)
@@ -90,11 +91,6 @@ class Leaky(LiquidLayer):
         self.tau_bias = nn.Parameter(pace.expm1().log())
 
     connected: Tensor
-
-    def unpack(self, state: Tensor) -> dict[str, Tensor]:
-        """The neurons (B, ·) by type: motor, command, inter, as far as the circuit has them."""
-        kinds = dict.fromkeys(self.circuit.types)
-        return {kind: state[:, list(self.circuit.neurons_of_type(kind))] for kind in kinds}
 
     def time_constants(self, x: Tensor, state: Tensor) -> Tensor:
         """τ (B, N) under inputs (B, C) and state (B, N), in units of elapsed time."""
@@ -160,17 +156,3 @@ class Leaky(LiquidLayer):
         """Parameters in use: synapses that the wiring leaves out are not counted."""
         unused = int((self.connected == 0).sum()) * (2 if self.adaptive else 1)
         return super().parameter_count() - unused
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """See :class:`LiquidLayer`."""
-        return {
-            "layer": self.name,
-            "input_size": self.input_size,
-            "units": self.circuit.to_json(),
-            "integration": self.integration,
-            "adaptive": self.adaptive,
-            "tau_min": self.tau_min,
-            "ode_unfolds": self.ode_unfolds,
-            "learn_initial_state": self.learned_initial_state is not None,
-        }

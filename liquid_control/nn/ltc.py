@@ -26,7 +26,7 @@ An opening s is between 0 and 1, so with τ_i = cm_i/g_i and W_i = Σ_j w_ji/cm_
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import ncps.wirings
 import numpy as np
@@ -151,6 +151,7 @@ class LTC(LiquidLayer):
     """
 
     name = "ltc"
+    kept_as: ClassVar = {"units": "circuit"}
 
     def __init__(
         self,
@@ -173,7 +174,7 @@ class LTC(LiquidLayer):
         if solver not in SOLVERS:
             raise ValueError(f"solver is {solver!r}, expected one of {tuple(SOLVERS)}.")
         circuit = build_circuit(units, input_size)
-        super().__init__(input_size, circuit.units, circuit.outputs, learn_initial_state)
+        super().__init__(input_size, circuit.places(), circuit.outputs, learn_initial_state)
         self.circuit = circuit
         self.input_mapping, self.output_mapping = input_mapping, output_mapping
         self.ode_unfolds, self.epsilon, self.solver = ode_unfolds, epsilon, solver
@@ -181,11 +182,6 @@ class LTC(LiquidLayer):
         self.rnn_cell = LTCCell(circuit, input_mapping, output_mapping, implicit_param_constraints)
         self.sensory_synapses = build_synapses(circuit.sensory_adjacency)
         self.synapses = build_synapses(circuit.adjacency)
-
-    def unpack(self, state: Tensor) -> dict[str, Tensor]:
-        """The membrane potentials (B, ·) by neuron type: motor, command, inter, as far as the circuit has them."""
-        kinds = dict.fromkeys(self.circuit.types)
-        return {kind: state[:, list(self.circuit.neurons_of_type(kind))] for kind in kinds}
 
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
         """See :class:`LiquidLayer`. What precedes the loop is free of the state; the loop is the solver's."""
@@ -411,19 +407,3 @@ class LTC(LiquidLayer):
             + sizes[self.output_mapping] * self.output_size
             + learned
         )
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """See :class:`LiquidLayer`."""
-        return {
-            "layer": self.name,
-            "input_size": self.input_size,
-            "units": self.circuit.to_json(),
-            "input_mapping": self.input_mapping,
-            "output_mapping": self.output_mapping,
-            "ode_unfolds": self.ode_unfolds,
-            "epsilon": self.epsilon,
-            "implicit_param_constraints": self.implicit_param_constraints,
-            "learn_initial_state": self.learned_initial_state is not None,
-            "solver": self.solver,
-        }

@@ -11,8 +11,6 @@ The LSTM's forget gate has a bias of one beside the learned one, so that it begi
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -62,7 +60,7 @@ class MixedMemory(LiquidLayer):
                 f"the state of layer {cell.name!r} holds {', '.join(sorted(other))}: mixed memory needs a layer whose "
                 "state is the activity of its neurons and nothing else."
             )
-        super().__init__(cell.input_size, 2 * cell.state_size, cell.output_size)
+        super().__init__(cell.input_size, {**cell.parts, "memory": cell.state_size}, cell.output_size)
         self.time_driven = cell.time_driven
         self.cell = cell
         self.lstm = MemoryCell(cell.input_size, cell.state_size)
@@ -71,11 +69,6 @@ class MixedMemory(LiquidLayer):
         """The layer's own initial state, and an empty memory."""
         h = self.cell.initial_state(batch)
         return torch.cat([h, torch.zeros_like(h)], 1)
-
-    def unpack(self, state: Tensor) -> dict[str, Tensor]:
-        """The parts of the layer's state, and ``memory``."""
-        h, c = state.chunk(2, 1)
-        return self.cell.unpack(h) | {"memory": c}
 
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
         """See :class:`LiquidLayer`."""
@@ -99,8 +92,3 @@ class MixedMemory(LiquidLayer):
     def parameter_count(self) -> int:
         """Parameters in use, of the layer and of the memory."""
         return self.cell.parameter_count() + sum(parameter.numel() for parameter in self.lstm.parameters())
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """See :class:`LiquidLayer`."""
-        return {"layer": self.name, "cell": self.cell.config}

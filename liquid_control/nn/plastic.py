@@ -36,8 +36,8 @@ Nothing ever rescales a whole trace, which would fade old memories with every wr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import ncps.wirings
 import numpy as np
@@ -120,6 +120,7 @@ class PlasticCfC(LiquidLayer):
     """
 
     name = "plastic"
+    kept_as: ClassVar = {"units": "circuit", "ncps_compat": "cfc.ncps_compat"}
 
     def __init__(
         self,
@@ -146,8 +147,10 @@ class PlasticCfC(LiquidLayer):
         connected = _connections(cfc)
         traced = connected if plastic_inputs else connected[:, input_size:]
         neurons, synapses = cfc.state_size, int(traced.sum())
-        parts = 2 if retroactive else 1
-        super().__init__(input_size, neurons + parts * synapses, cfc.output_size, learn_initial_state)
+        traces = ["trace", "eligibility"] if retroactive else ["trace"]
+        parts: dict[str, int | Sequence[int]] = {**cfc.parts, **dict.fromkeys(traces, synapses)}
+        super().__init__(input_size, parts, cfc.output_size, learn_initial_state)
+        self._traces = traces
         self.cfc, self.rule, self.modulated = cfc, rule, modulated
         self.retroactive, self.plastic_inputs, self.longest_half_life = retroactive, plastic_inputs, longest_half_life
         self.frozen: frozenset[str] = frozenset()
@@ -179,11 +182,6 @@ class PlasticCfC(LiquidLayer):
         pairs = [divmod(place, columns) for place in self.place.tolist()]
         return [(column - inputs if column >= inputs else -1 - column, row) for row, column in pairs]
 
-    def unpack(self, state: Tensor) -> dict[str, Tensor]:
-        """The neurons by type, and (B, synapses) ``trace`` and ``eligibility``, in the order of :attr:`synapses`."""
-        neurons, *traces = state.split(self._sizes, 1)
-        return self.cfc.unpack(neurons) | dict(zip(("trace", "eligibility"), traces, strict=False))
-
     def pack(self, parts: Mapping[str, Tensor]) -> Tensor:
         """The state (B, S) of parts by name: what :meth:`unpack` gave, from a file perhaps.
 
@@ -214,7 +212,7 @@ class PlasticCfC(LiquidLayer):
         Raises:
             ValueError: if a name is unknown.
         """
-        _refuse_unknown(names, ["trace", "eligibility"][: len(self._sizes) - 1])
+        _refuse_unknown(names, self._traces)
         self.frozen = frozenset(names)
 
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -234,7 +232,7 @@ class PlasticCfC(LiquidLayer):
         retention = self.half_lives.at_each_tick(elapsed, len(x))
         fading = retention if self.eligibility is None else self.eligibility.at_each_tick(elapsed, len(x))
 
-        potential, *traces = state.split(self._sizes, 1)
+        potential, *traces = state.split([neurons, *[len(self.place)] * len(self._traces)], 1)
         trace, *eligibility = (self._matrices(part, connected.shape) for part in traces)
         states = []
         ticks = zip(x.unbind(0), drive.unbind(0), spans, moving, retention, fading, strict=True)
@@ -317,12 +315,6 @@ class PlasticCfC(LiquidLayer):
         return values.new_zeros(values.shape[0], shape.numel()).index_copy(1, self.place, values).unflatten(1, shape)
 
     @property
-    def _sizes(self) -> list[int]:
-        """Sizes of the parts of the state: neurons, traces, eligibility traces."""
-        synapses = len(self.place)
-        return [self.cfc.state_size, synapses] + [synapses] * self.retroactive
-
-    @property
     def neuron_count(self) -> int:
         """The neurons."""
         return self.cfc.neuron_count
@@ -332,24 +324,6 @@ class PlasticCfC(LiquidLayer):
         unused = 0 if self.modulator is None else int((self.connected == 0).sum())
         static = sum(parameter.numel() for parameter in self.cfc.parameters()) - self.cfc.parameter_count()
         return sum(parameter.numel() for parameter in self.parameters()) - unused - static
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """See :class:`LiquidLayer`."""
-        circuit = self.circuit
-        assert circuit is not None
-        return {
-            "layer": self.name,
-            "input_size": self.input_size,
-            "units": circuit.to_json(),
-            "rule": self.rule,
-            "modulated": self.modulated,
-            "retroactive": self.retroactive,
-            "plastic_inputs": self.plastic_inputs,
-            "longest_half_life": self.longest_half_life,
-            "ncps_compat": self.cfc.ncps_compat,
-            "learn_initial_state": self.learned_initial_state is not None,
-        }
 
 
 def _connections(cfc: CfC) -> Tensor:

@@ -9,7 +9,7 @@ each time it is called.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -97,6 +97,12 @@ class Circuit:
     def neurons_of_type(self, kind: str) -> tuple[int, ...]:
         """The neurons of a type, ascending."""
         return tuple(neuron for neuron, own in enumerate(self.types) if own == kind)
+
+    def places(self, order: Sequence[int] | None = None) -> dict[str, list[int]]:
+        """Where the neurons of each type stand if neurons lie in an ``order``; None: in that of their numbers."""
+        order = range(self.units) if order is None else order
+        kinds = dict.fromkeys(self.types[neuron] for neuron in order)
+        return {kind: [order.index(neuron) for neuron in self.neurons_of_type(kind)] for kind in kinds}
 
     def to_json(self) -> dict[str, Any]:
         """The circuit as JSON values; :meth:`from_json` gives it back exactly."""
