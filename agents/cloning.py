@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from agents.divergence import check_finite
+from agents.episodes import Episode
 from agents.optimizer_state import optimizer_tensors, part_of, restore_optimizer, to_save
-from agents.rollout import Episode
 from policies.driver import Driver
 
 

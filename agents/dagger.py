@@ -14,38 +14,32 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from agents.demonstrations import read_folder, write_shard
+from agents.episodes import Conditions, Episode, EpisodePlan, drive_episode
 from agents.imitation import Imitation, ImitationConfig
-from agents.rollout import (
-    TRAINING_SEEDS,
-    VALIDATION_SEEDS,
-    Drive,
-    Episode,
-    Plan,
-    drive_episode,
-)
-from liquid_control.ranges import NotNegative, Positive
+from envs.registration import TRAINING_SEEDS, VALIDATION_SEEDS
+from liquid_control.support.ranges import NotNegative, Positive
 from policies.driver import Driver
 
 
 @dataclass(frozen=True)
 class TrainConfig(ImitationConfig):
-    """Trains a driver from nothing: an expert teaches it, the official environment judges it.
+    """Trains a driver from random weights: an expert teaches it, and the official environment scores it.
 
-    With no argument this is the main job: 19 closed-form liquid neurons learn CarRacing-v3 in minutes. A driver of the
-    Udacity simulator learns by --env udacity, any other environment by --agent ppo; each has options of its own.
+    Without arguments, 19 closed-form liquid neurons learn CarRacing-v3 in minutes. --env udacity trains a driver of the
+    Udacity simulator, --agent ppo learns any environment from its reward; each has options of its own.
     Options can be put in a YAML file: --config FILE.
     """
 
     demos: Path | None = None
-    """A folder of shards, written by the record command, to learn from too."""
+    """A folder of recorded episodes to learn from as well; the record command writes them."""
     control_weights: tuple[NotNegative, NotNegative, NotNegative] = (12.0, 1.0, 1.0)
-    """Weight of steer, gas and brake in the squared error; steering labels stay within ±0.4, the stop of the joint."""
+    """Weights of steer, gas and brake in the squared error. Steering labels are small, within ±0.4."""
     teacher_grip: Positive = 185.0
-    """Lateral acceleration that the teacher plans its speeds for (tyres hold 219): at the limit, an error is a spin."""
+    """Lateral acceleration that the teacher plans for. The tyres hold 219; close to that, small errors end in spins."""
     teacher_speed_gain: Positive = 6.0
-    """Acceleration that the teacher asks for per speed error (1/s): lower is smoother, and easier to clone."""
+    """Acceleration that the teacher asks for per speed error (1/s). Lower is smoother, and easier to imitate."""
     leash: Positive = 20.0
-    """A training episode ends when the car is this far from the centre line (the road is 6.67 to each side)."""
+    """Distance from the centre line at which a training episode ends. The road is 6.67 wide to each side."""
     video: bool = True
     """Whether to record a lap at the end."""
 
@@ -72,12 +66,12 @@ class Dagger(Imitation[TrainConfig]):
         again, self.progress.lost = lost[kept:], lost[:kept]  # the latest: early losses say little of the driver now
         seeds[: len(again)] = again
         plans = [
-            Plan(int(seed), expert_share=1.0, disturbed=True)
+            EpisodePlan(int(seed), expert_share=1.0, disturbed=True)
             if round == 0
-            else Plan(int(seed), expert_share=0.3 if index % 4 == 3 else 0.0)
+            else EpisodePlan(int(seed), expert_share=0.3 if index % 4 == 3 else 0.0)
             for index, seed in enumerate(seeds)
         ]
-        drive = Drive(
+        conditions = Conditions(
             record=True,
             leash=config.leash,
             teacher=(
@@ -91,17 +85,17 @@ class Dagger(Imitation[TrainConfig]):
         driver = self._average_on_cpu()
         self.pool.map(
             record_shard,
-            [(driver, [plan], drive, self._shard(round, index)) for index, plan in enumerate(plans)],
+            [(driver, [plan], conditions, self._shard(round, index)) for index, plan in enumerate(plans)],
         )
 
     def _judge(self, curves: SummaryWriter) -> float:
-        plans = [Plan(VALIDATION_SEEDS + index) for index in range(self.config.validation_episodes)]
-        episodes = self.pool.drive(self._average_on_cpu(), plans, Drive())
+        plans = [EpisodePlan(VALIDATION_SEEDS + index) for index in range(self.config.validation_episodes)]
+        episodes = self.pool.drive(self._average_on_cpu(), plans, Conditions())
         curves.add_scalar("validation/laps", np.mean([episode.lap for episode in episodes]), self.cloner.step)
         curves.add_scalar("validation/tiles", np.mean([episode.tiles for episode in episodes]), self.cloner.step)
         return float(np.mean([episode.score for episode in episodes]))
 
 
-def record_shard(driver: Driver, plans: list[Plan], drive: Drive, path: Path) -> None:
+def record_shard(driver: Driver, plans: list[EpisodePlan], conditions: Conditions, path: Path) -> None:
     """Drives the planned episodes and writes them as one shard; runs in a worker process."""
-    write_shard(path, driver.config.env, [drive_episode(driver, plan, drive) for plan in plans])
+    write_shard(path, driver.config.env, [drive_episode(driver, plan, conditions) for plan in plans])

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.rollout import Episode
-from liquid_control.checkpoint import write_atomically
-from liquid_control.errors import UserError
+from agents.episodes import Episode
+from liquid_control.support.errors import UserError
+from liquid_control.support.files import write_atomically
 
 _ARRAYS = ("images", "gauges", "labels", "actions", "rewards")
 _TIMES = "elapsed"

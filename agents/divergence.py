@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from liquid_control.errors import DivergedError
+from liquid_control.support.errors import DivergedError
 
 
 @torch.no_grad()

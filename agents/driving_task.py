@@ -9,9 +9,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from agents.rollout import FAST, OFFICIAL, VALIDATION_SEEDS
 from envs.car_racing.progress import PROGRESS_SIZE, lap_progress
 from envs.partial import IrregularTime
+from envs.registration import FAST, OFFICIAL, VALIDATION_SEEDS
 from policies.driver import DriverConfig
 from policies.hands import PedalHands
 from policies.view import build_view
@@ -75,8 +75,8 @@ class DrivingTask(gymnasium.Wrapper):
     if the car stood still until the end.
 
     ## Starting State
-    That of the environment. Every episode has a seed of its own, drawn below `agents.rollout.VALIDATION_SEEDS` by the
-    generator that ``reset(seed=…)`` sets: tracks that drivers are chosen or judged on are never trained on.
+    That of the environment. Every episode has a seed of its own, drawn below `envs.registration.VALIDATION_SEEDS` by
+    the generator that ``reset(seed=…)`` sets: tracks that drivers are chosen or judged on are never trained on.
 
     ## Episode End
     That of the environment; and terminated after ``patience`` decisions in a row without a positive reward. A race is

@@ -21,74 +21,65 @@ from torch.utils.tensorboard import SummaryWriter
 from agents.cloning import Cloner, Streams
 from agents.demonstrations import read_shard
 from agents.device import resolve_device
-from agents.rollout import Episode, RolloutPool
+from agents.episodes import Episode
+from agents.job import JobConfig
+from agents.pool import RolloutPool
 from agents.run_folder import RunFolder, RunProgress, checkpoint_record
-from liquid_control.ranges import Count, CountOrZero, NotNegative, Seed
+from liquid_control.support.checkpoint import CONFIG_NAME
+from liquid_control.support.ranges import Count, NotNegative
 from policies.driver import Driver, DriverConfig
+from policies.precompile import precompile_tick, precompile_training
 from policies.registry import parse_options
 
 
 @dataclass(frozen=True)
-class ImitationConfig:
-    """What every job with a teacher has."""
+class ImitationConfig(JobConfig):
+    """The options that all trainings with a teacher share."""
 
-    env: str = "CarRacing-v3"
-    """The environment to drive in."""
-    policy: str = "cfc"
-    """The driver's core: cfc, ltc, lan, leaky, plastic, lstm, gru or mlp."""
-    policy_options: tuple[str, ...] = ()
-    """Options of the core as name=value words, for example mode=pure, ode_unfolds=4 or units=24."""
     agent: Literal["dagger", "clone"] = "dagger"
-    """dagger: the learner drives and the teacher labels; clone: only what others have driven is learned."""
-    run: Path | None = None
-    """The run folder to make; by default runs/ENV-POLICY-DATE."""
-    resume: Path | None = None
-    """A run folder to continue; it brings its own config."""
-    seed: Seed = 0
-    """Seed of weights, tracks, noise and batches. Same seed, same machine, same result."""
-    workers: CountOrZero = 0
-    """Processes that drive, and threads that train; 0 means one a processor."""
-    device: str = "auto"
-    """Where the training runs: auto, cpu, cuda or cuda:N. Driving is always on the CPU."""
+    """dagger: the learner drives and the teacher labels. clone: the learner only imitates recorded drives."""
     rounds: Count = 12
-    """Rounds of driving and cloning; round 0 is the teacher's."""
+    """Rounds of driving and training. In round 0 the teacher drives."""
     expert_episodes: Count = 16
     """Episodes of round 0."""
     learner_episodes: Count = 8
-    """Episodes of every later round; a quarter of them is driven in turns with the teacher."""
+    """Episodes of each later round. In a quarter of them, learner and teacher take turns."""
     steps: Count = 100
-    """Gradient steps a round."""
+    """Gradient steps per round."""
     batch: Count = 32
-    """Streams trained side by side."""
+    """Episodes that are trained side by side, as the rows of a batch."""
     time: Count = 32
-    """Steps of a stretch: how far gradients go back in time."""
+    """Time steps that gradients go back through."""
     learning_rate: NotNegative = 4e-3
-    """Peak learning rate of Adam; warmed up, then a cosine down to 2 %."""
-    playfield: tuple[Count, Count] = (28, 32)
-    """(height, width) that the picture is resized to for the eyes."""
-    features: Count = 32
-    """Features that the eyes give to the core, beside the gauges."""
-    validation_episodes: Count = 20
-    """Episodes of a validation, on seeds that are never trained on; the best checkpoint is chosen by it."""
+    """Peak learning rate of Adam. It is warmed up, then falls along a cosine to 2 %."""
     validate_every: Count = 4
-    """Rounds between validations; in the last quarter of the rounds, every round."""
-    test_episodes: CountOrZero = 20
-    """Episodes of the closing evaluation on the official environment."""
+    """Rounds between validations. In the last quarter of the training, every round is validated."""
 
 
 @dataclass
-class Progress(RunProgress):
+class ImitationProgress(RunProgress):
     """Where a run is; saved with its state."""
 
+    loss: float = float("nan")
+    """Mean loss of the last round."""
     frames: int = 0
     lost: list[int] = field(default_factory=list)
     """Seeds of the tracks whose lap was not completed in a round after the teacher's and not driven again since."""
 
+    @property
+    def done(self) -> int:
+        """Rounds so far."""
+        return self.round
 
-Config = TypeVar("Config", bound=ImitationConfig)
+    def news(self) -> str:
+        """See :class:`RunProgress`."""
+        return f"{self.scores()}loss {self.loss:.4f} frames {self.frames:,}"
 
 
-class Imitation(ABC, Generic[Config]):
+ImitationJob = TypeVar("ImitationJob", bound=ImitationConfig)
+
+
+class Imitation(ABC, Generic[ImitationJob]):
     """One training run.
 
     Args:
@@ -97,7 +88,9 @@ class Imitation(ABC, Generic[Config]):
         pool: the processes that drive.
     """
 
-    def __init__(self, config: Config, folder: RunFolder, pool: RolloutPool):
+    unit = "round"
+
+    def __init__(self, config: ImitationJob, folder: RunFolder, pool: RolloutPool):
         self.config, self.folder, self.pool = config, folder, pool
         torch.manual_seed(config.seed)
         self.driver = self._make_driver().to(resolve_device(config.device))
@@ -107,16 +100,29 @@ class Imitation(ABC, Generic[Config]):
             config.rounds * config.steps,
             control_weights=self._control_weights(),
         )
-        self.progress = Progress()
+        self.progress = ImitationProgress()
         self.shape = self.driver.view.image_shape
         self.episodes = self._given()
         state = folder.load_state()
         if state is not None:
             tensors, saved = state
-            self.progress = Progress(**saved)
+            self.progress = ImitationProgress(**saved)
             self.cloner.restore(tensors, self.progress.round * config.steps)
             for round in range(self.progress.round):
                 self.episodes += self._read(round)
+
+    @property
+    def total(self) -> int:
+        """Rounds of the whole job."""
+        return self.config.rounds
+
+    @property
+    def summaries(self) -> list[str]:
+        """Lines about what is learned from beside what is driven."""
+        return []
+
+    def close(self) -> None:
+        """Nothing runs for it but the pool, which is the caller's."""
 
     # What a job says
 
@@ -155,18 +161,21 @@ class Imitation(ABC, Generic[Config]):
 
     # The loop
 
-    def train(self, report: Callable[[Progress, float], None]) -> None:
+    def train(self, report: Callable[[ImitationProgress], None]) -> None:
         """Runs the rounds that are left; ``best`` and ``last`` of the run folder are checkpoints afterwards.
 
         Args:
-            report: called after every round with the progress and the round's mean loss.
+            report: called after every round with the progress.
         """
         config, progress = self.config, self.progress
-        if progress.round == config.rounds:
+        if progress.round == config.rounds and (self.folder.last / CONFIG_NAME).exists():
             return
         with SummaryWriter(str(self.folder.tensorboard), purge_step=self.cloner.step) as curves:
             begin = time.monotonic() - progress.seconds
+            with progress.timed("driving"):
+                self._precompile()
             for round in range(progress.round, config.rounds):
+                self.folder.check_there()
                 with progress.timed("driving"):
                     if self._planned(round):
                         self._drive(round)
@@ -174,7 +183,7 @@ class Imitation(ABC, Generic[Config]):
                 self.episodes += driven
                 rng = np.random.default_rng([config.seed, round, 1])
                 with progress.timed("cloning"):
-                    loss = self.cloner.train(self._streams(rng), config.steps)
+                    progress.loss = self.cloner.train(self._streams(rng), config.steps)
                 progress.round = round + 1
                 progress.frames += sum(episode.steps for episode in driven)
                 if round > 0:
@@ -183,10 +192,17 @@ class Imitation(ABC, Generic[Config]):
                     with progress.timed("validation"):
                         self._validate(curves)
                 progress.seconds = time.monotonic() - begin
-                self._plot(curves, loss, driven)
+                self._plot(curves, driven)
                 self.folder.save_state(self.cloner.tensors(), vars(progress))
-                report(progress, loss)
+                report(progress)
         self.cloner.average.save(self.folder.last, self._record(self.progress.score))
+
+    def _precompile(self) -> None:
+        """The processes that drive need not all compile the same; and one compiles what is needed after the driving."""
+        driver = self._average_on_cpu()
+        precompile_tick(driver)  # while the processes are begun
+        if next(self.driver.parameters()).device.type == "cpu":
+            self.pool.start(precompile_training, driver)
 
     def _shard(self, round: int, index: int) -> Path:
         return self.folder.shards / f"round-{round:03d}-{index:02d}.npz"
@@ -217,9 +233,9 @@ class Imitation(ABC, Generic[Config]):
             progress.best_score = max(progress.score, progress.best_score)
             self.cloner.average.save(self.folder.best, self._record(progress.score))
 
-    def _plot(self, curves: SummaryWriter, loss: float, driven: list[Episode]) -> None:
+    def _plot(self, curves: SummaryWriter, driven: list[Episode]) -> None:
         step = self.cloner.step
-        curves.add_scalar("train/loss", loss, step)
+        curves.add_scalar("train/loss", self.progress.loss, step)
         curves.add_scalar("train/learning_rate", self.cloner.rate(), step)
         curves.add_scalar("train/frames", self.progress.frames, step)
         if driven:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from liquid_control.errors import UserError
+from liquid_control.support.errors import UserError
 from policies.driver import DriverConfig
 
 

@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import explained_variance
 from torch import Tensor
 
 from agents.divergence import check_finite
 from agents.sequence_buffer import SequenceBuffer, SequenceDictRolloutBuffer, SequenceRolloutBuffer, SequenceSamples
-from liquid_control.errors import UserError
+from liquid_control.support.errors import UserError
 from policies.driver import Driver
 from policies.sb3 import ALIASES, LiquidActorCriticPolicy
 from policies.sequences import run_episodes
@@ -78,9 +80,44 @@ class LiquidPPO(RecurrentPPO):
             sequence_length=length,
         )
 
-    def forget_clone(self) -> None:
-        """The clone begins its episodes anew, as all environments do."""
+    @property
+    def updates(self) -> int:
+        """Passes over rollouts so far, as SB3 counts them."""
+        return self._n_updates
+
+    @property
+    def progress_remaining(self) -> float:
+        """Share of the training that is left, as schedules are given it."""
+        return self._current_progress_remaining
+
+    def begin(self, total: int, callback: BaseCallback) -> None:
+        """Begins to learn by :meth:`begin_episodes`, :meth:`collect` and :meth:`train`, each when the caller wants it.
+
+        Args:
+            total: steps of the whole training.
+            callback: is told of every step.
+        """
+        self._setup_learn(total, callback, reset_num_timesteps=False)
+
+    def resume(self, steps: int, updates: int, total: int) -> None:
+        """Goes on where a training of ``total`` steps was, after so many steps and updates."""
+        self.num_timesteps, self._n_updates = steps, updates
+        self._update_current_progress_remaining(steps, total)
+
+    def begin_episodes(self) -> None:
+        """Resets every environment; the policy and the clone begin from their initial states."""
+        assert self.env is not None, "there are environments to learn in"
+        self._last_obs = self.env.reset()  # type: ignore[assignment]
+        self._last_episode_starts = np.ones(self.n_envs, bool)
+        zeros = torch.zeros(1, self.n_envs, self.policy.actor.hidden_size, device=self.device)
+        self._last_lstm_states = RNNStates((zeros, zeros), (zeros, zeros))  # type: ignore[assignment]
         self._clone_state = None
+
+    def collect(self, total: int, callback: BaseCallback) -> None:
+        """Drives one rollout; schedules then stand where a training of ``total`` steps has come to."""
+        assert self.env is not None, "there are environments to learn in"
+        self.collect_rollouts(self.env, callback, self.rollout_buffer, self.n_steps)
+        self._update_current_progress_remaining(self.num_timesteps, total)
 
     def train(self) -> None:
         """One update: ``n_epochs`` passes over the rollout.

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from gymnasium import spaces
 
-from agents.rollout import Episode
-from liquid_control.errors import UserError
+from agents.episodes import Episode
+from liquid_control.support.errors import UserError
 
 
 def export_minari(dataset_id: str, episodes: Sequence[Episode], env: str) -> None:

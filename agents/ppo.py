@@ -13,14 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import gymnasium
 import numpy as np
 import torch
 from annotated_types import Ge, Lt
 from gymnasium import spaces
-from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
@@ -31,15 +30,28 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agents.device import resolve_device
 from agents.driving_task import DrivingTask, TaskConfig
+from agents.episodes import Conditions, EpisodePlan
 from agents.initial_driver import check_initial
+from agents.job import JobConfig, begin_run
 from agents.liquid_ppo import LiquidPPO
 from agents.optimizer_state import optimizer_tensors, part_of, restore_optimizer, to_save
-from agents.rollout import FAST, OFFICIAL, VALIDATION_SEEDS, Drive, EpisodePool, Plan
+from agents.pool import EpisodePool
 from agents.run_folder import RunFolder, RunProgress, checkpoint_record
 from agents.worker_env import WorkerVecEnv
 from envs.partial import positions
-from liquid_control.errors import UserError
-from liquid_control.ranges import Count, CountOrZero, NotNegative, Positive, Seed, Share, check_ranges
+from envs.registration import FAST, OFFICIAL, VALIDATION_SEEDS
+from liquid_control.support.checkpoint import CONFIG_NAME
+from liquid_control.support.errors import UserError
+from liquid_control.support.ranges import (
+    Count,
+    CountOrZero,
+    Finite,
+    LogSpread,
+    NotNegative,
+    Positive,
+    Share,
+    check_ranges,
+)
 from policies.driver import Driver, DriverConfig, load_driver
 from policies.registry import parse_options
 from policies.sb3 import DriverPolicy
@@ -48,57 +60,49 @@ RACE_REPEAT = 4
 
 
 @dataclass(frozen=True)
-class PPOConfig:
-    """Trains a driver from reward alone by PPO, in CarRacing-v3 or any Gymnasium environment of vectors.
+class PPOConfig(JobConfig):
+    """Trains a driver from reward alone by PPO, in CarRacing-v3 or any Gymnasium environment with vector observations.
 
     Options can be put in a YAML file: --config configs/ppo/car_racing.yaml.
     """
 
-    env: str = "CarRacing-v3"
-    """The environment: CarRacing-v3, or the id of one whose observations are vectors, such as Pendulum-v1."""
-    policy: str = "cfc"
-    """The driver's core: cfc, ltc, lan, leaky, plastic, lstm, gru or mlp."""
-    policy_options: tuple[str, ...] = ()
-    """Options of the core as name=value words, for example neurons=19, mode=pure or ode_unfolds=4."""
+    env: str = OFFICIAL
+    """The environment: CarRacing-v3, or the id of one with vector observations, such as Pendulum-v1."""
     agent: Literal["ppo"] = "ppo"
     """ppo: from reward alone. The other agents, dagger and clone, have options of their own."""
-    run: Path | None = None
-    """The run folder to make; by default runs/ENV-POLICY-ppo-DATE."""
-    resume: Path | None = None
-    """A run folder to continue; it brings its own config."""
     init: Path | None = None
-    """A driver's checkpoint to begin with instead of nothing; it settles what the driver is made of."""
-    seed: Seed = 0
-    """Seed of weights, episodes and actions. Same seed, same machine, same result."""
+    """A checkpoint to start from instead of random weights. The new driver has its architecture."""
     workers: CountOrZero = 0
-    """Processes that run environments; 0 means one a processor."""
+    """Processes that run environments; 0 means one per processor."""
     threads: CountOrZero = 0
-    """Threads that learn; 0 means one a processor. On a machine that is busy with other things, 1 is faster."""
-    device: str = "auto"
-    """Where the training runs: auto, cpu, cuda or cuda:N."""
+    """Threads that train; 0 means one per processor. On a busy machine, 1 is faster."""
+    playfield: tuple[Count, Count] = (28, 32)
+    """CarRacing: (height, width) of the picture that the eyes get."""
+    features: Count = 32
+    """CarRacing: features that the eyes pass to the core, in addition to the gauges."""
     steps: Count = 1_000_000
-    """Decisions of the driver in all environments together; each lasts --action-repeat environment steps."""
+    """Decisions of the driver, over all environments together. Each lasts --action-repeat environment steps."""
     envs: Count = 16
     """Environments that run side by side."""
     rollout: Count = 128
     """Decisions of each environment between two updates."""
     sequence: Count = 32
-    """Decisions through which gradients go back in time; a divisor of --rollout."""
+    """Decisions that gradients go back through; it must divide --rollout."""
     batch: Count = 512
-    """Decisions a gradient step."""
+    """Decisions per gradient step."""
     epochs: Count = 6
     """Passes over a rollout."""
     learning_rate: NotNegative = 5e-4
-    """Learning rate of Adam at the beginning; it falls linearly to --final-rate of it."""
+    """Initial learning rate of Adam. It falls linearly to the share --final-rate."""
     final_rate: Share = 0.02
     """Share of the learning rate that is left at the end."""
     gamma: Share = 0.998
-    """Discount of a decision. At 0.99 a car that drives faster than it can steer is worth more than one that misses
-    no tile."""
+    """Discount factor per decision. At 0.99, driving faster than the car can steer pays more than visiting every
+    tile."""
     gae_lambda: Share = 0.95
     """λ of the generalised advantage estimate."""
     clip_range: Positive = 0.2
-    """How far the probability of an action may move in an update."""
+    """How far the probability ratio of an action may move from 1 in an update."""
     entropy_weight: NotNegative = 0.0
     """Weight of the entropy in the loss."""
     value_weight: NotNegative = 0.5
@@ -106,61 +110,53 @@ class PPOConfig:
     gradient_norm: Positive = 0.5
     """Norm at which gradients are clipped."""
     target_kl: Positive | None = None
-    """Divergence from the acting policy at which an update is broken off."""
+    """KL divergence from the acting policy at which an update stops early."""
     distribution: Literal["gaussian", "squashed", "beta"] = "beta"
-    """Of continuous actions: gaussian, cut off at the bounds; squashed by tanh; or beta."""
-    log_std: float = -1.0
-    """Logarithm of the spread of actions at the beginning; for squashed and beta in units of half their range."""
-    final_log_std: float | None = -2.5
-    """What --log-std falls to, linearly, by the end: a driver that has learned amid noise drives otherwise without it.
-    None leaves the spread to be learned."""
+    """Distribution of continuous actions: gaussian and clipped at the bounds, squashed by tanh, or beta."""
+    log_std: LogSpread = -1.0
+    """Logarithm of the initial spread of actions. For squashed and beta, the unit is half the range of an action."""
+    final_log_std: LogSpread | None = -2.5
+    """What --log-std falls to by the end, linearly. A driver that has learned with noise drives differently without it.
+    With None the spread is learned instead."""
     critic: Literal["separate", "shared", "feedforward"] = "separate"
-    """The critic's memory: neurons of its own, those of the actor, or none."""
+    """The critic's memory: separate neurons, neurons shared with the actor, or none (feedforward)."""
     learn_initial_state: bool = False
-    """Whether the core's state before the first step is learned."""
+    """Whether the initial state of the core is learned."""
     pedals: bool = True
-    """CarRacing: gas and brake are one motor neuron's two sides."""
+    """CarRacing: one motor neuron is gas above zero and brake below. With False, each has a motor neuron of its own."""
     action_repeat: Count | None = None
-    """Environment steps that an action lasts; by default 4 in CarRacing, else 1."""
+    """Environment steps that an action lasts, by default 4 in CarRacing and 1 elsewhere."""
     patience: CountOrZero = 25
-    """CarRacing: decisions without reward after which a training episode is given up; it costs the frames left."""
+    """CarRacing: decisions without reward after which a training episode ends early. It pays for the frames left."""
     privileged: bool = True
-    """Whether the critic, which is no part of the driver, knows what the driver cannot see: in CarRacing the tiles that
-    were visited and missed, and the time; with --hide-velocities the velocities."""
-    playfield: tuple[Count, Count] = (28, 32)
-    """CarRacing: (height, width) that the playfield is resized to for the eyes."""
-    features: Count = 32
-    """CarRacing: features that the eyes give to the core, beside the gauges."""
+    """Whether the critic sees more than the driver: in CarRacing the tiles visited, the tiles missed and the time, with
+    --hide-velocities the velocities. The critic is used in training only."""
     hide_velocities: bool = False
-    """Hide the velocities of a vector observation: then memory is needed."""
+    """Hide the velocities of a vector observation, so that the driver needs memory."""
     drop_frames: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Probability that an observation is lost; the core knows the time that has passed."""
+    """Probability that an observation is lost. The core is told how much time has passed."""
     jitter: CountOrZero = 0
-    """Environment steps by which an observation may come late; the core knows the time that has passed."""
+    """Environment steps by which an observation may be late. The core is told how much time has passed."""
     share_eyes: bool = True
-    """Whether the critic sees through the actor's eyes; with --init better not, its gradients would move them."""
+    """Whether the critic uses the actor's eyes. With --init, False is better: its gradients would change them."""
     value_warm_up: CountOrZero = 0
-    """Updates of the critic alone, before an --init driver is touched."""
+    """Updates that train the critic alone, before an --init driver is changed."""
     clone_weight: NotNegative = 0.0
-    """Weight of the divergence from the --init driver in the loss, so that it does not forget."""
+    """Weight of the divergence from the --init driver in the loss, so that the driver does not forget."""
     round_updates: Count = 20
-    """Updates a round: how often the state is saved."""
-    validation_episodes: Count = 20
-    """Episodes of a validation, on seeds that are never trained on; the best checkpoint is chosen by it."""
+    """Updates per round. The state is saved after every round."""
     validate_every: Count = 4
-    """Rounds between validations; in the last quarter of the rounds, every second one."""
+    """Rounds between validations. In the last quarter of the training, every second round is validated."""
     validation_env: str = ""
-    """Where drivers are validated; by default FastCarRacing for CarRacing-v3, else the environment itself."""
-    stop_at: float | None = None
-    """Validation score at which the training ends early."""
-    test_episodes: CountOrZero = 20
-    """Episodes of the closing evaluation on the official environment."""
+    """Environment of the validations, by default FastCarRacing for CarRacing-v3, otherwise the environment itself."""
+    stop_at: Finite | None = None
+    """Validation score at which the training stops early."""
     video: bool = True
     """CarRacing: whether to record a lap at the end."""
 
 
 @dataclass
-class Progress(RunProgress):
+class PPOProgress(RunProgress):
     """Where a run is; saved with its state."""
 
     steps: int = 0
@@ -171,6 +167,15 @@ class Progress(RunProgress):
     """Mean return of the last hundred training episodes, driven with exploration."""
     stopped: bool = False
     """Whether --stop-at was reached."""
+
+    @property
+    def done(self) -> int:
+        """Decisions so far."""
+        return self.steps
+
+    def news(self) -> str:
+        """See :class:`RunProgress`."""
+        return f"{self.scores()}training return {self.training_score:.0f}"
 
 
 def make_task(config: TaskConfig) -> gymnasium.Env:
@@ -188,13 +193,13 @@ def describe_driver(config: PPOConfig) -> DriverConfig:
         driver = load_driver(config.init).config
         check_initial(config.init, driver, config.env, config.policy)
         if driver.bound == "clip" and not (driver.vector or {}).get("choices") and config.distribution != "gaussian":
-            raise UserError(f"{config.init} cuts its commands off at their bounds: give --distribution gaussian.")
+            raise UserError(f"the driver {config.init} clips its commands: give --distribution gaussian.")
         return driver
     options = parse_options(config.policy, config.policy_options)
     bound: Literal["clip", "tanh"] = "clip" if config.distribution == "gaussian" else "tanh"
     if config.env == OFFICIAL:
         if config.hide_velocities:
-            raise UserError(f"--hide-velocities is for vectors; {config.env} shows its speed in the picture.")
+            raise UserError(f"--hide-velocities is for vectors; the picture of {config.env} shows its speed.")
         return DriverConfig(
             env=config.env,
             policy=config.policy,
@@ -230,8 +235,8 @@ def describe_vector(env: str, hide_velocities: bool) -> tuple[dict[str, Any], bo
     made.close()
     if not isinstance(seen, spaces.Box) or len(seen.shape) != 1:
         raise UserError(
-            f"{env} shows {seen}; supported are vectors, and the picture of {OFFICIAL}. From Python, "
-            "LiquidPPO and policies.sb3 take images and dictionaries too."
+            f"the observations of {env} are {seen}; supported are vectors, and the picture of {OFFICIAL}. For "
+            "pictures and dictionaries, use LiquidPPO or policies.sb3 from Python."
         )
     vector: dict[str, Any] = {"size": seen.shape[0]}
     if hide_velocities:
@@ -243,7 +248,7 @@ def describe_vector(env: str, hide_velocities: bool) -> tuple[dict[str, Any], bo
         return vector | {"choices": int(action.n)}, False
     if isinstance(action, spaces.Box) and len(action.shape) == 1 and action.is_bounded():
         return vector | {"low": action.low.tolist(), "high": action.high.tolist()}, True
-    raise UserError(f"{env} takes {action}; supported are a bounded vector, and a choice of actions from 0 on.")
+    raise UserError(f"the actions of {env} are {action}; supported are bounded vectors, and a Discrete from 0 on.")
 
 
 class PPO:
@@ -254,6 +259,10 @@ class PPO:
         folder: its run folder, begun.
         pool: what drives the validations.
     """
+
+    unit = "step"
+    summaries: ClassVar[list[str]] = []
+    """It learns from nothing but what it meets."""
 
     def __init__(self, config: PPOConfig, folder: RunFolder, pool: EpisodePool):
         self.config, self.folder, self.pool = config, folder, pool
@@ -305,17 +314,22 @@ class PPO:
         if config.init is not None:
             self.policy.take_over(load_driver(config.init))
             self.model.clone = load_driver(config.init).to(self.model.device) if config.clone_weight else None
-        self.progress = Progress()
+        self.progress = PPOProgress()
         state = folder.load_state()
         if state is not None:
             tensors, saved = state
-            self.progress = Progress(**saved)
+            self.progress = PPOProgress(**saved)
             self._restore(tensors)
 
     @property
     def driver(self) -> Driver:
         """The driver that learns."""
         return self.policy.driver
+
+    @property
+    def total(self) -> int:
+        """Decisions of the whole job."""
+        return self.config.steps
 
     @property
     def rounds(self) -> int:
@@ -333,20 +347,22 @@ class PPO:
         """Ends the environments' processes."""
         self.env.close()
 
-    def train(self, report: Callable[[Progress], None]) -> None:
+    def train(self, report: Callable[[PPOProgress], None]) -> None:
         """Runs the rounds that are left; ``best`` and ``last`` of the run folder are checkpoints afterwards.
 
         Args:
             report: called after every update.
         """
         progress = self.progress
-        if progress.round >= self.rounds or progress.stopped:
+        ended = progress.round >= self.rounds or progress.stopped
+        if ended and (self.folder.last / CONFIG_NAME).exists():
             return
         episodes = _Episodes()
-        self.model._setup_learn(self.config.steps, episodes, reset_num_timesteps=False)
+        self.model.begin(self.config.steps, episodes)
         with SummaryWriter(str(self.folder.tensorboard), purge_step=progress.steps) as curves:
             begin = time.monotonic() - progress.seconds
-            for round in range(progress.round, self.rounds):
+            for round in range(progress.round, progress.round if ended else self.rounds):
+                self.folder.check_there()
                 self._begin_round(round)
                 for _ in range(self.config.round_updates):
                     self._update(episodes, curves)
@@ -365,17 +381,12 @@ class PPO:
 
     def _begin_round(self, round: int) -> None:
         """New episodes everywhere, and random numbers that depend on seed and round alone."""
-        model = self.model
         seed = int(np.random.SeedSequence([self.config.seed, round]).generate_state(1)[0])
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002
         self.env.seed(seed >> 1)
         self.env.returns = np.zeros(self.config.envs)
-        model._last_obs = self.env.reset()
-        model._last_episode_starts = np.ones(self.config.envs, bool)
-        zeros = torch.zeros(1, self.config.envs, self.policy.actor.hidden_size, device=model.device)
-        model._last_lstm_states = RNNStates((zeros, zeros), (zeros, zeros))  # type: ignore[assignment]
-        model.forget_clone()
+        self.model.begin_episodes()
 
     def _update(self, episodes: _Episodes, curves: SummaryWriter) -> None:
         model, progress = self.model, self.progress
@@ -383,15 +394,14 @@ class PPO:
         # A forward pass of a few frames is done before a second thread has woken up.
         torch.set_num_threads(1)
         with progress.timed("driving"):
-            model.collect_rollouts(self.env, episodes, model.rollout_buffer, self.config.rollout)
-        model._update_current_progress_remaining(model.num_timesteps, self.config.steps)
+            model.collect(self.config.steps, episodes)
         torch.set_num_threads(self.config.threads)
         with progress.timed("learning"):
             model.train()
             observations = model.rollout_buffer.observations
             assert isinstance(observations, dict), "a driver's task shows a dictionary"
             self.policy.update_scales(observations)
-        progress.steps, progress.updates = model.num_timesteps, model._n_updates
+        progress.steps, progress.updates = model.num_timesteps, model.updates
         if episodes.ended:
             progress.training_score = float(np.mean([episode["r"] for episode in model.ep_info_buffer or ()]))
         self._plot(episodes, curves)
@@ -399,7 +409,7 @@ class PPO:
     def _set_spread(self) -> None:
         final, spread = self.config.final_log_std, getattr(self.policy, "log_std", None)
         if final is not None and spread is not None:
-            progress_remaining = max(self.model._current_progress_remaining, 0.0)
+            progress_remaining = max(self.model.progress_remaining, 0.0)
             spread.data.fill_(final + (self.config.log_std - final) * progress_remaining)
 
     def _validates(self, round: int) -> bool:
@@ -408,10 +418,10 @@ class PPO:
 
     def _validate(self, curves: SummaryWriter) -> None:
         config, progress = self.config, self.progress
-        plans = [Plan(VALIDATION_SEEDS + index) for index in range(config.validation_episodes)]
+        plans = [EpisodePlan(VALIDATION_SEEDS + index) for index in range(config.validation_episodes)]
         env = config.validation_env or (FAST if config.env == OFFICIAL else config.env)
-        drive = Drive(env=env, drop_frames=config.drop_frames, jitter=config.jitter)
-        episodes = self.pool.drive(self._checkpoint_driver(), plans, drive)
+        conditions = Conditions(env=env, drop_frames=config.drop_frames, jitter=config.jitter)
+        episodes = self.pool.drive(self._checkpoint_driver(), plans, conditions)
         progress.score = float(np.mean([episode.score for episode in episodes]))
         curves.add_scalar("validation/score", progress.score, progress.steps)
         if config.env == OFFICIAL:
@@ -462,8 +472,7 @@ class PPO:
         self.env.ret_rms = RunningMeanStd(shape=())
         mean, variance, count = tensors["returns"].numpy()
         self.env.ret_rms.mean, self.env.ret_rms.var, self.env.ret_rms.count = mean, variance, float(count)
-        model.num_timesteps, model._n_updates = self.progress.steps, self.progress.updates
-        model._update_current_progress_remaining(model.num_timesteps, self.config.steps)
+        model.resume(self.progress.steps, self.progress.updates, self.config.steps)
 
     def _record(self) -> dict[str, object]:
         """What a checkpoint tells of how it was trained."""
@@ -493,8 +502,8 @@ class _Episodes(BaseCallback):
         return True
 
 
-def begin_ppo(config: PPOConfig, path: Path, workers: int) -> PPOConfig:
-    """The config with its run folder and workers, checked.
+def begin_ppo(config: PPOConfig, path: Path, processors: int) -> PPOConfig:
+    """The config with its run folder, workers and threads, checked.
 
     Raises:
         UserError: if an option is out of range.
@@ -505,6 +514,13 @@ def begin_ppo(config: PPOConfig, path: Path, workers: int) -> PPOConfig:
             f"--rollout must be a multiple of --sequence: {config.rollout} is not one of {config.sequence}."
         )
     if config.init is None and (config.clone_weight or config.value_warm_up):
-        raise UserError("--clone-weight and --value-warm-up are for a driver that --init brings.")
+        raise UserError("--clone-weight and --value-warm-up need --init, the driver to start from.")
     Driver(describe_driver(config))  # whatever cannot be built is said before a run folder is there
-    return replace(config, run=path, workers=config.workers or workers, threads=config.threads or workers)
+    return replace(begin_run(config, path, processors), threads=config.threads or processors)
+
+
+def tell_ppo(job: Mapping[str, Any]) -> str:
+    """How a driver learned, for its card; from the options in its checkpoint's record."""
+    begin = f"Tuned by PPO from {Path(job['init']).as_posix()}" if job.get("init") else "From reward alone, by PPO"
+    knows = " In training, the critic knew what the driver cannot see." if job.get("privileged") else ""
+    return f"{begin}.{knows}"

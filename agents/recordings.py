@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.rollout import Episode
+from agents.episodes import Episode
 from envs.udacity.packets import PacketError, decode
 from envs.udacity.recording import (
     RecordingError,
@@ -20,7 +20,7 @@ from envs.udacity.recording import (
     read_recording,
     split_in_blocks,
 )
-from liquid_control.errors import UserError
+from liquid_control.support.errors import UserError
 from policies.driver import Driver
 from policies.view import UdacityView
 

@@ -15,75 +15,77 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agents.augmentation import RoadAugmentation, Variety
 from agents.cloning import Streams
+from agents.episodes import Episode
 from agents.imitation import Imitation, ImitationConfig
 from agents.initial_driver import check_initial
+from agents.job import begin_run
 from agents.recordings import Recordings, read_recordings, steering_error
 from agents.road_rollout import RoadPlan, drive_road, record_road
-from agents.rollout import TRAINING_SEEDS, VALIDATION_SEEDS, Episode
+from envs.registration import TRAINING_SEEDS, UDACITY, VALIDATION_SEEDS
 from envs.udacity.recording import RecordingError, find_recordings
 from envs.udacity.stand_in.camera import WEATHERS
 from envs.udacity.stand_in.environment import SMALLEST_SEED
-from liquid_control.errors import UserError
-from liquid_control.ranges import Count, CountOrZero, NotNegative, Positive, Share
+from liquid_control.support.errors import UserError
+from liquid_control.support.ranges import Count, CountOrZero, NotNegative, Positive, Share
 from policies.driver import Driver, load_driver
-from policies.view import UDACITY, UdacityView
+from policies.view import UdacityView
 
 
 @dataclass(frozen=True)
 class RoadConfig(ImitationConfig):
-    """Trains a driver of the Udacity simulator: 19 neurons see the road and steer, the pedal keeps a speed.
+    """Trains a driver of the Udacity simulator: 19 neurons steer by the camera, and a controller keeps the speed.
 
-    Without the simulator: on roads of the stand-in, where an expert teaches. With --data recorded drives are learned
-    too, with --agent clone they alone. Options can be put in a YAML file: --config FILE.
+    The simulator is not needed: an expert teaches on the roads of the stand-in. --data adds recorded drives, and
+    --agent clone learns from those alone. Options can be put in a YAML file: --config FILE.
     """
 
     env: str = UDACITY
     """udacity, or liquid_control/Udacity-v0."""
     data: Path | None = None
-    """A folder with recorded drives, in it or below: driving_log.csv and IMG/ as the simulator writes them."""
+    """A folder of recorded drives, or of such folders: driving_log.csv and IMG/, as the simulator writes them."""
     init: Path | None = None
-    """A driver's checkpoint to begin with instead of nothing; it settles what the driver is made of."""
+    """A checkpoint to start from instead of random weights. The new driver has its architecture."""
     rounds: Count = 8
-    """Rounds of driving and cloning; round 0 is the expert's."""
+    """Rounds of driving and training. In round 0 the expert drives."""
     expert_episodes: Count = 16
     """Drives of round 0."""
     learner_episodes: Count = 8
-    """Drives of every later round; a quarter of them in turns with the expert."""
+    """Drives of each later round. In a quarter of them, learner and expert take turns."""
     seconds: Positive = 40.0
-    """How long a drive lasts."""
+    """Length of a drive, in seconds."""
     speeds: tuple[Positive, Positive] = (8.0, 27.0)
-    """Miles an hour, least and most, that drives keep."""
+    """Lowest and highest speed of a drive, in miles an hour."""
     steps: Count = 150
-    """Gradient steps a round."""
+    """Gradient steps per round."""
     learning_rate: NotNegative = 3e-3
-    """Peak learning rate of Adam; warmed up, then a cosine down to 2 %."""
+    """Peak learning rate of Adam. It is warmed up, then falls along a cosine to 2 %."""
     playfield: tuple[Count, Count] = UdacityView.default_size
-    """(height, width) that the land ahead is resized to for the eyes."""
+    """(height, width) of the picture that the eyes get."""
     data_share: Share = 0.3
-    """--data: share of the streams that play recorded drives, where there are others too."""
+    """With --data: share of the training that uses recorded drives, where there are other drives too."""
     held_out: Share = 0.2
-    """--data: share of the rows, in whole blocks, that is not learned but judged by."""
+    """With --data: share of the rows that is held out for validation, in whole blocks."""
     side_correction: NotNegative = 0.2
-    """--data: steering back to the middle that a side camera's picture asks for; 0 leaves the side cameras out."""
+    """With --data: steering towards the middle that is added for a side camera; 0 leaves the side cameras out."""
     steering_weight: NotNegative = 1.0
-    """How much more full steering counts than none, as most of a road is straight."""
-    shift: float = 0.0
-    """Share of the width that pictures are moved aside by, at most, with the steering that brings the car back; for
-    recordings that never stray from the middle."""
+    """Additional weight of full steering in the loss, because most of a road is straight."""
+    shift: Share = 0.0
+    """Largest shift of a picture to the side, as a share of its width; the steering is corrected to match. It helps
+    where recordings never leave the middle of the road."""
     validation_episodes: Count = 4
-    """Laps of a validation, on roads that are never trained on, half of them at 15 and half at 25 miles an hour."""
+    """Laps per validation, on roads that are never trained on: half at 15 and half at 25 miles an hour."""
     test_episodes: CountOrZero = 6
-    """Laps of the closing evaluation, on other roads again."""
+    """Roads of the closing evaluation, new again; each is driven at 15 and at 25 miles an hour. 0 leaves it out."""
 
 
-def check_road(config: RoadConfig) -> None:
-    """Looks at what a job needs before it begins.
+def begin_roads(config: RoadConfig, path: Path, processors: int) -> RoadConfig:
+    """The config with its run folder and workers; what it needs is looked at before a folder is made.
 
     Raises:
         UserError: if there are no recordings, or ``init`` is no driver that fits.
     """
     if config.agent == "clone" and config.data is None:
-        raise UserError("--agent clone learns from recorded drives: name their folder by --data.")
+        raise UserError("--agent clone learns from recorded drives: give their folder with --data.")
     if config.data is not None:
         try:
             find_recordings(config.data)
@@ -91,6 +93,7 @@ def check_road(config: RoadConfig) -> None:
             raise UserError(str(error)) from None
     if config.init is not None:
         check_initial(config.init, load_driver(config.init).config, config.env, config.policy)
+    return begin_run(config, path, processors)
 
 
 class RoadDagger(Imitation[RoadConfig]):
@@ -99,6 +102,11 @@ class RoadDagger(Imitation[RoadConfig]):
     Its score is that of `agents.road_rollout.drive_road`; where only recordings are learned, the share of the held-out
     steering's variance that the driver explains, in hundredths.
     """
+
+    @property
+    def summaries(self) -> list[str]:
+        """A line for each recorded drive."""
+        return self.recordings.summaries
 
     def _make_driver(self) -> Driver:
         init = self.config.init

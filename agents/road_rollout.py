@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from agents.demonstrations import write_shard
-from agents.rollout import Episode
-from envs.udacity.stand_in.car import MPH
+from agents.episodes import Episode
+from envs.disturbance import Disturbance
 from envs.udacity.stand_in.environment import UdacityStandIn
 from envs.udacity.stand_in.expert import RoadExpert
 from envs.udacity.stand_in.scenery import SHOULDER_WIDTH
+from envs.udacity.vehicle import MPH
 from policies.driver import Driver
 from policies.view import UdacityView
 
@@ -54,6 +55,7 @@ def drive_road(driver: Driver, plan: RoadPlan) -> Episode:
     env = UdacityStandIn(str(plan.track), interval=(3, 6), weather=plan.weather, start_speed=0.6 * plan.speed)
     observation, info = env.reset(seed=plan.track, options={"start": plan.start})
     rng = np.random.default_rng([plan.track, 7])
+    disturbance = Disturbance(rng, every=45, size=(0.15, 0.45), steps=(4, 9))
     compiled, expert = driver.compile_step(), RoadExpert(plan.speed)
     compiled.reset()
     assert compiled.cruise is not None
@@ -61,7 +63,7 @@ def drive_road(driver: Driver, plan: RoadPlan) -> Episode:
     compiled.cruise.speed = plan.speed
     frames: list[tuple[Any, ...]] = []
     aside: list[float] = []
-    push, pushed, seconds = 0.0, 0, 0.0
+    seconds = 0.0
     expert_steers = ended = False
     while not ended and seconds < plan.seconds:
         if len(aside) % STRETCH == 0:
@@ -72,10 +74,8 @@ def drive_road(driver: Driver, plan: RoadPlan) -> Episode:
         steering = compiled.act_on((image, gauges), elapsed)
         taken = label if expert_steers else steering
         if plan.disturbed:
-            if pushed == 0 and rng.random() < 1 / 45:
-                push, pushed = rng.choice([-1, 1]) * rng.uniform(0.15, 0.45), int(rng.integers(4, 10))
-            taken = np.clip(taken + push, -1, 1) if pushed else taken
-            pushed = max(pushed - 1, 0)
+            push = disturbance()
+            taken = np.clip(taken + push, -1, 1) if push else taken
         action = compiled.cruise(taken, observation)
         if plan.record:
             frames.append((image, gauges, label, taken.astype(np.float32), np.float32(elapsed)))

@@ -13,9 +13,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import platform
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,20 +26,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from agents.workers import processor_count
-from liquid_control.checkpoint import write_atomically
-from liquid_control.errors import UserError
+from liquid_control.support.errors import UserError
+from liquid_control.support.files import remove_leftovers, write_atomically
+from liquid_control.support.lock import held
 
 _PACKAGES = ("liquid-control", "torch", "gymnasium", "numpy", "opencv-python-headless", "Box2D")
 
 
 @dataclass
-class RunProgress:
+class RunProgress(ABC):
     """Where a run is; saved with its state."""
 
     round: int = 0
@@ -47,6 +50,19 @@ class RunProgress:
     """Since the start, all together; :attr:`parts` says on what."""
     parts: dict[str, float] = field(default_factory=dict)
     """Seconds by part: driving, learning, validation."""
+
+    @property
+    @abstractmethod
+    def done(self) -> int:
+        """How far it is, in the unit of its job."""
+
+    @abstractmethod
+    def news(self) -> str:
+        """How it goes, in a few words."""
+
+    def scores(self) -> str:
+        """The last and the best validation, in words that others may follow; nothing before the first."""
+        return "" if math.isnan(self.score) else f"score {self.score:.0f} best {self.best_score:.0f} "
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -75,44 +91,78 @@ class RunFolder:
         """
         if self.config.exists():
             raise UserError(f"{self.path} holds a run already: continue it with --resume {self.path}, or name another.")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror or error}. Choose another folder.") from None
         write_atomically(self.config, config_yaml)
+        self._write_versions()
+
+    def _write_versions(self) -> None:
         write_atomically(self.path / "versions.json", json.dumps(versions() | {"machine": machine()}, indent=2) + "\n")
+
+    def check_there(self) -> None:
+        """To be asked before something is written into a run that may have lost its folder.
+
+        Raises:
+            UserError: if the folder, or the config in it, is gone.
+        """
+        if not self.config.exists():
+            raise UserError(f"the run folder {self.path} was deleted or moved during the training, which ends here.")
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """For its block no other process can hold the folder; however this one ends, it is free again.
 
+        What a killed process left undone at the edge, temporary files and a missing list of versions, is mended.
+
         Raises:
             UserError: if another process holds it.
         """
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(f"another process trains in {self.path}: wait until it ends, or stop it.") from None
-        try:
+        with held(self.path, f"another process trains in {self.path}: wait until it ends, or stop it."):
+            remove_leftovers(self.path)
+            if not (self.path / "versions.json").exists():
+                self._write_versions()
             yield
-        finally:
-            lock.release()
 
     def save_state(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
-        """Writes the state after a whole round; the one before stays whole if this fails."""
-        write_atomically(self.state, tensors_to_bytes(tensors, {"progress": json.dumps(progress)}))
+        """Writes the state after a whole round; the one before stays whole if this fails.
+
+        Raises:
+            UserError: if it cannot be written, or the folder is gone.
+        """
+        self.check_there()
+        told = json.dumps(progress)
+        write_atomically(self.state, tensors_to_bytes(tensors, {"progress": told, "sha256": _digest(tensors, told)}))
 
     def load_state(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The state after the last whole round, or None if there is none yet.
 
         Raises:
-            UserError: if the file is damaged.
+            UserError: if the file cannot be read, or is damaged: a flipped bit would go unnoticed in the weights.
         """
-        if not self.state.exists():
-            return None
         try:
+            self.state.read_bytes()  # safetensors has one error for a file that is not readable and one that is broken
             with safe_open(self.state, "pt") as file:
-                progress = json.loads(file.metadata()["progress"])
-                return {name: file.get_tensor(name) for name in file.keys()}, progress  # noqa: SIM118
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self.state} is damaged ({error}): the run cannot be resumed from it.") from None
+                head = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UserError(f"cannot read {self.state}: {error.strerror or error}.") from None
+        except (SafetensorError, ValueError, TypeError) as error:
+            raise self._damaged(str(error)) from None
+        told = head.get("progress", "")
+        if head.get("sha256") != _digest(tensors, told):
+            raise self._damaged("its sha256 differs")
+        return tensors, json.loads(told)
+
+    def _damaged(self, reason: str) -> UserError:
+        return UserError(f"{self.state} is damaged ({reason}): the run cannot be resumed from it.")
+
+
+def _digest(tensors: dict[str, Tensor], progress: str) -> str:
+    return hashlib.sha256(tensors_to_bytes(tensors) + progress.encode()).hexdigest()
 
 
 def checkpoint_record(config: Any) -> dict[str, Any]:

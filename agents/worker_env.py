@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import CloudpickleWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from agents.workers import begin_worker, starting_worker, worker_context
-from liquid_control.errors import UserError
+from liquid_control.support.errors import UserError
 
 MakeEnv = Callable[[], gymnasium.Env]
 

@@ -34,6 +34,7 @@ import gymnasium
 import numpy as np
 from PIL import Image
 
+from envs.registration import UDACITY
 from envs.udacity.packets import Telemetry
 from envs.udacity.server import Drive, UdacityServer
 from envs.udacity.simulator_wire import SimulatorWire
@@ -41,7 +42,6 @@ from envs.udacity.stand_in.expert import RoadExpert
 from envs.udacity.stand_in.simulator import FRAME, encode
 from liquid_control.drive import DriverPilot
 from policies.driver import Driver, DriverConfig, load_driver
-from policies.view import UDACITY
 
 HERE = Path(__file__).resolve()
 ROOT = HERE.parent.parent

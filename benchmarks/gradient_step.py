@@ -14,9 +14,9 @@ import torch
 
 from agents.cloning import Cloner, Streams
 from agents.dagger import TrainConfig
-from agents.rollout import Episode
+from agents.episodes import Episode
 from agents.workers import processor_count
-from liquid_control.memory import keep_freed_memory
+from liquid_control.support.memory import keep_freed_memory
 from policies.driver import Driver, DriverConfig
 
 TURNS = 30

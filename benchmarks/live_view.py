@@ -27,8 +27,8 @@ import numpy as np
 from bridge import Measured, drive, lap
 from PIL import Image
 
+from envs.registration import UDACITY
 from policies.driver import Driver, DriverConfig
-from policies.view import UDACITY
 
 ROOT = Path(__file__).resolve().parent.parent
 LOOK = 14.0

@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 import onnxruntime
 
-from agents.rollout import FAST, VALIDATION_SEEDS
+from envs.registration import FAST, VALIDATION_SEEDS
 from liquid_control.export import export_onnx
 from policies.driver import load_driver
 

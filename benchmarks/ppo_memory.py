@@ -25,9 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.workers import processor_count
-from liquid_control.evaluate import EVALUATION_NAME, Evaluation
 from liquid_control.evaluate import main as evaluate
-from liquid_control.statistics import bootstrap_interval, interquartile_mean
+from liquid_control.report.evaluation import EVALUATION_NAME, Evaluation
+from liquid_control.report.statistics import bootstrap_interval, interquartile_mean
 from policies.driver import load_driver
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "ppo"

@@ -33,10 +33,10 @@ from torch import Tensor
 from agents.driving_task import TaskConfig
 from agents.liquid_ppo import LiquidPPO
 from agents.ppo import make_task
-from agents.rollout import FAST, OFFICIAL
 from agents.worker_env import WorkerVecEnv
 from agents.workers import processor_count
 from envs.car_racing.observation import playfield
+from envs.registration import FAST, OFFICIAL
 from policies.driver import DriverConfig
 from policies.eyes import ConvEyes
 from policies.hands import PedalHands

@@ -25,11 +25,12 @@ from torch import Tensor, nn
 
 from agents.augmentation import RoadAugmentation, Variety
 from agents.cloning import Cloner, Streams
+from agents.episodes import Episode
 from agents.recordings import read_recordings, steering_error
-from agents.rollout import Episode
+from envs.registration import UDACITY
 from policies.driver import Driver, DriverConfig, load_driver
 from policies.hands import AffineHands
-from policies.view import UDACITY, UdacityView
+from policies.view import UdacityView
 
 PILOT_NET_SIZE = (66, 200)
 

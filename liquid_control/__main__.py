@@ -1,42 +1,58 @@
-"""``python -m liquid_control``: lists the commands."""
+"""``liquid-control COMMAND`` or ``python -m liquid_control COMMAND``: runs a command; without one, lists them."""
 
 from __future__ import annotations
 
-import sys
+import importlib
+from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from liquid_control import __version__
-from liquid_control.errors import nearest
+from liquid_control.support.command import run
+from liquid_control.support.console import Console
+from liquid_control.support.errors import UserError, nearest
 
 COMMANDS = {
-    "train": "train a driver from nothing; with no argument, the main job: 19 liquid neurons learn CarRacing-v3",
+    "train": "train a driver from random weights; without arguments, 19 liquid neurons learn CarRacing-v3",
     "tune": "search for the options of a PPO training; resumable, with pruning, on this machine or a Ray cluster",
     "evaluate": "score a checkpoint on the official environment, on seeds that nothing was trained on",
-    "watch": "see a checkpoint drive, its neurons beside the road; in a window or as a video",
+    "watch": "watch a checkpoint drive, with its neurons beside the road, in a window or as a video",
     "record": "record demonstrations of the expert or of a checkpoint",
     "drive": "drive the Udacity simulator with a checkpoint; python drive.py CHECKPOINT is the same",
-    "simulator": "stand in for the Udacity simulator: drive on a bridge, or record an expert's drive",
-    "export": "write a checkpoint as an ONNX model, its state as input and output",
+    "simulator": "stand in for the Udacity simulator: connect to a bridge, or record an expert's drive",
+    "export": "write a checkpoint as an ONNX model whose state is an input and an output",
     "diagram": "draw a checkpoint's wiring: neurons, and synapses by sign and weight",
-    "compile": "compile the kernels of all drivers now, rather than in the first run",
+    "compile": "compile the kernels of all drivers now, instead of during the first run",
     "card": "write a checkpoint's card: scores, picture of the wiring, a lap as a GIF",
 }
 
 
-def main() -> None:
-    """Prints the commands; a word that is none of them is answered with the nearest one and exit status 2."""
-    if len(sys.argv) > 1 and sys.argv[1] not in ("-h", "--help"):
-        word = sys.argv[1]
-        hint = f"python -m liquid_control.{word} --help" if word in COMMANDS else nearest(word, COMMANDS)
-        print(f"error: a command is its own module, python -m liquid_control.COMMAND. {hint}", file=sys.stderr)
-        raise SystemExit(2)
+def main(*words: str) -> None:
+    """The command ``liquid-control``: runs the command that the first word names; without one, lists them.
+
+    Args:
+        words: of the command line, put in front of those that were given.
+    """
+    run(lambda arguments: _choose([*words, *arguments]))
+
+
+def _choose(arguments: Sequence[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _list()
+        return
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise UserError(f"unknown command {name!r}: {nearest(name, COMMANDS)}")
+    importlib.import_module(f"liquid_control.{name}").main(rest)
+
+
+def _list() -> None:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, summary in COMMANDS.items():
         table.add_row(f"python -m liquid_control.{name}", summary)
     console = Console()
-    console.print(f"liquid-control {__version__}: tiny liquid networks that drive. Each command has --help.\n")
+    console.print(f"liquid-control {__version__}: tiny liquid networks that drive. Each command has --help.")
+    console.print("liquid-control COMMAND is the same as python -m liquid_control.COMMAND.\n")
     console.print(table)
 
 

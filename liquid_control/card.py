@@ -1,92 +1,27 @@
-"""``python -m liquid_control.card CHECKPOINT``: a checkpoint's card, with its scores, its training and its limits.
-
-Everything in it is read from the checkpoint: config.json says what the driver is and how it was trained,
-evaluation.json what it scored. The pictures, wiring.png and lap.gif, are drawn from the weights.
-"""
+"""``python -m liquid_control.card CHECKPOINT``: a checkpoint's card, with its scores, its training and its limits."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import tyro
-from rich.console import Console
 
-from agents.dagger import TrainConfig
-from agents.ppo import PPOConfig
-from agents.road_dagger import RoadConfig
-from agents.rollout import OFFICIAL, TEST_SEEDS, Episode
-from liquid_control import road_card
-from liquid_control.checkpoint import CARD_NAME, CONFIG_NAME, write_atomically
-from liquid_control.command import parse, run
-from liquid_control.diagram import save_wiring
-from liquid_control.errors import UserError
-from liquid_control.evaluate import EVALUATION_NAME, Evaluation, weights_digest
-from liquid_control.ranges import Seed
-from liquid_control.road_evaluation import RoadEvaluation
-from liquid_control.watch import record_lap
-from policies.driver import Driver, load_driver
-from policies.view import UDACITY
+from envs.registration import OFFICIAL, TEST_SEEDS, UDACITY
+from liquid_control.report.card import LAP_NAME, WIRING_NAME, check_same_weights, write_card
+from liquid_control.report.diagram import save_wiring
+from liquid_control.report.film import record_lap
+from liquid_control.report.judging import read_evaluation
+from liquid_control.support.checkpoint import CARD_NAME
+from liquid_control.support.command import parse, run
+from liquid_control.support.console import Console
+from liquid_control.support.errors import UserError
+from liquid_control.support.ranges import Seed
+from policies.driver import load_driver
 
 PROGRAM = "python -m liquid_control.card"
-WIRING_NAME, LAP_NAME = "wiring.png", "lap.gif"
-WORST = 5
-
-TITLES = {
-    "cfc": "Closed-form continuous-time neurons (CfC)",
-    "ltc": "Liquid time-constant neurons (LTC)",
-    "leaky": "Leaky neurons of adaptive time constants",
-    "plastic": "Closed-form continuous-time neurons with plastic synapses",
-    "lan": "Liquid attention (LAN)",
-    "lstm": "Long short-term memory (LSTM), a baseline",
-    "gru": "Gated recurrent unit (GRU), a baseline",
-    "mlp": "Feed-forward net with frame stack (MLP), a baseline",
-}
-
-TEMPLATE = """\
-# {title}
-
-{summary}
-
-{pictures}
-
-## Scores
-
-{scores}
-
-{conditions}
-
-## Use
-
-```python
-import liquid_control
-
-driver = liquid_control.load_driver("{folder}")
-action = driver.act(observation)  # after driver.reset(), on each raw observation of {env}
-```
-
-```sh
-python -m liquid_control.evaluate {folder}
-{run}
-```
-
-## What it is made of
-
-{parts}
-
-## How it was trained
-
-{training}
-
-## Limits
-
-{limits}
-"""
 
 
 @dataclass(frozen=True)
@@ -99,182 +34,7 @@ class CardConfig:
     checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
     """The folder of the driver, for example checkpoints/CarRacing-v3/cfc."""
     seed: Seed = TEST_SEEDS
-    """Seed of the track that the GIF shows; by default the first test seed."""
-
-
-def write_card(folder: Path, driver: Driver, evaluation: Evaluation | RoadEvaluation) -> None:
-    """Writes the card of a checkpoint from what it says of itself; shows those of its pictures that are there.
-
-    Args:
-        folder: the checkpoint.
-        driver: the driver that was loaded from it.
-        evaluation: of that driver.
-
-    Raises:
-        UserError: if the evaluation is of other weights, or the card cannot be written; an older one is then intact.
-    """
-    _check_same_weights(folder, driver, evaluation)
-    record = json.loads((folder / CONFIG_NAME).read_text()).get("record", {})
-    if isinstance(evaluation, RoadEvaluation):
-        command = f"python drive.py {folder.as_posix()} --speed 15 --view"
-        told = road_card.summary(driver, evaluation), road_card.conditions(evaluation), road_card.limits(evaluation)
-    else:
-        command = f"python -m liquid_control.watch {folder.as_posix()} --video lap.mp4"
-        told = _summary(driver, evaluation), _conditions(evaluation), _limits(evaluation)
-    summary, conditions, limits = told
-    card = TEMPLATE.format(
-        title=f"{TITLES.get(driver.config.policy, driver.config.policy)} on {driver.config.env}",
-        summary=summary,
-        pictures=_pictures(folder),
-        scores=_table(("measure", "value"), evaluation.rows()),
-        conditions=conditions,
-        folder=folder.as_posix(),
-        env=driver.config.env,
-        run=command,
-        parts=_parts(driver),
-        training=_training(record),
-        limits=limits,
-    )
-    write_atomically(folder / CARD_NAME, card)
-
-
-def _check_same_weights(folder: Path, driver: Driver, evaluation: Evaluation | RoadEvaluation) -> None:
-    if evaluation.weights != weights_digest(driver):
-        raise UserError(
-            f"the evaluation in {folder} is of other weights; make it again: "
-            f"python -m liquid_control.evaluate {folder}."
-        )
-
-
-def _summary(driver: Driver, evaluation: Evaluation) -> str:
-    numbers = evaluation.summary()
-    return (
-        f"{driver.core.neuron_count} neurons and {driver.parameter_counts()['total']:,} parameters in all drive "
-        f"{evaluation.env} from pixels: **{numbers['mean']:.1f} ± {numbers['std']:.1f}** over {numbers['episodes']} "
-        f"test episodes, {numbers['laps']} of {numbers['episodes']} laps completed."
-    )
-
-
-def _pictures(folder: Path) -> str:
-    pictures = ((LAP_NAME, "a lap, the neurons at work beside it"), (WIRING_NAME, "the network"))
-    return "\n\n".join(f"![{text}]({name})" for name, text in pictures if (folder / name).exists())
-
-
-def _conditions(evaluation: Evaluation) -> str:
-    seeds = [episode.seed for episode in evaluation.episodes]
-    versions = ", ".join(f"{name} {version}" for name, version in evaluation.versions.items())
-    official = "the official environment" if evaluation.env == OFFICIAL else "**not** the official environment"
-    return (
-        f"Seeds {min(seeds)} to {max(seeds)}, none of them used in training or to choose the checkpoint, in "
-        f"{evaluation.env}, {official}. Every episode is in [{EVALUATION_NAME}]({EVALUATION_NAME}). IQM is the mean of "
-        f"the middle half, its interval a bootstrap over episodes. Measured with {versions}."
-    )
-
-
-def _parts(driver: Driver) -> str:
-    counts = driver.parameter_counts()
-    height, width = driver.config.playfield
-    core = f"{driver.config.policy}, {driver.core.neuron_count} neurons"
-    options = ", ".join(f"{name}={value}" for name, value in driver.config.options.items())
-    gauges, seen = len(driver.view.gauges), "the land ahead" if driver.cruise else "the playfield"
-    return _table(
-        ("part", "what", "parameters"),
-        [
-            (
-                "eyes",
-                f"{len(driver.config.channels)} convolutions on {seen} at {height} × {width}, "
-                f"{driver.config.features} features; {gauges} gauges are read from the pixels",
-                f"{counts['eyes']:,}",
-            ),
-            ("core", core + (f" ({options})" if options else ""), f"{counts['core']:,}"),
-            ("hands", _hands(driver), f"{counts['hands']:,}"),
-            ("total", "", f"{counts['total']:,}"),
-        ],
-    )
-
-
-def _hands(driver: Driver) -> str:
-    config = driver.config
-    motors = "steer, and one pedal for gas and brake" if config.pedals else ", ".join(driver.view.controls)
-    bent = "" if config.bound == "clip" else ", bent into its range by tanh"
-    pedal = ", and a controller of the speed at the pedal" if driver.cruise else ""
-    lasts = f"; an action lasts {config.action_repeat} environment steps" if config.action_repeat > 1 else ""
-    return f"a gain and an offset for each of {motors}{bent}{pedal}{lasts}"
-
-
-def _training(record: Mapping[str, Any]) -> str:
-    if not record:
-        return "The checkpoint does not say."
-    job = record.get("job", {})
-    lines = [f"```sh\n{training_command(job)}\n```\n"] if job else []
-    if job.get("agent") == "ppo":
-        begin = f"Tuned by PPO from {Path(job['init']).as_posix()}" if job.get("init") else "From reward alone, by PPO"
-        knows = " In training, the critic knew what the driver cannot see." if job.get("privileged") else ""
-        lines.append(f"{begin}.{knows}\n")
-    facts = (
-        ("decisions", "decisions", "{:,}"),
-        ("frames seen", "frames", "{:,}"),
-        ("gradient steps", "gradient_steps", "{:,}"),
-        ("chosen after round", "round", "{}"),
-        ("validation score", "validation_score", "{:.1f}"),
-        ("seconds until then", "seconds", "{:,.0f}"),
-        ("on", "machine", "{}"),
-    )
-    rows = [(text, form.format(record[name])) for text, name, form in facts if name in record]
-    rows += [("processes", str(job["workers"]))] if "workers" in job else []
-    rows += [("versions", ", ".join(f"{name} {value}" for name, value in record.get("versions", {}).items()))]
-    return "\n".join([*lines, _table(("what", "value"), rows)])
-
-
-def training_command(job: Mapping[str, Any]) -> str:
-    """The command that makes a checkpoint again, from its ``record["job"]``: what differs from the defaults."""
-    words = ["python", "-m", "liquid_control.train"]
-    if job.get("agent") == "ppo":
-        words += ["--agent", "ppo"]
-    roads = job.get("env") == UDACITY
-    words += ["--env", "udacity" if roads else str(job.get("env", OFFICIAL))]
-    elsewhere = {"env", "demos", "run", "resume", "workers", "threads", "data"}
-    config = PPOConfig if job.get("agent") == "ppo" else RoadConfig if roads else TrainConfig
-    for field in dataclasses.fields(config):
-        value = job.get(field.name, field.default)
-        value = tuple(value) if isinstance(value, list) else value
-        if field.name not in elsewhere and value != field.default:
-            values = value if isinstance(value, tuple) else (value,)
-            words += ["--" + field.name.replace("_", "-"), *map(str, values)]
-    if job.get("demos"):
-        words += ["--demos", str(job["demos"])]
-    if job.get("data"):
-        words += ["--data", Path(job["data"]).name]
-    return shlex.join(words)
-
-
-def _limits(evaluation: Evaluation) -> str:
-    worst = sorted(evaluation.episodes, key=lambda episode: episode.score)[:WORST]
-    lost = [episode for episode in evaluation.episodes if not episode.lap]
-    if lost:
-        seeds = ", ".join(str(episode.seed) for episode in lost[:20])
-        laps = f"{len(lost)} of {len(evaluation.episodes)} laps were not completed (seeds {seeds})."
-    else:
-        laps = f"All {len(evaluation.episodes)} laps were completed."
-    rows = [
-        (str(episode.seed), f"{episode.score:.1f}", f"{episode.tiles:.1%}", f"{episode.off_road:.1%}", _ending(episode))
-        for episode in worst
-    ]
-    table = _table(("seed", "score", "share of tiles", "time off the road", "lap"), rows)
-    return (
-        f"{laps} A missed tile costs the whole clock: the episode goes on until step 1000. The worst episodes "
-        f"(`watch --seed` shows them):\n\n{table}\n\nTrained and judged on the default colours and friction; with "
-        "`domain_randomize=True`, another frame rate or a changed picture nothing is promised."
-    )
-
-
-def _ending(episode: Episode) -> str:
-    return f"{episode.steps} steps" if episode.lap else f"not completed, {episode.steps} steps"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    """Seed of the track in the GIF, by default the first test seed."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -284,35 +44,16 @@ def main(arguments: Sequence[str]) -> None:
     driver = load_driver(folder)
     if driver.config.env not in (OFFICIAL, UDACITY):
         raise UserError(f"cards are for drivers of {OFFICIAL} and {UDACITY}; this one drives {driver.config.env}.")
-    evaluation: Evaluation | RoadEvaluation
-    evaluation = read_evaluation(folder, RoadEvaluation) if driver.cruise else read_evaluation(folder, Evaluation)
-    _check_same_weights(folder, driver, evaluation)
-    names = [CARD_NAME, WIRING_NAME] + ([] if driver.cruise else [LAP_NAME])
+    evaluation = read_evaluation(folder, driver)
+    check_same_weights(folder, driver, evaluation)
+    names = [CARD_NAME, WIRING_NAME] + ([LAP_NAME] if driver.config.env == OFFICIAL else [])
     with console.status("driving and drawing"):
         save_wiring(folder / WIRING_NAME, driver)
         if LAP_NAME in names:
             record_lap(driver, gif=folder / LAP_NAME, seed=config.seed)
         write_card(folder, driver, evaluation)
     for name in names:
-        console.print(f"written: {folder / name}", highlight=False)
-
-
-Judged = TypeVar("Judged", Evaluation, RoadEvaluation)
-
-
-def read_evaluation(folder: Path, kind: type[Judged]) -> Judged:
-    """The evaluation that stands beside a checkpoint.
-
-    Raises:
-        UserError: if there is none, or it is damaged.
-    """
-    path = folder / EVALUATION_NAME
-    try:
-        return kind.from_json(path.read_text())
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except (OSError, UnicodeDecodeError):
-        raise UserError(f"{path} cannot be read; write it first: python -m liquid_control.evaluate {folder}.") from None
+        console.print(f"written: {folder / name}")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,22 @@
 """``python -m liquid_control.compile``: compiles the kernels of all drivers now, rather than in the first run.
 
-Compiled code is cached beside the kernels' source, so this is worth doing once an installation; ``make`` does it.
+Compiled code is cached beside the kernels' source, so this is worth doing once an installation; ``make test`` does it.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-from rich.console import Console
-
+from agents.pool import RolloutPool
+from agents.workers import processor_count
+from envs.registration import STAND_IN
 from envs.udacity.stand_in.environment import UdacityStandIn
-from liquid_control.command import parse, run
+from liquid_control.support.command import parse, run
+from liquid_control.support.console import Console
 from policies.driver import Driver, DriverConfig
+from policies.precompile import precompile_tick, precompile_training
 from policies.registry import CORES
 
 PROGRAM = "python -m liquid_control.compile"
@@ -28,19 +28,22 @@ class CompileConfig:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Trains, drives and compiles one tick of every kind of driver; see ``--help``."""
+    """Trains and drives one tick with every kind of driver, side by side; see ``--help``."""
     parse(CompileConfig, arguments, PROGRAM)
     begin = time.monotonic()
-    for policy in CORES:
-        driver = Driver(DriverConfig(policy=policy))
-        images, gauges = torch.zeros(1, 2, *driver.view.image_shape, dtype=torch.uint8), torch.zeros(1, 2, 7)
-        # With padding or with uneven time, a kernel may be another one.
-        for mask, elapsed in itertools.product((None, torch.tensor([[True, False]])), (None, torch.ones(1, 2))):
-            command, _ = driver(images, gauges, elapsed=elapsed, mask=mask)
-            command.sum().backward()
-        driver.compile_step().act(np.zeros(driver.view.observation_shape, np.uint8))
-    UdacityStandIn().reset(seed=0)
+    with RolloutPool(processor_count()) as pool:
+        precompile_tick(Driver(DriverConfig()))  # with the kernels of the eyes, which all drivers share
+        pool.map(_compile, [(name,) for name in (*CORES, STAND_IN)])
     Console().print(f"kernels of {', '.join(CORES)}: compiled or found in {time.monotonic() - begin:.0f} s")
+
+
+def _compile(name: str) -> None:
+    if name == STAND_IN:
+        UdacityStandIn().reset(seed=0)
+        return
+    driver = Driver(DriverConfig(policy=name))
+    precompile_tick(driver)
+    precompile_training(driver)
 
 
 if __name__ == "__main__":

@@ -21,27 +21,30 @@ import numpy as np
 import torch
 import tyro
 from annotated_types import Gt, Le
-from rich.console import Console
 from rich.live import Live
 from rich.logging import RichHandler
 
+from envs.registration import UDACITY
 from envs.udacity.observation import observe
-from envs.udacity.packets import MAX_STEERING_ANGLE, Command, Telemetry
+from envs.udacity.packets import Command, Telemetry
 from envs.udacity.recording import Recorder, RecordingError
 from envs.udacity.server import PORT, BridgeError, Drive, UdacityServer
-from liquid_control.checkpoint import CONFIG_NAME
-from liquid_control.command import parse, run
-from liquid_control.errors import UserError
-from liquid_control.live_view import LiveView, Moment
-from liquid_control.ranges import Port
+from envs.udacity.vehicle import MAX_STEERING_ANGLE
+from liquid_control.report.live_view import LiveView, Moment
+from liquid_control.support.checkpoint import CONFIG_NAME
+from liquid_control.support.command import parse, run
+from liquid_control.support.console import Console
+from liquid_control.support.errors import UserError
+from liquid_control.support.ranges import Port, Positive
 from policies.driver import Driver, load_driver
-from policies.view import UDACITY
 
 LOG = logging.getLogger(__name__)
 PROGRAM = "python drive.py"
 EXAMPLE = "checkpoints/Udacity/cfc"
 LINE_EVERY, RELOAD_EVERY = 0.5, 1.0
 """Seconds between two live lines, and between two looks at the checkpoint."""
+RECORDED_CLIENTS = 256
+"""Clients that are recorded at most, each in a folder of its own."""
 LOG_COLUMNS = (
     "time", "client", "speed", "target_speed", "steering_angle", "throttle", "commanded_steering",
     "commanded_throttle", "latency",
@@ -50,28 +53,30 @@ LOG_COLUMNS = (
 
 @dataclass(frozen=True)
 class DriveConfig:
-    """Drives the Udacity simulator: start this, then the simulator's autonomous mode, in any order.
+    """Drives the Udacity simulator. Start this command and the simulator's Autonomous Mode, in any order.
 
-    No simulator at hand? python -m liquid_control.simulator stands in for it. Options can be put in a YAML file:
+    Without the simulator, python -m liquid_control.simulator stands in for it. Options can be put in a YAML file:
     --config FILE.
     """
 
     checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
     """The folder of a driver, for example checkpoints/Udacity/cfc."""
     speed: Annotated[float, Gt(0), Le(40)] = 15.0
-    """Miles an hour to keep where the road is straight."""
+    """Speed on straight road, in miles an hour."""
     record: Path | None = None
-    """A new folder for what is driven: driving_log.csv and IMG/ as the simulator writes them."""
+    """A new folder for a recording: driving_log.csv and IMG/, as the simulator writes them."""
+    record_limit: Positive = 10.0
+    """With --record: gigabytes of pictures after which no more is recorded. The car drives on."""
     log: Path | None = None
-    """A .csv file for every telemetry and its answer."""
+    """A new .csv file with every telemetry and its answer."""
     view: bool = False
-    """Serve a page that shows the camera, what the driver looks at, and its neurons at work."""
+    """Serve a web page that shows the camera, what the driver looks at, and its neurons."""
     view_port: Port = 4568
     """Port of that page; 0 picks a free one."""
     watch: bool = False
-    """Look for a new checkpoint in the folder every second, and change drivers without a stop."""
+    """Look for a new checkpoint in the folder every second, and change to it without stopping."""
     host: str = "127.0.0.1"
-    """Address to listen on; any but this computer's own lets others take the wheel."""
+    """Address to listen on. With any but this computer's own, other computers can drive the car."""
     port: Port = PORT
     """Port to listen on; the simulator knows no other than 4567."""
 
@@ -129,7 +134,7 @@ class Cockpit:
         self.server = UdacityServer(self._make_pilot, config.host, config.port, self._note)
         self.seats: dict[int, Seat] = {}
         self.view: LiveView | None = None
-        self.answered = 0
+        self.answered = self.recorded = 0
         self._log: Any = None
 
     def _make_pilot(self) -> DriverPilot:
@@ -149,15 +154,13 @@ class Cockpit:
                 self._log.writerow(LOG_COLUMNS)
             if self.config.view:
                 self.view = await stack.enter_async_context(LiveView(self.driver, port=self.config.view_port))
-                self.console.print(f"view: {self.view.url}", highlight=False)
+                self.console.print(f"view: {self.view.url}")
             try:
                 await stack.enter_async_context(self.server)
             except BridgeError as error:
                 raise UserError(str(error)) from None
             stack.callback(self._close_recordings)
-            self.console.print(
-                f"listening on {self.config.host}:{self.server.port} for the simulator; Ctrl-C ends.", highlight=False
-            )
+            self.console.print(f"listening on {self.config.host}:{self.server.port} for the simulator; Ctrl-C ends.")
             started()
             async with asyncio.TaskGroup() as tasks:
                 others = [tasks.create_task(self._tell())]
@@ -225,15 +228,30 @@ class Cockpit:
     def _write_row(self, seat: Seat, drive: Drive, telemetry: Telemetry, command: Command, now: float) -> None:
         assert self.config.record is not None
         try:
+            if self.recorded >= self.config.record_limit * 1e9:
+                raise UserError(f"--record-limit {self.config.record_limit:g} GB is reached")
             if seat.recorder is None:  # another simulator, or the same one again
+                if drive.number > RECORDED_CLIENTS:
+                    raise UserError(f"{RECORDED_CLIENTS} clients have been recorded")
                 seat.recorder = self._record(self.config.record / f"client-{drive.number}", drive.number)
             steering = telemetry.steering_angle / MAX_STEERING_ANGLE
             brake = max(-command.throttle, 0.0)
             seat.recorder.write([telemetry.jpeg], steering, telemetry.throttle, brake, telemetry.speed, now)
             seat.recorded_at = now
+            self.recorded += len(telemetry.jpeg)
         except (OSError, UserError) as error:
             seat.recorded_at = float("inf")
             LOG.warning("the recording of client %d ends here: %s. The car drives on.", drive.number, error)
+
+    def _forget_who_left(self) -> None:
+        """Closes the recordings of simulators that are gone: one that reconnects all day leaves no file open."""
+        for number in self.seats.keys() - self.server.drives.keys():
+            # The folder that was asked for stands ready for the first client.
+            if number == 1 and not self.server.count:
+                continue
+            seat = self.seats.pop(number)
+            if seat.recorder is not None:
+                seat.recorder.close()
 
     def _close_recordings(self) -> None:
         for seat in self.seats.values():
@@ -247,6 +265,7 @@ class Cockpit:
         with Live("waiting for a simulator", console=self.console, auto_refresh=False, transient=True) as live:
             while True:
                 await asyncio.sleep(LINE_EVERY)
+                self._forget_who_left()
                 for drive in self.server.drives.values():
                     seat = self.seats.setdefault(drive.number, Seat())
                     seat.rate, seat.answered = (drive.answered - seat.answered) / LINE_EVERY, drive.answered
@@ -273,7 +292,7 @@ class Cockpit:
             self.driver = driver
             if self.view is not None:
                 self.view.driver = driver
-            self.console.print(f"a new driver: {driver.describe()}", highlight=False)
+            self.console.print(f"a new driver: {driver.describe()}")
 
 
 def describe(drive: Drive, rate: float) -> str:
@@ -306,7 +325,7 @@ def _open_log(path: Path) -> TextIO:
     try:
         return path.open("x", newline="", encoding="utf-8", buffering=1)
     except FileExistsError:
-        raise UserError(f"{path} is there already; name a new file for the log.") from None
+        raise UserError(f"{path} exists already. Choose a new file for the log.") from None
     except OSError as error:
         raise UserError(f"cannot write the log {path}: {error.strerror or error}.") from None
 
@@ -320,7 +339,7 @@ def _load(checkpoint: Path) -> Driver:
     driver = load_driver(checkpoint)
     if driver.config.env != UDACITY:
         raise UserError(
-            f"{checkpoint} drives {driver.config.env}, not the Udacity simulator; one that does: {EXAMPLE}."
+            f"{checkpoint} drives {driver.config.env}, not the Udacity simulator. A driver of that is {EXAMPLE}."
         )
     compiled = driver.compile_step()
     blank = np.zeros(driver.view.observation_shape, np.uint8)
@@ -338,10 +357,10 @@ def main(arguments: Sequence[str]) -> None:
     logging.getLogger("websockets").setLevel(logging.CRITICAL)  # what clients do wrong is told by the server
     torch.set_num_threads(1)
     driver = _load(config.checkpoint)
-    console.print(driver.describe(), highlight=False)
+    console.print(driver.describe())
     cockpit = Cockpit(config, driver, console)
     asyncio.run(_until_stopped(cockpit))
-    console.print(f"{cockpit.answered} telemetries answered.", highlight=False)
+    console.print(f"{cockpit.answered} telemetries answered.")
 
 
 async def _until_stopped(cockpit: Cockpit) -> None:

@@ -27,10 +27,12 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from liquid_control.checkpoint import pack_weights, write_atomically
-from liquid_control.command import parse, run
-from liquid_control.errors import UserError
-from liquid_control.output import check_writable
+from envs.registration import OFFICIAL
+from liquid_control.support.checkpoint import weights_digest
+from liquid_control.support.command import parse, run
+from liquid_control.support.console import Console
+from liquid_control.support.errors import UserError
+from liquid_control.support.files import check_writable, write_atomically
 from policies.driver import Driver, load_driver
 from policies.view import CarRacingView
 
@@ -41,7 +43,7 @@ OUTPUTS = ("controls", "next_state")
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Writes a trained driver as an ONNX model of one control tick, its state as input and output."""
+    """Writes a trained driver as an ONNX model of one control tick. Its state is an input and an output."""
 
     checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
     """The folder of the driver, for example checkpoints/CarRacing-v3/cfc."""
@@ -76,7 +78,7 @@ def export_onnx(driver: Driver) -> bytes:
         raise UserError(f"the export needs {error.name}: pip install 'liquid-control[onnx]'.") from None
     view, batch = driver.view, 2  # any batch above 1 is traced as a free one
     if not isinstance(view, CarRacingView):
-        raise UserError(f"the export is for drivers with eyes; this one drives {driver.config.env}.")
+        raise UserError(f"only drivers of {OFFICIAL} can be exported; this one drives {driver.config.env}.")
     examples = (
         torch.zeros(batch, *view.image_shape, dtype=torch.uint8),
         torch.zeros(batch, len(view.gauges)),
@@ -108,7 +110,7 @@ def export_onnx(driver: Driver) -> bytes:
         "action_repeat": driver.config.action_repeat,
         "initial_state": driver.core.initial_state(1)[0].tolist(),
         "driver": driver.describe(),
-        "weights": pack_weights(driver.state_dict())[1],
+        "weights": weights_digest(driver),
     }
     onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in metadata.items()})
     onnx.checker.check_model(model)
@@ -138,8 +140,9 @@ def main(arguments: Sequence[str]) -> None:
     check_writable(config.output, ".onnx")
     model = export_onnx(driver)
     write_atomically(config.output, model)
-    print(driver.describe())
-    print(f"written: {config.output}, {len(model):,} bytes: {', '.join(INPUTS)} → {', '.join(OUTPUTS)}")
+    console = Console()
+    console.print(driver.describe())
+    console.print(f"written: {config.output}, {len(model):,} bytes: {', '.join(INPUTS)} → {', '.join(OUTPUTS)}")
 
 
 if __name__ == "__main__":

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import track
 
 from agents.dagger import record_shard
 from agents.demonstrations import read_folder
+from agents.episodes import Conditions, EpisodePlan
 from agents.minari_export import export_minari
-from agents.rollout import FAST, TRAINING_SEEDS, Drive, Plan, RolloutPool
+from agents.pool import RolloutPool
 from agents.workers import processor_count
-from liquid_control.command import parse, run
-from liquid_control.errors import UserError
-from liquid_control.ranges import Count, CountOrZero, Positive, Seed
+from envs.registration import FAST, OFFICIAL, TRAINING_SEEDS
+from liquid_control.support.command import parse, run
+from liquid_control.support.console import Console
+from liquid_control.support.errors import UserError
+from liquid_control.support.ranges import Count, CountOrZero, Positive, Seed
 from policies.driver import Driver, DriverConfig, load_driver
 
 PROGRAM = "python -m liquid_control.record"
@@ -30,9 +32,9 @@ class RecordConfig:
     """
 
     folder: Path = Path("demos/CarRacing-v3")
-    """Where the shards go; one that holds shards already is not touched."""
+    """Folder for the shards; it must not hold any yet."""
     driver: Path | None = None
-    """A checkpoint that drives; by default the expert does."""
+    """A checkpoint that drives; by default the expert drives."""
     env: str = "CarRacing-v3"
     """The environment."""
     episodes: Count = 16
@@ -42,11 +44,11 @@ class RecordConfig:
     disturbed: bool = True
     """Whether bursts of noise push the car off its line, so that recoveries are recorded."""
     playfield: tuple[Count, Count] = (28, 32)
-    """(height, width) of the recorded playfield; a --driver brings its own."""
+    """(height, width) of the recorded playfield. With --driver, that driver's own size is used."""
     leash: Positive = 20.0
     """An episode ends when the car is this far from the centre line."""
     workers: CountOrZero = 0
-    """Processes; 0 means one a processor."""
+    """Processes that drive; 0 means one per processor."""
     minari: str | None = None
     """Also export what was recorded as the Minari dataset of this name, such as carracing/expert-v0."""
 
@@ -59,16 +61,18 @@ def main(arguments: Sequence[str]) -> None:
     driver = (
         load_driver(config.driver) if config.driver else Driver(DriverConfig(config.env, playfield=config.playfield))
     )
+    _check_environment(config, driver)
     share = 0.0 if config.driver else 1.0
-    plans = [Plan(TRAINING_SEEDS + config.seed + i, share, config.disturbed) for i in range(config.episodes)]
+    plans = [EpisodePlan(TRAINING_SEEDS + config.seed + i, share, config.disturbed) for i in range(config.episodes)]
     console, size = Console(), 8
-    drive = Drive(env=FAST, record=True, leash=config.leash)
+    conditions = Conditions(env=FAST, record=True, leash=config.leash)
     batches = [plans[start : start + size] for start in range(0, len(plans), size)]
+    config.folder.mkdir(parents=True, exist_ok=True)
     with RolloutPool(config.workers or processor_count()) as pool:
         waves = [batches[start : start + pool.workers] for start in range(0, len(batches), pool.workers)]
         for number, wave in enumerate(track(waves, "recording", console=console)):
             paths = [config.folder / f"shard-{number * pool.workers + i:04d}.npz" for i in range(len(wave))]
-            pool.map(record_shard, [(driver, share, drive, path) for share, path in zip(wave, paths, strict=True)])
+            pool.map(record_shard, [(driver, share, conditions, path) for share, path in zip(wave, paths, strict=True)])
     episodes = read_folder(config.folder, config.env, driver.view.image_shape)
     frames, scores = sum(episode.steps for episode in episodes), [episode.score for episode in episodes]
     console.print(
@@ -77,6 +81,19 @@ def main(arguments: Sequence[str]) -> None:
     if config.minari:
         export_minari(config.minari, episodes, config.env)
         console.print(f"Minari dataset: {config.minari}")
+
+
+def _check_environment(config: RecordConfig, driver: Driver) -> None:
+    env = driver.config.env
+    if env == OFFICIAL:
+        return
+    if driver.cruise is None:
+        instead = f"Choose a driver of {OFFICIAL}."
+    elif config.driver is None:
+        instead = "The stand-in's expert is recorded by python -m liquid_control.simulator --record FOLDER."
+    else:
+        instead = f"Its drives are recorded by python drive.py {config.driver} --record FOLDER."
+    raise UserError(f"episodes of {OFFICIAL} are recorded, but this driver drives {env}. {instead}")
 
 
 if __name__ == "__main__":

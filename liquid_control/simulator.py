@@ -6,31 +6,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from envs.udacity.recording import Recorder, RecordingError
 from envs.udacity.simulator_wire import LOCALES
 from envs.udacity.stand_in.camera import WEATHERS
 from envs.udacity.stand_in.environment import UdacityStandIn
 from envs.udacity.stand_in.expert import RoadExpert
 from envs.udacity.stand_in.simulator import Autonomous, record
-from liquid_control.command import parse, run
-from liquid_control.errors import UserError, nearest
-from liquid_control.ranges import Port, Positive, Seed
+from liquid_control.support.command import parse, run
+from liquid_control.support.console import Console
+from liquid_control.support.errors import UserError, nearest
+from liquid_control.support.ranges import Port, Positive, Seed
 
 PROGRAM = "python -m liquid_control.simulator"
 
 
 @dataclass
 class SimulatorConfig:
-    """Stands in for the Udacity simulator: drives on a bridge as it does, or records drives to learn from.
+    """Stands in for the Udacity simulator: connects to a bridge as it does, or records an expert's drive.
 
-    Without --record it connects to a bridge, waits for one where there is none, and drives as that says. Nothing is
-    shown here: whoever drives sees. Options can be put in a YAML file: --config FILE.
+    Without --record it connects to a bridge such as drive.py, waiting until there is one, and drives as that says. It
+    opens no window; drive.py --view shows the camera. Options can be put in a YAML file: --config FILE.
     """
 
     track: str = "lake"
-    """lake, mountain, or a whole number, the seed of another road."""
+    """lake, mountain, or a whole number: the seed of another road."""
     weather: str = "clear"
     """clear, overcast, fog or dusk."""
     host: str = "127.0.0.1"
@@ -40,17 +39,17 @@ class SimulatorConfig:
     locale: str = "en-US"
     """How numbers are written on the simulator's computer: en-US, de-DE or fr-FR."""
     rate: Positive = 1.0
-    """Simulated seconds a second."""
+    """Simulated seconds per second of real time."""
     seconds: Positive = float("inf")
-    """Simulated seconds to drive."""
+    """Simulated seconds to drive, by default without end."""
     record: Path | None = None
-    """A new folder: an expert who knows the road drives, and driving_log.csv and IMG/ of three cameras are written."""
+    """A new folder for the drive of an expert who knows the road: driving_log.csv, and IMG/ of three cameras."""
     laps: Positive = 1.0
-    """With --record: how far."""
+    """With --record: number of laps."""
     speed: Positive = 15.0
-    """With --record: miles an hour on the straight."""
+    """With --record: speed on straight road, in miles an hour."""
     seed: Seed = 0
-    """With --record: of the moments when the car is pushed aside."""
+    """With --record: seed of the moments when the car is pushed aside."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -70,9 +69,7 @@ def main(arguments: Sequence[str]) -> None:
         finally:
             console.print(
                 f"{autonomous.telemetries} telemetries in {autonomous.seconds:.0f} s, {env.progress:.0f} m of road; "
-                f"left the road {autonomous.departures} times.",
-                highlight=False,
-                soft_wrap=True,
+                f"the car left the road {autonomous.departures} times.",
             )
         return
     try:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 
 from agents.ppo import PPOConfig, describe_driver
 from agents.workers import processor_count
-from liquid_control.checkpoint import write_atomically
-from liquid_control.command import parse, run, write_yaml
-from liquid_control.errors import UserError
-from liquid_control.ranges import Count, CountOrZero, Seed, Share
+from liquid_control.support.command import differences, parse, run, write_yaml
+from liquid_control.support.console import Console
+from liquid_control.support.errors import UserError
+from liquid_control.support.files import write_atomically
+from liquid_control.support.lock import held
+from liquid_control.support.ranges import Count, CountOrZero, Seed, Share
 from liquid_control.tuning.local_engine import LocalEngine
 from liquid_control.tuning.space import Space, read_space
 from liquid_control.tuning.trial import Engine
@@ -28,37 +28,37 @@ PROGRAM = "python -m liquid_control.tune"
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """Searches for the options of a PPO training: Optuna chooses them, and stops trials that fall behind.
+    """Searches for the options of a PPO training with Optuna, which stops trials that fall behind.
 
-    Each trial is a training in a run folder of its own; its score is its best validation. After Ctrl-C or a kill the
-    same command goes on. Options can be put in a YAML file: --config FILE.
+    Each trial is a training in a run folder of its own; its score is its best validation. After Ctrl-C or a kill, the
+    same command continues. Options can be put in a YAML file: --config FILE.
     """
 
     study: Annotated[Path, tyro.conf.arg(metavar="STUDY")]
-    """The study's folder, new or to be continued: its database, the trials' run folders, report.md and best.yaml."""
+    """The study's folder, new or to be continued. It holds the database, the run folders, report.md and best.yaml."""
     base: Path | None = None
-    """A YAML file of the training that is varied, as train --config reads it; by default PPO's own defaults."""
+    """A YAML file with the options that are not searched, as train --config reads it; by default PPO's own defaults."""
     search: tuple[str, ...] = ()
-    """What is searched, as words: learning_rate=1e-4..1e-3:log, gamma=0.95..0.999, epochs=3..10, policy=cfc,ltc."""
+    """The options to search: learning_rate=1e-4..1e-3:log, gamma=0.95..0.999, epochs=3..10, policy=cfc,ltc."""
     trials: Count = 40
-    """Trials of the whole study; raise it to go on with one that has ended."""
+    """Trials of the whole study. Raise it to continue a study that has ended."""
     seed: Seed = 0
-    """Seed of the search. Trials are all trained with the base's own seed."""
+    """Seed of the search. All trials train with the seed of the base."""
     startup: CountOrZero = 5
-    """Trials that must have come to their end before any is pruned."""
+    """Trials that must finish before any is pruned."""
     warm_up: Share = 0.25
     """Share of the training before which no trial is pruned."""
     engine: Literal["local", "ray"] = "local"
-    """Where trials run: in processes of this machine, or on a Ray cluster, whose machines all see the study's folder
-    and have liquid-control installed. Ray spreads the episodes of validations too."""
+    """Where trials run: on this machine, or on a Ray cluster. All machines of the cluster must see the study's folder
+    and have liquid-control installed. Ray also spreads the episodes of validations."""
     ray_address: str | None = None
-    """A running Ray cluster, such as auto or ray-head:6379; by default a Ray of this machine's own. A cluster that asks
-    for a token wants RAY_AUTH_MODE=token in the environment."""
+    """A running Ray cluster, such as auto or ray-head:6379; by default Ray is started on this machine. For a cluster
+    with a token, set RAY_AUTH_MODE=token in the environment."""
     parallel: CountOrZero = 0
-    """Trials that run side by side; 0 means as many as there are processors for. One at a time, the same seed gives the
-    same trials again."""
+    """Trials that run side by side; 0 means as many as the processors allow. With 1, the same seed gives the same
+    trials again."""
     cpus: Count = 1
-    """Processors of a trial: processes that run its environments, and threads that learn. They do not change its
+    """Processors per trial: processes that run its environments, and threads that train. They do not change its
     result."""
 
 
@@ -74,12 +74,12 @@ def main(arguments: Sequence[str]) -> None:
     base = _read_base(["--config", str(config.base)] if config.base else [])
     space = read_space(config.search)
     console = Console()
-    with _alone(config.study):
+    with held(config.study, f"another search runs in {config.study}: wait for it, or choose another folder."):
         _begin(config, base)
         try:
             _search(config, base, space, console)
         except KeyboardInterrupt:
-            console.print(f"stopped. Continue: {PROGRAM} {shlex.join(arguments)}", highlight=False, soft_wrap=True)
+            console.print(f"stopped. Continue: {PROGRAM} {shlex.join(arguments)}")
             raise
 
 
@@ -90,7 +90,7 @@ def _search(config: TuneConfig, base: PPOConfig, space: Space, console: Console)
         raise UserError(f"the search needs {error.name}: pip install 'liquid-control[tune]'.") from None
 
     def tell(news: str) -> None:
-        console.print(news, highlight=False, soft_wrap=True, markup=False)
+        console.print(news)
 
     study = Study(config.study, base, space, config.seed, config.startup, config.warm_up)
     engine = _engine(config)
@@ -132,54 +132,13 @@ def _begin(config: TuneConfig, base: PPOConfig) -> None:
         return
     saved = parse(TuneConfig, ["--config", str(own)], PROGRAM)
     saved_base = _read_base(["--config", str(its_base)])
-    changed = [
-        f"{name} is {_told(saved, name)}, not {_told(config, name)}" for name in KEPT if _differ(saved, config, name)
-    ]
-    names = [field.name for field in dataclasses.fields(PPOConfig)]
-    changed += [
-        f"{name} of the base is {_told(saved_base, name)}, not {_told(base, name)}"
-        for name in names
-        if _differ(saved_base, base, name)
-    ]
+    changed = differences(saved, config, KEPT)
+    changed += differences(saved_base, base, whose=" of the base")
     if changed:
         raise UserError(
             f"the study {config.study} was begun with another config: {'; '.join(changed)}. "
             "Give the same, or begin a study in another folder."
         )
-
-
-def _differ(one: object, other: object, name: str) -> bool:
-    return getattr(one, name) != getattr(other, name)
-
-
-def _told(config: object, name: str) -> str:
-    value = getattr(config, name)
-    return " ".join(value) if isinstance(value, tuple) else str(value)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Holds the study's folder: a second search in it would take the trials that run for interrupted ones.
-
-    Raises:
-        UserError: if another process holds it, or the folder cannot be written.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such lock
-        yield
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "w")  # noqa: SIM115  held, not read
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}. Choose another folder.") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another search runs in {folder}: wait for it, or choose another folder.") from None
-        yield
 
 
 if __name__ == "__main__":

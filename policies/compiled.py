@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from liquid_control.kernels import kernel_device
+from liquid_control.nn import LiquidLayer
 from policies.cruise import Cruise
+from policies.eyes import ConvEyes, GaugeScale
+from policies.hands import Hands
 from policies.repeat import build_repeat
-
-if TYPE_CHECKING:
-    from policies.driver import Driver
-    from policies.eyes import ConvEyes, GaugeScale
+from policies.view import View
 
 See = Callable[[np.ndarray], np.ndarray]
 """(height, width, 3) uint8 -> (features,); the array is overwritten by the next call."""
+
+
+class Driven(Protocol):
+    """What is compiled of a `policies.driver.Driver`."""
+
+    view: View
+    eyes: ConvEyes | None
+    scale: GaugeScale | None
+    core: LiquidLayer
+    hands: Hands
+    cruise: Cruise | None
+
+    @property
+    def inputs(self) -> int:
+        """Number of inputs of the core."""
+
+    @property
+    def action_repeat(self) -> int:
+        """Environment steps that an action lasts."""
 
 
 class CompiledDriver:
@@ -29,14 +48,14 @@ class CompiledDriver:
         driver: eyes of float32 and any core; a core without a kernel is stepped by torch.
     """
 
-    def __init__(self, driver: Driver):
+    def __init__(self, driver: Driven):
         self.view = driver.view
         self.see = compile_eyes(driver.eyes) if driver.eyes else None
         self.scale = _compile_scale(driver.scale) if driver.scale else None
         self.core = driver.core.compile_step()
         self.command = driver.hands.grip()
         self.cruise = Cruise(driver.cruise.speed, driver.cruise.comfort) if driver.cruise else None
-        self._repeat = build_repeat(driver.config.action_repeat, self.view)
+        self._repeat = build_repeat(driver.action_repeat, self.view)
         features = driver.eyes.features if driver.eyes else 0
         self._inputs = np.empty(driver.inputs, np.float32)
         self._seen, self._gauges = self._inputs[:features], self._inputs[features:]

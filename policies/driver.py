@@ -8,24 +8,29 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 
-from liquid_control.checkpoint import load_checkpoint, save_checkpoint
-from liquid_control.errors import UserError
 from liquid_control.nn import LiquidLayer, build_layer
+from liquid_control.support.checkpoint import load_checkpoint, save_checkpoint
+from liquid_control.support.errors import UserError
+from liquid_control.support.schema import check_sizes, shortened, validated
 from policies.compiled import CompiledDriver
 from policies.cruise import Cruise
 from policies.eyes import ConvEyes, GaugeScale
 from policies.hands import AffineHands, Bound, ChoiceHands, Hands, PedalHands
 from policies.registry import build_core
 from policies.repeat import build_repeat
-from policies.view import VIEWS, UdacityView, View, build_view
+from policies.view import VIEWS, View, build_view
 
 CAR_CONTROLS = ("steer", "gas", "brake")
+Side = Annotated[int, Ge(0), Le(1024)]
+Width = Annotated[int, Ge(1), Le(4096)]
+"""Bounds of what a checkpoint may ask for: no picture here is larger, and nobody needs more features."""
 
 
 @dataclass(frozen=True)
@@ -38,24 +43,24 @@ class DriverConfig:
     """The core, a name of the registry: cfc, ltc, lan, leaky, plastic, lstm, gru or mlp."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of that core, such as mode or ode_unfolds."""
-    playfield: tuple[int, int] = (0, 0)
+    playfield: tuple[Side, Side] = (0, 0)
     """(height, width) that the playfield, or the land ahead, is resized to before the eyes see it; (0, 0) stands for
     what suits the environment."""
-    channels: tuple[int, ...] = (8, 16, 16)
+    channels: tuple[Width, ...] = (8, 16, 16)
     """Output channels of the eyes' convolutions."""
-    kernels: tuple[int, ...] = (5, 3, 3)
+    kernels: tuple[Side, ...] = (5, 3, 3)
     """Kernel sizes of the eyes' convolutions."""
-    features: int = 32
+    features: Width = 32
     """Features that the eyes give to the core, beside the gauges."""
     pedals: bool = False
     """Whether gas and brake are one motor neuron's two sides; otherwise each control has its own."""
     bound: Bound = "clip"
     """How commands are kept within the controls' range: clip or tanh."""
-    action_repeat: int = 1
+    action_repeat: Annotated[int, Ge(1), Le(1000)] = 1
     """Environment steps that an action lasts; the driver looks at every so many observations only."""
     vector: Mapping[str, Any] | None = None
     """Where observations are vectors, the arguments of `policies.view.VectorView`; such a driver has no eyes."""
-    speed: float = 15.0
+    speed: Annotated[float, Gt(0), Lt(1000)] = 15.0
     """Udacity: miles an hour that the pedal keeps."""
 
     def __post_init__(self) -> None:
@@ -87,13 +92,18 @@ class Driver(nn.Module):
         self.hands = _build_hands(config, self.view)
         self.core = core or build_core(config.policy, self.inputs, self.hands.motors, config.options)
         self.state: Tensor | None = None
-        self.cruise = Cruise(config.speed) if isinstance(self.view, UdacityView) else None
-        self._repeat = build_repeat(config.action_repeat, self.view)
+        self.cruise = Cruise(config.speed) if self.view.cruises else None
+        self._repeat = build_repeat(self.action_repeat, self.view)
 
     @property
     def inputs(self) -> int:
         """Number of inputs of the core: the eyes' features and the gauges."""
         return (self.eyes.features if self.eyes else 0) + len(self.view.gauges)
+
+    @property
+    def action_repeat(self) -> int:
+        """Environment steps that an action lasts."""
+        return self.config.action_repeat
 
     def perceive(self, image: Tensor, gauges: Tensor) -> Tensor:
         """What the core is driven by: image (N, height, width, 3) and gauges (N, G) -> (N, :attr:`inputs`)."""
@@ -218,15 +228,35 @@ class Driver(nn.Module):
         """
         tensors, config = load_checkpoint(folder)
         if config.get("kind") != "driver":
-            raise UserError(f"{folder} holds a {config.get('kind')!r}, not a driver.")
+            raise UserError(f"{folder} holds a {shortened(repr(config.get('kind')))}, not a driver.")
+        if not isinstance(config.get("core"), Mapping):
+            raise UserError(f"{folder} does not describe a driver of this release: its core is no layer's config.")
+        described = validated(DriverConfig, config.get("driver"), f"the driver in {folder}")
+        check_sizes(config["core"], f"the core in {folder}")
+        check_sizes(described.vector or {}, f"the view in {folder}")
         try:
-            fields = config["driver"]
-            fields |= {name: tuple(fields[name]) for name in ("playfield", "channels", "kernels")}
-            driver = cls(DriverConfig(**fields), core=build_layer(config["core"]))
+            # Without memory first: what the file says may take more than the computer has, what it holds does not.
+            with torch.device("meta"):
+                expected = cls(described, build_layer(config["core"])).state_dict()
+            _compare(expected, tensors)
+            driver = cls(described, build_layer(config["core"]))
             driver.load_state_dict(tensors)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"{folder} does not describe a driver of this release: {error}") from None
+        except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError, OverflowError) as error:
+            reason = shortened(error)
+            raise UserError(f"{folder} does not describe a driver of this release: {reason}") from None
         return driver.eval()
+
+
+def _compare(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Names and shapes of weights.
+
+    Raises:
+        ValueError: if they differ; names the first that does.
+    """
+    for name in [*expected, *given]:
+        shapes = [tuple(tensors[name].shape) if name in tensors else "missing" for tensors in (expected, given)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"the weights of {name} are {shapes[1]} in the file and {shapes[0]} by its config.")
 
 
 def load_driver(folder: str | os.PathLike[str]) -> Driver:

@@ -12,8 +12,8 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from liquid_control.errors import UserError, nearest
 from liquid_control.nn import GRU, LAN, LSTM, LTC, MLP, CfC, Leaky, LiquidLayer, PlasticCfC, Wiring
+from liquid_control.support.errors import UserError, nearest
 
 NEURONS = 19
 """Of every liquid driver here: inter, command and motor neurons, the motor ones drive the controls."""

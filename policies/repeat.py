@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from policies.view import UdacityView, View
+from policies.view import View
 
 Seen = TypeVar("Seen")
 
@@ -90,4 +90,4 @@ class ActionHold:
 
 def build_repeat(steps: int, view: View) -> ActionRepeat | ActionHold:
     """What a driver's actions last: so many steps or, where the view says so, a time."""
-    return ActionHold(view.hold) if isinstance(view, UdacityView) else ActionRepeat(steps)
+    return ActionRepeat(steps) if view.hold is None else ActionHold(view.hold)

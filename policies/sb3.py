@@ -36,8 +36,8 @@ from stable_baselines3.common.torch_layers import (
 )
 from torch import Tensor, nn
 
-from liquid_control.errors import DivergedError, UserError, nearest
 from liquid_control.nn import LiquidLayer
+from liquid_control.support.errors import DivergedError, UserError, nearest
 from policies.distributions import DISTRIBUTIONS, BoundedDistribution
 from policies.driver import Driver, DriverConfig
 from policies.eyes import ConvEyes, GaugeScale
@@ -192,9 +192,7 @@ class LiquidActorCriticPolicy(RecurrentActorCriticPolicy):
         if kwargs.get("use_sde"):
             raise UserError("state-dependent exploration (use_sde) is not supported by liquid policies.")
         if motor_actions and net_arch and net_arch.get("pi"):
-            raise UserError(
-                "motor neurons are the actions: leave net_arch's pi layers out, or set motor_actions=False."
-            )
+            raise UserError("motor neurons are the actions: remove net_arch's pi layers, or set motor_actions=False.")
         self.core_name, self.neurons, self.core_options = core, neurons, dict(core_options or {})
         self.motor_actions, self.critic_kind, self.distribution = motor_actions, critic, distribution
         self.learn_initial_state = learn_initial_state

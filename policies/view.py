@@ -10,14 +10,18 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.car_racing.observation import GAUGES, playfield, read_gauges
-from envs.udacity.recording import LARGEST_GAP, NOMINAL_INTERVAL
-from liquid_control.errors import UserError, nearest
+from envs.registration import OFFICIAL, STAND_IN, UDACITY
+from envs.udacity.vehicle import LARGEST_GAP, NOMINAL_INTERVAL
+from liquid_control.support.errors import UserError, nearest
 
 
 class _Array:
     """Observations that are one array, come one environment step after the other and don't tell the time."""
 
     observation_shape: tuple[int, ...]
+    hold: float | None = None
+    cruises = False
+    scoreboard: str | None = None
 
     def shown_by(self, space: spaces.Space[Any]) -> bool:
         """Whether an environment of this observation space shows what the driver looks at."""
@@ -65,8 +69,8 @@ class CarRacingView(_Array):
 class UdacityView:
     """The land ahead: what lies between the sky and the bonnet in the camera's picture, resized. There are no gauges.
 
-    The driver steers by what it sees alone: not by its speed, which tells in recordings what their driver did in a
-    bend and at the wheel is whatever was asked for.
+    Speed is left out on purpose. In recordings it reveals how the human took the bend; when driving it is just the
+    speed that was asked for.
 
     Args:
         size: (height, width) of the image that the eyes get.
@@ -79,7 +83,11 @@ class UdacityView:
     #: Seconds of the driver's step, the unit of its elapsed time.
     interval = NOMINAL_INTERVAL
     #: Steps that an action lasts at least: recordings and the stand-in show a picture every 60 to 120 ms.
-    hold = 0.75
+    hold: float | None = 0.75
+    #: Whether it has no pedal, so that a controller outside the network keeps the speed.
+    cruises = True
+    #: The environment that its drivers are judged in, where that is not their own.
+    scoreboard: str | None = STAND_IN
     choices = 0
     controls = ("steer",)
     low, high = (-1.0,), (1.0,)
@@ -161,8 +169,7 @@ class VectorView(_Array):
 
 
 View = CarRacingView | UdacityView | VectorView
-UDACITY = "liquid_control/Udacity-v0"
-VIEWS: dict[str, type[CarRacingView] | type[UdacityView]] = {"CarRacing-v3": CarRacingView, UDACITY: UdacityView}
+VIEWS: dict[str, type[CarRacingView] | type[UdacityView]] = {OFFICIAL: CarRacingView, UDACITY: UdacityView}
 
 
 def build_view(env: str, size: Sequence[int], vector: Mapping[str, Any] | None = None) -> View:

@@ -22,9 +22,9 @@ import numpy as np
 from envs.udacity.observation import action_space, observation_space, observe
 from envs.udacity.packets import Command, Telemetry
 from envs.udacity.server import PORT, BridgeError, Drive, UdacityServer
-from envs.udacity.stand_in.car import MPH
 from envs.udacity.stand_in.road import LAKE
 from envs.udacity.stand_in.scenery import SHOULDER_WIDTH
+from envs.udacity.vehicle import MPH
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -191,7 +191,7 @@ class _Bridge:
     def _make_wheel(self) -> _Wheel:
         if self.server.drives and not self._told:
             self._told = True
-            LOG.warning("a second simulator has connected: one is driven, the others stand. (Told once.)")
+            LOG.warning("a second simulator has connected. Only one is driven, the others stand still. (Told once.)")
         return _Wheel(self._interval)
 
     @property
@@ -216,11 +216,11 @@ class _Bridge:
             else:
                 self.drive = next(iter(self.server.drives.values()), None)
                 await asyncio.sleep(0 if self.drive else 0.02)
-        missing = "says nothing" if self._connected() else "has connected"
+        missing = "the simulator that is connected sent nothing" if self._connected() else "no simulator has connected"
         raise BridgeError(
-            f"no simulator {missing}, {self.patience:g} s long: start the Udacity simulator on this computer, choose a "
-            f"track and Autonomous Mode. This bridge listens on {self.server.host}:{self.server.port}, the simulator "
-            "knows only 127.0.0.1:4567. Without Unity: python -m liquid_control.simulator --port "
+            f"{missing} for {self.patience:g} s. Start the Udacity simulator on this computer, choose a track and "
+            f"Autonomous Mode. This bridge listens on {self.server.host}:{self.server.port}; the simulator connects to "
+            "127.0.0.1:4567 only. Without Unity: python -m liquid_control.simulator --port "
             f"{self.server.port}."
         )
 

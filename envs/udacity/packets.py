@@ -29,9 +29,12 @@ CONNECT, DISCONNECT, EVENT, ACK, ERROR = "01234"
 
 LARGEST_SIDE = 4096
 """Pixels of an image's side, beyond which it is not decoded."""
-
-#: Largest angle of the front wheels (degrees): the simulator's steering command of 1.
-MAX_STEERING_ANGLE = 25.0
+CAMERA_SIZE = (320, 160)
+"""(width, height) of the simulator's camera."""
+LARGEST_JPEG = 2**18
+"""Bytes of its pictures at most; they have 15,000."""
+MOST_SCANS = 4
+"""Scans of a picture at most: a baseline JPEG has one, or one a component."""
 
 
 class PacketError(ValueError):
@@ -114,7 +117,7 @@ class Telemetry:
         """From the argument of a telemetry event.
 
         Raises:
-            PacketError: if a key is missing, a number is none or absurd, or the image is not a JPEG of moderate size.
+            PacketError: if a key is missing, a number is none or absurd, or the image is none that a simulator sends.
         """
         if not isinstance(fields, Mapping):
             raise PacketError(f"telemetry is {type(fields).__name__}, expected an object")
@@ -126,7 +129,7 @@ class Telemetry:
             steering_angle=_number(fields, "steering_angle", 360),
             throttle=_number(fields, "throttle", 10),
             speed=_number(fields, "speed", 1000),
-            image=decode(jpeg),
+            image=decode_camera(jpeg),
             jpeg=jpeg,
             cross_track=_number(fields, "cte", 10_000) if "cte" in fields else None,
         )
@@ -158,6 +161,30 @@ def read_base64(given: Any) -> bytes:
         raise PacketError("image is not base64") from None
 
 
+def decode_camera(jpeg: bytes) -> np.ndarray:
+    """A picture as the simulator sends it → (160, 320, 3) uint8 RGB.
+
+    A JPEG of a few kilobytes can take a minute to decode: with sides of thousands, progressive, its last scan repeated
+    thousands of times. So the header is read first, and what no simulator sends is not decoded.
+
+    Raises:
+        PacketError: if it is no baseline JPEG of :data:`CAMERA_SIZE`, or larger than :data:`LARGEST_JPEG`.
+    """
+    width, height = CAMERA_SIZE
+    expected = f"expected a baseline JPEG of {width} × {height}, {LARGEST_JPEG // 1024} kB at most"
+    if len(jpeg) > LARGEST_JPEG:
+        raise PacketError(f"image has {len(jpeg):,} bytes, {expected}")
+    try:
+        picture = Image.open(io.BytesIO(jpeg), formats=["JPEG"])
+    except Exception as error:
+        raise _unreadable(error) from None
+    if picture.size != CAMERA_SIZE:
+        raise PacketError(f"image is {picture.width} × {picture.height}, {expected}")
+    if picture.info.get("progressive") or jpeg.count(b"\xff\xda") > MOST_SCANS:
+        raise PacketError(f"image is a progressive JPEG, or one of many scans, {expected}")
+    return decode(jpeg)
+
+
 def decode(jpeg: bytes) -> np.ndarray:
     """A JPEG → (height, width, 3) uint8 RGB; what arrives and what was recorded are decoded alike.
 
@@ -172,7 +199,11 @@ def decode(jpeg: bytes) -> np.ndarray:
     except PacketError:
         raise
     except Exception as error:  # a decoder meets everything in bytes that come from anywhere
-        raise PacketError(f"image is not a readable JPEG ({type(error).__name__})") from None
+        raise _unreadable(error) from None
+
+
+def _unreadable(error: Exception) -> PacketError:
+    return PacketError(f"image is not a readable JPEG ({type(error).__name__})")
 
 
 @dataclass(frozen=True)
@@ -180,14 +211,14 @@ class Command:
     """What the car shall do until the next one."""
 
     steering: float
-    """-1 to 1, right positive; 1 is :data:`MAX_STEERING_ANGLE`."""
+    """-1 to 1, right positive; 1 is `envs.udacity.vehicle.MAX_STEERING_ANGLE`."""
     throttle: float
     """-1 to 1: accelerator, below 0 brake, and reverse gear under 5 mph."""
 
     def __post_init__(self) -> None:
         for name, value in (("steering", self.steering), ("throttle", self.throttle)):
             if not math.isfinite(value):
-                raise ValueError(f"{name} is {value}, and the simulator stops for ever at what is not a number.")
+                raise ValueError(f"{name} is {value}, and the simulator hangs on a value that is not a number.")
 
     def write(self) -> str:
         """The packet of the steer event."""

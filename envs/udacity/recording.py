@@ -22,12 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
+from envs.udacity.vehicle import LARGEST_GAP, NOMINAL_INTERVAL
+
 CAMERAS = ("center", "left", "right")
 LOG_NAME, IMAGES_NAME = "driving_log.csv", "IMG"
-NOMINAL_INTERVAL = 1 / 15
-"""Seconds between rows whose files do not tell the time."""
-LARGEST_GAP = 1.0
-"""Seconds between rows from which on they are of two stretches."""
 
 _NUMBERS = ("steering", "throttle", "brake", "speed")
 _LIMITS = {"steering": (-1.0, 1.0), "throttle": (-1.0, 1.0), "brake": (0.0, 1.0), "speed": (-100.0, 300.0)}

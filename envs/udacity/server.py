@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import json
 import logging
 import secrets
@@ -35,10 +34,13 @@ from websockets.http11 import Request, Response
 
 from envs.udacity import packets
 from envs.udacity.packets import Command, Packet, PacketError, Telemetry
+from envs.udacity.visitors import asks_for, is_foreign, is_loopback
 
 LOG = logging.getLogger(__name__)
 PORT = 4567
 LARGEST_MESSAGE = 2**20
+READING = 0.25
+"""Seconds that a telemetry may take to be read; a hundred times what one does."""
 PING_INTERVAL, PING_TIMEOUT = 25.0, 60.0
 """Seconds between pings, and that a client may be silent after one."""
 
@@ -104,7 +106,8 @@ class UdacityServer:
         self.watch = watch
         self.drives: dict[int, Drive] = {}
         """Who is connected, by number."""
-        self._count = 0
+        self.count = 0
+        """Clients that ever came."""
         self._server: Server | None = None
 
     async def __aenter__(self) -> UdacityServer:
@@ -114,13 +117,13 @@ class UdacityServer:
             BridgeError: if the port is taken or the address is not of this computer.
         """
         if not is_loopback(self.host):
-            LOG.warning("listening on %s: whoever reaches this computer can take the wheel.", self.host)
+            LOG.warning("listening on %s: anyone who reaches this computer can take the wheel.", self.host)
         try:
             self._server = await serve(
                 self._handle,
                 self.host,
                 self.port,
-                process_request=_refuse_what_is_no_websocket,
+                process_request=self._refuse_strangers,
                 create_connection=_QuickConnection,
                 compression=None,  # the simulator refuses any extension
                 max_size=LARGEST_MESSAGE,
@@ -156,10 +159,19 @@ class UdacityServer:
         if self._server is not None:
             await self._server.wait_closed()
 
+    def _refuse_strangers(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Whoever cannot be served is told why, any web page but none of this server's first of all."""
+        name = asks_for(request, self.host, self.port)
+        if name is None or is_foreign(request, name):
+            return connection.respond(
+                HTTPStatus.FORBIDDEN, "This bridge serves simulators and programs, not web pages of other places.\n"
+            )
+        return _refuse_what_is_no_websocket(connection, request)
+
     async def _handle(self, connection: ServerConnection) -> None:
-        self._count += 1
+        self.count += 1
         host, port, *_ = connection.remote_address
-        drive = Drive(self._count, f"{host}:{port}", self.make_pilot())
+        drive = Drive(self.count, f"{host}:{port}", self.make_pilot())
         self.drives[drive.number] = drive
         LOG.info("client %d connected from %s.", drive.number, drive.address)
         try:
@@ -202,7 +214,7 @@ class _Client:
                 try:
                     message = await asyncio.wait_for(self.connection.recv(), patience)
                 except TimeoutError:
-                    LOG.warning("client %d said nothing for %g s: closed.", self.drive.number, patience)
+                    LOG.warning("client %d sent nothing for %g s: closed.", self.drive.number, patience)
                     return
                 begin = time.perf_counter()
                 for answer in await self._answers(message):
@@ -260,9 +272,10 @@ class _Client:
             drive.command, self.telemetry_at = None, None
             return packets.write_manual()
         try:
-            telemetry = Telemetry.read(fields)
-        except PacketError as error:
-            self._refuse(str(error))
+            # In a thread: while one client's picture is decoded, the others are answered.
+            telemetry = await asyncio.wait_for(asyncio.to_thread(Telemetry.read, fields), READING)
+        except (PacketError, TimeoutError) as error:
+            self._refuse(str(error) or f"image is not decoded within {READING:g} s")
             return self._coast().write()
         now = time.monotonic()
         elapsed = 0.0 if self.telemetry_at is None else now - self.telemetry_at
@@ -336,11 +349,3 @@ def _refuse_what_is_no_websocket(connection: ServerConnection, request: Request)
             f"EIO is {query.get('EIO', 'missing')}; this bridge speaks revisions 3 and 4 of Engine.IO.\n",
         )
     return None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address, or ``localhost``, means this computer alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -16,7 +16,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from liquid_control.errors import UserError
+from liquid_control.support.errors import UserError
 
 CHOICES = ("auto", "reference")
 BACKENDS = {"cpu": "numba", "cuda": "triton"}

@@ -33,7 +33,7 @@ class Lockstep(nn.Module):
     def __init__(self, inputs: int, sizes: Sequence[int], masks: Sequence[Sequence[np.ndarray | None]]):
         super().__init__()
         self.sizes, self.lag, self.head_count = tuple(sizes), len(sizes) - 1, len(masks[0])
-        group = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        group = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes), output_size=sum(sizes))
         self.register_buffer("group", group, persistent=False)
         self.register_buffer("place", torch.from_numpy(_places(inputs, self.sizes, masks)), persistent=False)
 

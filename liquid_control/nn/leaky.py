@@ -83,7 +83,7 @@ class Leaky(LiquidLayer):
         self.register_buffer("connected", connected.to(torch.get_default_dtype()), persistent=False)
         # Of the drive f, then of τ: those begin at zero, so that every neuron begins at its own constant pace.
         bound = (3 / connected.sum(1, keepdim=True).clamp(min=1)).sqrt()
-        self.weight = nn.Parameter((torch.rand(connected.shape) * 2 - 1) * bound * connected)
+        self.weight = nn.Parameter((torch.rand(connected.shape, device=bound.device) * 2 - 1) * bound * connected)
         self.bias = nn.Parameter(torch.zeros(circuit.units))
         self.tau_weight = nn.Parameter(torch.zeros(connected.shape)) if adaptive else None
         shortest, longest = (math.log(tau) for tau in INITIAL_TAU)

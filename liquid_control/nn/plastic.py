@@ -75,7 +75,7 @@ class HalfLives(nn.Module):
 
     def __init__(self, initial: Tensor, longest: float):
         super().__init__()
-        if not ((initial > 1) & (initial < longest)).all():
+        if not initial.is_meta and not ((initial > 1) & (initial < longest)).all():
             raise ValueError(f"half-lives must be between 1 and {longest}, given {initial.tolist()}.")
         self.longest = longest
         self.position = nn.Parameter(torch.logit(initial.log() / math.log(longest)))
@@ -328,7 +328,8 @@ class PlasticCfC(LiquidLayer):
 
 def _connections(cfc: CfC) -> Tensor:
     """(N, inputs + N) bool: which inputs and neurons the heads g and h of each neuron see."""
-    connected = torch.zeros(cfc.state_size, cfc.input_size + cfc.state_size, dtype=torch.bool)
+    # On the CPU even where layers are built without memory: how many synapses there are is a number of their shapes.
+    connected = torch.zeros(cfc.state_size, cfc.input_size + cfc.state_size, dtype=torch.bool, device="cpu")
     first, before = 0, 0
     for cell in cfc.cells:
         mask = cell.sparsity_mask

@@ -8,8 +8,8 @@ import sys
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+from agents.pool import RolloutPool
 from agents.ppo import PPOConfig
-from agents.rollout import RolloutPool
 from agents.workers import begin_worker, starting_worker, worker_context
 from liquid_control.tuning.trial import Failed, Message, Scored, run_trial
 

@@ -15,9 +15,9 @@ import ray
 import torch
 from ray.exceptions import RayError
 
+from agents.episodes import Conditions, Episode, EpisodePlan, drive_episode
 from agents.ppo import PPOConfig
-from agents.rollout import Drive, Episode, Plan, drive_episode
-from liquid_control.errors import UserError
+from liquid_control.support.errors import UserError
 from liquid_control.tuning.trial import Ended, Failed, Message, Scored, run_trial
 from policies.driver import Driver
 
@@ -126,14 +126,14 @@ def _run(trial: int, config: PPOConfig, path: Path, desk: Any) -> Ended | Failed
 class RayPool:
     """Drives episodes wherever the cluster has a processor left, the caller's own included while it waits."""
 
-    def drive(self, driver: Driver, plans: Sequence[Plan], drive: Drive) -> list[Episode]:
+    def drive(self, driver: Driver, plans: Sequence[EpisodePlan], conditions: Conditions) -> list[Episode]:
         """The episodes in the order of the plans."""
         shared = ray.put(driver)  # once, however many machines fetch it
-        return ray.get([_drive.remote(shared, plan, drive) for plan in plans])
+        return ray.get([_drive.remote(shared, plan, conditions) for plan in plans])
 
 
 @ray.remote(num_cpus=1)
-def _drive(driver: Driver, plan: Plan, drive: Drive) -> Episode:
+def _drive(driver: Driver, plan: EpisodePlan, conditions: Conditions) -> Episode:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    return drive_episode(driver, plan, drive)
+    return drive_episode(driver, plan, conditions)

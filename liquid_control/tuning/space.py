@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from agents.ppo import PPOConfig
-from liquid_control.errors import UserError, nearest
+from liquid_control.support.errors import UserError, nearest
 from policies.registry import CORES
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def read_space(words: Sequence[str]) -> Space:
         UserError: if a word is none of these, its option is not one that can be searched, or a value does not fit it.
     """
     if not words:
-        raise UserError("what shall be searched? For example: --search learning_rate=1e-4..1e-3:log policy=cfc,ltc")
+        raise UserError("there is nothing to search. Example: --search learning_rate=1e-4..1e-3:log policy=cfc,ltc")
     hints = get_type_hints(PPOConfig)
     names = [field.name for field in dataclasses.fields(PPOConfig) if field.name not in SETTLED]
     space: dict[str, Range | Choices] = {}

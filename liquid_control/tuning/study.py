@@ -26,12 +26,12 @@ from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from agents.ppo import PPOConfig, begin_ppo
-from liquid_control.checkpoint import write_atomically
-from liquid_control.command import write_yaml
-from liquid_control.errors import UserError
+from agents.ppo import PPOConfig
+from liquid_control.support.command import write_yaml
+from liquid_control.support.errors import UserError
+from liquid_control.support.files import write_atomically
 from liquid_control.tuning.space import Space
-from liquid_control.tuning.trial import Ended, Engine, Failed, Scored
+from liquid_control.tuning.trial import JOB, Ended, Engine, Failed, Scored
 
 REASON = "reason"
 """Attribute of a trial that failed. One that a kill interrupted had no time to leave it."""
@@ -108,7 +108,7 @@ class Study:
         self.report()
         failed = [trial for trial in self._in_state(TrialState.FAIL) if REASON in trial.user_attrs]
         if failed and not self._in_state(TrialState.COMPLETE):
-            raise UserError(f"no trial came to its end. Trial {failed[0].number}: {failed[0].user_attrs[REASON]}")
+            raise UserError(f"no trial has finished. Trial {failed[0].number}: {failed[0].user_attrs[REASON]}")
 
     def _do_interrupted_again(self) -> None:
         for trial in self._in_state(TrialState.RUNNING):
@@ -125,7 +125,7 @@ class Study:
             options.suggest(trial, name)
         path = self.folder.absolute() / "trials" / f"{trial.number:04d}"
         try:
-            config = begin_ppo(dataclasses.replace(self._config(trial), workers=cpus, threads=cpus), path, cpus)
+            config = JOB.begin(dataclasses.replace(self._config(trial), workers=cpus, threads=cpus), path, cpus)
         except UserError as error:  # options that do not go together
             self._end(trial, Failed(trial.number, str(error)), tell)
             return

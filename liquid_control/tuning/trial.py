@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from agents.ppo import PPO, PPOConfig, Progress
-from agents.rollout import EpisodePool
-from agents.run_folder import RunFolder
-from liquid_control.checkpoint import write_atomically
-from liquid_control.command import write_yaml
-from liquid_control.errors import UserError
-from liquid_control.memory import keep_freed_memory
+from agents.jobs import JOBS
+from agents.pool import EpisodePool
+from agents.ppo import PPOConfig
+from agents.run_folder import RunFolder, RunProgress
+from liquid_control.support.command import write_yaml
+from liquid_control.support.errors import UserError
+from liquid_control.support.files import write_atomically
+from liquid_control.support.memory import keep_freed_memory
+
+JOB = JOBS["ppo"]
+"""What is searched: the only job whose score depends on so many options."""
 
 
 @dataclass(frozen=True)
@@ -88,23 +92,23 @@ def run_trial(
     try:
         folder = RunFolder(path)
         folder.begin(write_yaml(config))
-        with closing(PPO(config, folder, pool)) as job:
+        with closing(JOB.learn(config, folder, pool)) as training:
             validating = 0.0
 
-            def report(progress: Progress) -> None:
+            def report(progress: RunProgress) -> None:
                 nonlocal validating
                 # Two validations may score the same; the time spent on them tells that there was another.
                 spent = progress.parts.get("validation", 0.0)
                 if spent > validating:
                     validating = spent
-                    if judge(Scored(trial, progress.steps, progress.score)):
+                    if judge(Scored(trial, progress.done, progress.score)):
                         raise _Stop
 
             try:
-                job.train(report)
+                training.train(report)
             except _Stop:
-                return Ended(trial, job.progress.best_score, stopped=True)
-            return Ended(trial, job.progress.best_score, stopped=False)
+                return Ended(trial, training.progress.best_score, stopped=True)
+            return Ended(trial, training.progress.best_score, stopped=False)
     except UserError as error:
         return Failed(trial, str(error))
     except Exception as error:

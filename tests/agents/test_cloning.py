@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from agents.cloning import Cloner, Streams
-from agents.rollout import Episode
-from liquid_control.errors import DivergedError
+from agents.episodes import Episode
+from liquid_control.support.errors import DivergedError
 from policies.driver import Driver, DriverConfig
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from agents.demonstrations import read_folder, read_shard, write_shard
-from agents.rollout import Episode
-from liquid_control.errors import UserError
+from agents.episodes import Episode
+from liquid_control.support.errors import UserError
 
 SHAPE = (42, 48, 3)
 

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file
 
 from agents.liquid_ppo import LiquidPPO
+from agents.pool import RolloutPool
 from agents.ppo import PPO, PPOConfig, begin_ppo, describe_driver
-from agents.rollout import RolloutPool
 from agents.run_folder import RunFolder
-from liquid_control.errors import DivergedError, UserError
+from liquid_control.support.errors import DivergedError, UserError
 from policies.driver import Driver, load_driver
 
 TINY = PPOConfig(
@@ -37,7 +37,7 @@ def pool():
 
 def run(pool: RolloutPool, path: Path, stop_after: int | None = None, **options) -> PPO:
     """Trains in a run folder that may hold an earlier part of it; a kill comes after so many updates."""
-    config = begin_ppo(dataclasses.replace(TINY, **options), path, workers=1)
+    config = begin_ppo(dataclasses.replace(TINY, **options), path, processors=1)
     updates = 0
 
     def report(progress):
@@ -70,7 +70,7 @@ def test_a_killed_and_resumed_run_equals_an_unbroken_one(pool, tmp_path, options
 
 def test_an_update_moves_every_part_of_the_driver_and_of_the_critic(pool, tmp_path):
     torch.manual_seed(0)
-    config = begin_ppo(dataclasses.replace(TINY, steps=64, round_updates=1), tmp_path, workers=1)
+    config = begin_ppo(dataclasses.replace(TINY, steps=64, round_updates=1), tmp_path, processors=1)
     ppo = PPO(config, RunFolder(tmp_path), pool)
     before = {name: value.clone() for name, value in ppo.policy.state_dict().items()}
     ppo.train(lambda _: None)
@@ -184,7 +184,7 @@ def test_what_cannot_be_driven_is_one_clear_error(options, message):
 )
 def test_an_option_out_of_range_is_one_clear_error(options, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        begin_ppo(dataclasses.replace(TINY, **options), tmp_path, workers=1)
+        begin_ppo(dataclasses.replace(TINY, **options), tmp_path, processors=1)
 
 
 def test_a_checkpoint_of_another_environment_or_core_is_refused(clone):

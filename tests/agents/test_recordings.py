@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from agents.recordings import read_recordings, steering_error
+from envs.registration import UDACITY
 from envs.udacity.packets import Telemetry
 from envs.udacity.recording import Recorder
 from envs.udacity.stand_in.environment import UdacityStandIn
 from envs.udacity.stand_in.expert import RoadExpert
 from envs.udacity.stand_in.simulator import encode, record
-from liquid_control.errors import UserError
+from liquid_control.support.errors import UserError
 from policies.driver import Driver, DriverConfig
-from policies.view import UDACITY, UdacityView
+from policies.view import UdacityView
 
 DATA = os.environ.get("LIQUID_CONTROL_DATA")
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from agents.demonstrations import read_shard
+from agents.pool import RolloutPool
 from agents.road_rollout import RoadJudgement, RoadPlan, drive_road, judge_road, record_road
-from agents.rollout import RolloutPool
-from liquid_control.road_evaluation import RoadEvaluation, evaluate_on_roads, unseen_tracks
+from envs.registration import UDACITY
+from liquid_control.report.road_evaluation import RoadEvaluation, evaluate_on_roads, unseen_tracks
 from policies.driver import Driver, DriverConfig
-from policies.view import UDACITY
 
 
 def steering_driver(steering=0.0):

@@ -1,12 +1,15 @@
-"""A run folder is one process's at a time."""
+"""A run folder is one process's at a time, and what it is resumed from is what was saved."""
 
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 
 from agents.run_folder import RunFolder
-from liquid_control.errors import UserError
+from liquid_control.support.errors import UserError
 from liquid_control.train import main as train
 
 HOLD = """
@@ -31,3 +34,62 @@ def test_a_folder_that_another_process_trains_in_is_refused_until_it_ends(tmp_pa
             other.kill()  # however it ends, the folder is free again
     with folder.held():
         pass
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.begin("agent: ppo\n")
+    return folder
+
+
+TENSORS = {"weight": torch.arange(60.0).reshape(5, 12), "step": torch.tensor(7)}
+PROGRESS = {"round": 3, "score": float("nan"), "best_score": 12.5}
+
+
+def test_the_state_comes_back_as_it_was(folder):
+    assert folder.load_state() is None
+    folder.save_state(TENSORS, PROGRESS)
+    tensors, progress = folder.load_state()
+    assert all(torch.equal(tensors[name], value) for name, value in TENSORS.items()) and set(tensors) == set(TENSORS)
+    assert repr(progress) == repr(PROGRESS)
+
+
+def test_no_flipped_bit_and_no_lost_byte_of_the_state_goes_unnoticed(folder):
+    folder.save_state(TENSORS, PROGRESS)
+    whole = folder.state.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        content = bytearray(whole)
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        folder.state.write_bytes(content)
+        with pytest.raises(UserError, match="damaged"):
+            folder.load_state()
+    for length in rng.integers(len(whole), size=50):
+        folder.state.write_bytes(whole[:length])
+        with pytest.raises(UserError, match="damaged"):
+            folder.load_state()
+
+
+def test_a_state_that_cannot_be_read_is_not_called_damaged(folder):
+    folder.state.mkdir()
+    with pytest.raises(UserError, match=r"cannot read .*state\.safetensors: Is a directory"):
+        folder.load_state()
+
+
+def test_nothing_is_saved_into_a_folder_that_is_gone(folder):
+    shutil.rmtree(folder.path)
+    with pytest.raises(UserError, match="was deleted or moved during the training"):
+        folder.save_state(TENSORS, PROGRESS)
+    assert not folder.path.exists()
+
+
+def test_what_a_killed_process_left_is_mended_at_the_next_start(folder):
+    folder.shards.mkdir()
+    left = [folder.path / ".state.safetensors.4711.tmp", folder.shards / ".round-000-01.npz.4711.tmp"]
+    for path in left:
+        path.write_bytes(b"half")
+    (folder.path / "versions.json").unlink()
+    with folder.held():
+        assert not any(path.exists() for path in left)
+        assert '"torch"' in (folder.path / "versions.json").read_text()

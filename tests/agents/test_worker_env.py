@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from agents.driving_task import TaskConfig
 from agents.ppo import make_task
 from agents.worker_env import WorkerVecEnv
-from liquid_control.errors import UserError
+from liquid_control.support.errors import UserError
 from policies.driver import DriverConfig
 
 CARTPOLE = TaskConfig(DriverConfig(env="CartPole-v1", vector={"size": 4, "choices": 2}))

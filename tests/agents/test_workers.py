@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.rollout import RolloutPool
+from agents.pool import RolloutPool
 from agents.workers import ONE_THREAD, starting_worker
 
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from liquid_control.command import run
+from liquid_control.support.command import run
 from policies.driver import Driver, DriverConfig
 
 

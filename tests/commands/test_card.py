@@ -10,12 +10,15 @@ import torch
 from PIL import Image
 
 from agents.dagger import TrainConfig
-from agents.rollout import TEST_SEEDS, Episode
+from agents.episodes import Episode
+from envs.registration import TEST_SEEDS
 from liquid_control import load_driver
-from liquid_control.card import main, training_command, write_card
-from liquid_control.command import parse
-from liquid_control.errors import UserError
-from liquid_control.evaluate import Evaluation, weights_digest
+from liquid_control.card import main
+from liquid_control.report.card import training_command, write_card
+from liquid_control.report.evaluation import Evaluation
+from liquid_control.support.checkpoint import weights_digest
+from liquid_control.support.command import parse
+from liquid_control.support.errors import UserError
 
 EPISODES = tuple(
     Episode(
@@ -28,7 +31,12 @@ EPISODES = tuple(
 def evaluation_of(checkpoint):
     driver = load_driver(checkpoint)
     return Evaluation(
-        "CarRacing-v3", driver.describe(), weights_digest(driver), EPISODES, 60.0, {"gymnasium": "1.4.0", "torch": "2"}
+        env="CarRacing-v3",
+        driver=driver.describe(),
+        weights=weights_digest(driver),
+        episodes=EPISODES,
+        seconds=60.0,
+        versions={"gymnasium": "1.4.0", "torch": "2"},
     )
 
 
@@ -50,7 +58,7 @@ def test_the_command_writes_the_card_and_its_pictures(evaluated, command):
     for shown in (
         f"**{numbers['mean']:.1f} ± {numbers['std']:.1f}** over 6 test episodes, 5 of 6 laps",
         "| minimum | 450.2 |",
-        "1 of 6 laps were not completed (seeds 2000001)",
+        "1 of 6 laps was not completed (seed 2000001)",
         "on the playfield at 28 × 32, 32 features; 7 gauges are read from the pixels | 6,176 |",
         "| core | cfc, 19 neurons | 2,338 |",
         "| frames seen | 123,456 |",

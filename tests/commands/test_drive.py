@@ -17,12 +17,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from envs.registration import UDACITY
 from envs.udacity.recording import Recorder, read_recording
 from envs.udacity.simulator_wire import SimulatorWire
 from envs.udacity.stand_in.simulator import encode
 from liquid_control.drive import Cockpit, DriveConfig, main
 from policies.driver import Driver, DriverConfig
-from policies.view import UDACITY
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -189,7 +189,7 @@ def test_the_page_shows_what_is_driven(driver, tmp_path):
         (["DRIVER", "--speed", "0"], "--speed must be above 0"),
         (["DRIVER", "--port", "70000"], "--port must be at least 0 and at most 65535"),
         (["DRIVER", "--port", "0", "--record", "DRIVER"], "is not empty; name a new folder"),
-        (["DRIVER", "--port", "0", "--log", "DRIVER/config.json"], "is there already"),
+        (["DRIVER", "--port", "0", "--log", "DRIVER/config.json"], "exists already. Choose a new file"),
         (["DRIVER", "--port", "0", "--host", "203.0.113.1"], "cannot listen on 203.0.113.1"),
     ],
 )
@@ -239,3 +239,30 @@ def test_a_shipped_driver_stays_on_the_road_for_a_minute_and_both_processes_end_
     answered = int(out.splitlines()[-1].split()[0])
     assert answered == (tmp_path / "log.csv").read_text().count("\n") - 1
     assert answered > 60 * 10
+
+
+def test_a_simulator_that_reconnects_all_day_leaves_no_recording_open(driver, tmp_path):
+    folder = tmp_path / "drives"
+    with cockpit(driver, tmp_path, record=folder) as made:
+        for _ in range(12):
+            with Simulator(made.server.port) as simulator:
+                simulator.drive(3)
+        deadline = time.monotonic() + 20
+        while made.seats and time.monotonic() < deadline:
+            time.sleep(0.05)
+        links = (os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd"))
+        assert not [link for link in links if link.startswith(str(folder))]
+    assert len(list(folder.glob("client-*/driving_log.csv"))) == 11 and (folder / "driving_log.csv").exists()
+
+
+def test_a_recording_ends_at_its_limit_and_the_car_drives_on(driver, tmp_path, caplog):
+    with (
+        cockpit(driver, tmp_path, record=tmp_path / "drives", record_limit=50e-6) as made,
+        Simulator(made.server.port) as simulator,
+    ):
+        simulator.drive(6, interval=0.07)
+        commands = simulator.drive(6, interval=0.07)
+    assert len(commands) >= 6
+    assert "--record-limit 5e-05 GB is reached. The car drives on." in caplog.text
+    kept = sum(path.stat().st_size for path in (tmp_path / "drives" / "IMG").iterdir())
+    assert 50_000 <= kept < 120_000

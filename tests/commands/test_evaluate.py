@@ -10,12 +10,15 @@ import time
 import gymnasium
 import pytest
 
-from agents.rollout import FAST, TEST_SEEDS, Episode
+from agents.episodes import Episode
+from agents.pool import RolloutPool
+from envs.registration import FAST, TEST_SEEDS
 from liquid_control import load_driver
-from liquid_control.checkpoint import CONFIG_NAME
-from liquid_control.errors import UserError
-from liquid_control.evaluate import Evaluation, evaluate, main
-from liquid_control.statistics import summarize
+from liquid_control.evaluate import main
+from liquid_control.report.evaluation import Evaluation, evaluate
+from liquid_control.report.statistics import summarize
+from liquid_control.support.checkpoint import CONFIG_NAME
+from liquid_control.support.errors import UserError
 
 
 def drive_by_hand(driver, seed):
@@ -66,6 +69,23 @@ def test_the_result_does_not_depend_on_the_number_of_workers(checkpoint):
         ]
 
 
+@pytest.mark.parametrize(("arguments", "workers"), [((), 7), (("--workers", "3"), 3)])
+def test_every_processor_drives_unless_another_number_is_asked_for(
+    arguments, workers, checkpoint, command, monkeypatch
+):
+    asked = []
+
+    class Pool(RolloutPool):
+        def __init__(self, workers):
+            asked.append(workers)
+            super().__init__(1)
+
+    monkeypatch.setattr("liquid_control.evaluate.processor_count", lambda: 7)
+    monkeypatch.setattr("liquid_control.report.evaluation.RolloutPool", Pool)
+    status, _, _ = command(main, checkpoint, "--episodes", "8", "--env", FAST, *arguments)
+    assert (status, asked) == (0, [workers])
+
+
 def test_a_score_from_another_environment_does_not_take_the_place_of_the_official_one(checkpoint, command):
     (checkpoint / "evaluation.json").write_text("official")
     status, _, _ = command(main, checkpoint, "--episodes", "1", "--workers", "1", "--env", FAST)
@@ -75,7 +95,8 @@ def test_a_score_from_another_environment_does_not_take_the_place_of_the_officia
 
 
 def evaluation_of(*episodes):
-    return Evaluation("CarRacing-v3", "a driver", "0" * 64, episodes, 1.0, {"torch": "2"})
+    about = {"env": "CarRacing-v3", "driver": "a driver", "weights": "0" * 64}
+    return Evaluation(**about, episodes=episodes, seconds=1.0, versions={"torch": "2"})
 
 
 def test_the_summary_counts_laps_and_weighs_the_time_off_the_road_by_steps():

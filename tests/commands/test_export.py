@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
-from agents.rollout import FAST, VALIDATION_SEEDS
+from envs.registration import FAST, VALIDATION_SEEDS
 from liquid_control.export import export_onnx, main
 from policies.driver import Driver, DriverConfig, load_driver
 from policies.view import build_view
@@ -126,6 +126,13 @@ def test_a_broken_checkpoint_is_one_line_and_status_2(broken_checkpoint, command
     assert status == 2
     assert errors.startswith("error: ") and errors.count("\n") == 1 and message in errors
     assert not (tmp_path / "driver.onnx").exists()
+
+
+def test_a_driver_of_another_environment_is_refused_by_its_name(command, tmp_path):
+    driver = CHECKPOINTS.parent / "Udacity/cfc"
+    status, _, errors = command(main, driver, "--output", tmp_path / "driver.onnx")
+    told = "only drivers of CarRacing-v3 can be exported; this one drives liquid_control/Udacity-v0."
+    assert (status, errors) == (2, f"error: {told}\n")
 
 
 def test_without_onnx_it_says_what_to_install(checkpoint, command, monkeypatch, tmp_path):

@@ -21,12 +21,12 @@ from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from liquid_control import live_view
-from liquid_control.errors import UserError
-from liquid_control.live_view import LiveView, Moment
+from envs.registration import UDACITY
+from liquid_control.report import live_view
+from liquid_control.report.live_view import LiveView, Moment
+from liquid_control.support.errors import UserError
 from policies.driver import Driver, DriverConfig
 from policies.saliency import saliency
-from policies.view import UDACITY
 
 CORES = ["cfc", "ltc", "lan", "leaky", "plastic", "lstm", "gru", "mlp"]
 

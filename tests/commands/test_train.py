@@ -3,6 +3,7 @@
 import hashlib
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,8 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import liquid_control
-from liquid_control.errors import UserError
 from liquid_control.record import main as record
+from liquid_control.support.errors import UserError
 from liquid_control.train import main as train
 
 TINY = (
@@ -99,6 +100,46 @@ def test_a_disk_that_is_full_is_said_and_the_run_can_go_on(unbroken, tmp_path):
     assert "Traceback" not in full.stderr
     train(["--resume", str(folder)])
     assert digest(folder / "last") == digest(unbroken / "last")
+
+
+def test_a_finished_run_that_lost_its_last_checkpoint_gets_it_back(unbroken, tmp_path):
+    folder = tmp_path / "finished"
+    shutil.copytree(unbroken, folder)
+    shutil.rmtree(folder / "last")
+    train(["--resume", str(folder)])
+    assert digest(folder / "last") == digest(unbroken / "last")
+    assert (folder / "last" / "config.json").read_bytes() == (unbroken / "last" / "config.json").read_bytes()
+
+
+def test_another_machine_may_continue_with_other_workers_and_another_device(unbroken, tmp_path):
+    folder = tmp_path / "moved"
+    shutil.copytree(unbroken, folder)
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace("device: cpu", "device: cuda:99"))
+    with pytest.raises(UserError, match="device 'cuda:99' cannot be used"):
+        train(["--resume", str(folder)])
+    train(["--resume", str(folder), "--device", "cpu", "--workers", "2"])
+
+
+def test_a_device_that_is_not_there_is_said_before_a_folder_is_made(tmp_path):
+    for device in ("cuda:99", "meta", "nonsense"):
+        with pytest.raises(UserError, match=f"device '{device}' cannot be used"):
+            train([*TINY, "--device", device, "--run", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_that_is_deleted_ends_the_run_in_one_line_and_stays_deleted(tmp_path):
+    folder = tmp_path / "deleted"
+    command = [sys.executable, "-m", "liquid_control.train", *TINY, "--run", str(folder), "--rounds", "500"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (folder / "state.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    folder.rename(tmp_path / "elsewhere")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert errors.startswith("error: ") and "Traceback" not in errors
+    assert not (folder / "state.safetensors").exists() and not (folder / "last").exists()
 
 
 def test_a_finished_run_can_be_resumed_for_its_closing(unbroken):

@@ -15,11 +15,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import liquid_control
 from agents.dagger import TrainConfig
+from agents.jobs import choose_job
 from agents.ppo import PPOConfig, describe_driver
-from liquid_control.card import training_command
-from liquid_control.command import parse
-from liquid_control.evaluate import evaluate
-from liquid_control.train import PROGRAM, _config_class
+from liquid_control.report.card import training_command
+from liquid_control.report.evaluation import evaluate
+from liquid_control.support.command import parse
+from liquid_control.train import PROGRAM
 from liquid_control.train import main as train
 
 TINY = (
@@ -34,7 +35,7 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "ppo").glob("*.yaml"))
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_configs_in_git_are_of_this_release(path, monkeypatch):
     monkeypatch.chdir(path.parents[2])
-    config = parse(_config_class(["--config", str(path)]), ["--config", str(path)], PROGRAM)
+    config = parse(choose_job(["--config", str(path)]).config, ["--config", str(path)], PROGRAM)
     assert isinstance(config, PPOConfig)
     assert describe_driver(config).env == config.env
     assert config.rollout % config.sequence == 0 == (config.envs * config.rollout) % config.batch
@@ -119,8 +120,8 @@ def test_what_is_wrong_is_one_line(command, tmp_path, words, message):
 
 def test_the_agent_settles_which_options_there_are(car, tmp_path):
     (tmp_path / "job.yaml").write_text("agent: ppo\n")
-    assert _config_class([]) is TrainConfig
-    assert _config_class(["--agent", "clone"]) is TrainConfig
-    assert _config_class(["--seed", "1", "--agent=ppo"]) is PPOConfig
-    assert _config_class(["--config", str(tmp_path / "job.yaml")]) is PPOConfig
-    assert _config_class(["--resume", str(car)]) is PPOConfig
+    assert choose_job([]).config is TrainConfig
+    assert choose_job(["--agent", "clone"]).config is TrainConfig
+    assert choose_job(["--seed", "1", "--agent=ppo"]).config is PPOConfig
+    assert choose_job(["--config", str(tmp_path / "job.yaml")]).config is PPOConfig
+    assert choose_job(["--resume", str(car)]).config is PPOConfig

@@ -11,8 +11,8 @@ from envs.udacity.stand_in.environment import UdacityStandIn
 from envs.udacity.stand_in.expert import RoadExpert
 from envs.udacity.stand_in.simulator import record
 from liquid_control.card import main as card
-from liquid_control.errors import UserError
-from liquid_control.road_evaluation import RoadEvaluation
+from liquid_control.report.road_evaluation import RoadEvaluation
+from liquid_control.support.errors import UserError
 from liquid_control.train import main as train
 
 TINY = (
@@ -95,7 +95,7 @@ def test_a_driver_is_trained_on_from_a_checkpoint(on_roads, recorded, tmp_path):
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (["--agent", "clone"], "name their folder by --data"),
+        (["--agent", "clone"], "give their folder with --data"),
         (["--data", "nowhere"], "nowhere is no folder"),
         (["--agent", "ppo"], "supported are vectors, and the picture of CarRacing-v3"),
         (["--init", "checkpoints/CarRacing-v3/cfc"], "drives CarRacing-v3, not liquid_control/Udacity-v0"),

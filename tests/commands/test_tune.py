@@ -12,8 +12,8 @@ import optuna
 import pytest
 
 from agents.ppo import PPOConfig
-from liquid_control.command import parse, write_yaml
-from liquid_control.errors import UserError
+from liquid_control.support.command import parse, write_yaml
+from liquid_control.support.errors import UserError
 from liquid_control.tune import main as tune
 from liquid_control.tuning.local_engine import LocalEngine
 from liquid_control.tuning.ray_engine import RayEngine
@@ -93,7 +93,7 @@ def test_words_become_ranges_and_choices():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "what shall be searched"),
+        ([], "there is nothing to search\\. Example: --search learning_rate"),
         (["learnin_rate=1..2"], "no option 'learnin_rate' to search: did you mean 'learning_rate'"),
         (["gamma"], "takes name=low..high"),
         (["gamma="], "takes name=low..high"),
@@ -265,7 +265,7 @@ def test_a_failed_trial_is_told_and_the_study_goes_on(tmp_path):
 
 
 def test_options_that_do_not_go_together_are_a_failed_trial(tmp_path):
-    with pytest.raises(UserError, match=r"no trial came to its end. Trial 0: --rollout must be a multiple"):
+    with pytest.raises(UserError, match=r"no trial has finished. Trial 0: --rollout must be a multiple"):
         run_script(tmp_path / "study", [], 2, words=("rollout=30,31",))
 
 

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from liquid_control import load_driver, watch
-from liquid_control.watch import GIF_BEGIN, Screen, main, record_lap
+from liquid_control.report.film import GIF_BEGIN, record_lap
+from liquid_control.report.lap import Screen
+from liquid_control.watch import main
 
 
 def frames_of(path):

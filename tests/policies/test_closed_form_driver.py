@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from agents.rollout import FAST, VALIDATION_SEEDS, Drive, Plan, drive_episode
+from agents.episodes import Conditions, EpisodePlan, drive_episode
+from envs.registration import FAST, VALIDATION_SEEDS
 from liquid_control.nn import LTC, close_form
 from policies.driver import Driver, load_driver
 
@@ -58,5 +59,5 @@ def test_the_compiled_driver_completes_its_lap():
     compiled = Driver(driver.config, close_form(driver.core)).eval()
     compiled.eyes.load_state_dict(driver.eyes.state_dict())
     compiled.hands.load_state_dict(driver.hands.state_dict())
-    episode = drive_episode(compiled, Plan(SEED), Drive())
+    episode = drive_episode(compiled, EpisodePlan(SEED), Conditions())
     assert episode.lap and episode.score > 900

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import liquid_control
-from liquid_control.checkpoint import load_checkpoint, save_checkpoint
-from liquid_control.errors import UserError
+from liquid_control.support.checkpoint import load_checkpoint, save_checkpoint
+from liquid_control.support.errors import UserError
 from policies.driver import Driver, DriverConfig
 from policies.registry import CORES, build_core, parse_options
 from policies.view import CarRacingView, build_view

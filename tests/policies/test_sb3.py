@@ -11,7 +11,7 @@ from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
-from liquid_control.errors import UserError
+from liquid_control.support.errors import UserError
 from policies.registry import CORES
 from policies.sb3 import LiquidActorCriticPolicy, LiquidCnnPolicy, LiquidMultiInputPolicy
 

@@ -5,12 +5,13 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from envs.registration import UDACITY
 from envs.udacity.stand_in.environment import UdacityStandIn
-from liquid_control.errors import UserError
+from liquid_control.support.errors import UserError
 from policies.cruise import Cruise
 from policies.driver import Driver, DriverConfig, load_driver
 from policies.repeat import ActionHold
-from policies.view import UDACITY, UdacityView
+from policies.view import UdacityView
 
 
 def seen(picture=None, speed=10.0, elapsed=0.08):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from liquid_control.diagram import draw_wiring
+from liquid_control.report.diagram import draw_wiring
 from policies.driver import Driver, DriverConfig, load_driver
 from policies.eyes import GaugeScale
 from policies.hands import ChoiceHands

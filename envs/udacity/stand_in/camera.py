@@ -15,6 +15,7 @@ import numpy as np
 
 from envs.udacity.observation import HEIGHT, WIDTH
 from envs.udacity.stand_in.scenery import BUSH, PIXELS_PER_METRE, Scenery
+from liquid_control.support.compiled import find_place
 
 FARTHEST = 420.0
 """Metres up to which land is drawn."""
@@ -160,6 +161,9 @@ def _hood(lens: Lens) -> tuple[np.ndarray, np.ndarray]:
     cv2.ellipse(picture, middle, (98, 25), 0, 180, 360, (122, 126, 118), 2)
     cv2.ellipse(picture, middle, (84, 18), 0, 180, 360, (60, 64, 62), 2)
     return picture, here.astype(bool)[..., None]
+
+
+find_place(_hood)
 
 
 @numba.njit(cache=True, fastmath=True, nogil=True, inline="always")

@@ -5,17 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from envs.udacity.packets import MAX_STEERING_ANGLE
+from envs.udacity.vehicle import MAX_ANGLE, MPH, WHEELBASE
 
-MPH = 0.44704
-"""Metres a second of a mile an hour."""
 TICK = 0.02
 """Seconds of a step of the physics."""
-MAX_ANGLE = math.radians(MAX_STEERING_ANGLE)
 TOP_SPEED = 30.6 * MPH
 REVERSE_SPEED, REVERSE_BELOW = -5 * MPH, 5 * MPH
-WHEELBASE = 2.6
-"""Metres."""
 GRIP = 9.0
 """Largest sideways acceleration of the tyres (m/s²)."""
 GAS, BRAKE, ROLLING, GRAVITY = 4.0, 8.0, 0.25, 9.81

@@ -11,9 +11,10 @@ import numpy as np
 
 from envs.udacity.observation import action_space, observation_space, observe
 from envs.udacity.stand_in.camera import CENTER, LEFT, RIGHT, WEATHERS, Camera, Lens
-from envs.udacity.stand_in.car import MPH, TICK, Car
+from envs.udacity.stand_in.car import TICK, Car
 from envs.udacity.stand_in.road import Road, preset
 from envs.udacity.stand_in.scenery import SHOULDER_WIDTH, Scenery, make_scenery
+from envs.udacity.vehicle import MPH
 
 SMALLEST_SEED = 100
 """Of random tracks, so that none is a preset's."""

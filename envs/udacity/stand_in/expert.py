@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from envs.udacity.speed import SpeedController
-from envs.udacity.stand_in.car import MAX_ANGLE, MPH, WHEELBASE
 from envs.udacity.stand_in.environment import UdacityStandIn
+from envs.udacity.vehicle import MAX_ANGLE, MPH, WHEELBASE
 
 
 class RoadExpert:

@@ -8,14 +8,15 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from envs.udacity.packets import MAX_STEERING_ANGLE
+from envs.disturbance import Disturbance
 from envs.udacity.recording import Recorder
 from envs.udacity.simulator_wire import SimulatorWire
 from envs.udacity.stand_in.camera import CENTER
-from envs.udacity.stand_in.car import MPH, TICK
+from envs.udacity.stand_in.car import TICK
 from envs.udacity.stand_in.environment import UdacityStandIn
 from envs.udacity.stand_in.expert import RoadExpert
 from envs.udacity.stand_in.scenery import SHOULDER_WIDTH
+from envs.udacity.vehicle import MAX_STEERING_ANGLE, MPH
 
 FRAME = 1 / 60
 """Seconds between two frames of the program, at most as many telemetries come for each request under way."""
@@ -132,20 +133,17 @@ def record(env: UdacityStandIn, recorder: Recorder, laps: float, expert: RoadExp
         seed: of intervals and pushes.
     """
     rng = np.random.default_rng(seed)
-    begin, seconds, rows, pushed = time.time(), 0.0, 0, 0
-    push, elapsed = 0.0, 0.0
+    disturbance = Disturbance(rng, every=60, size=(0.15, 0.35), steps=(4, 8))
+    begin, seconds, rows, elapsed = time.time(), 0.0, 0, 0.0
     while env.progress < laps * env.road.length:
         steering, pedal = expert.act(env, elapsed)
-        if pushed == 0 and rng.random() < 1 / 60:
-            push, pushed = rng.choice([-1, 1]) * rng.uniform(0.15, 0.35), int(rng.integers(4, 9))
-        if pushed == 0:
+        push = disturbance()
+        if push == 0:
             jpegs = [encode(picture) for picture in env.pictures()]
             throttle, brake = max(pedal, 0.0), max(-pedal, 0.0)
             recorder.write(jpegs, steering, throttle, brake, env.car.speed / MPH, begin + seconds)
             rows += 1
-        else:
-            steering, pushed = steering + push, pushed - 1
-        env.car.command(steering, pedal)
+        env.car.command(steering + push, pedal)
         ticks = int(rng.integers(3, 6))
         env.advance(ticks)
         elapsed = ticks * TICK

@@ -20,7 +20,7 @@ import envs  # noqa: F401
 from envs.udacity.live import HOLD, Brake, Motion, Udacity
 from envs.udacity.server import BridgeError
 from envs.udacity.simulator_wire import SimulatorWire
-from envs.udacity.stand_in.car import MPH
+from envs.udacity.vehicle import MPH
 
 
 def free_port():
@@ -224,14 +224,22 @@ def test_a_simulator_that_falls_silent_ends_the_episode(make, jpeg):
         assert info["disconnected"]
 
 
+def test_a_simulator_that_never_speaks_is_told_apart_from_one_that_never_came(make, jpeg):
+    env = make(patience=1.0)
+    with Car(env.unwrapped.port, jpeg) as car:
+        car.silent = True
+        with pytest.raises(BridgeError, match=r"^the simulator that is connected sent nothing for 1 s\. Start the"):
+            env.reset()
+
+
 def test_without_a_simulator_it_is_said_what_to_start(make):
     env = make(patience=0.2)
     with pytest.raises(BridgeError, match=f"Autonomous Mode.*127.0.0.1:{env.unwrapped.port}"):
         env.reset()
     with pytest.raises(BridgeError, match=f"port {env.unwrapped.port} is taken"):
         make(port=env.unwrapped.port).reset()
-    env.close()
-    with pytest.raises(BridgeError, match="no simulator has connected"):  # a closed one begins anew
+    env.close()  # a closed one begins anew
+    with pytest.raises(BridgeError, match=r"^no simulator has connected for 0\.2 s\. Start the"):
         env.reset()
     with pytest.raises(ValueError, match="interval is"):
         Udacity(interval=0.5)

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import io
 import json
 import logging
 import random
@@ -10,6 +11,7 @@ import socket
 import time
 
 import pytest
+from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -294,3 +296,84 @@ def test_ten_thousand_mutated_messages_leave_the_bridge_alive_and_right(bridge, 
         if sent % 1000 < 500:
             assert Asked(-0.25, 0.5) in drive(wire, jpeg, 4)
     assert Asked(-0.25, 0.5) in drive(wire, jpeg, 10)
+
+
+def picture_bomb(scans=2000):
+    """A JPEG of some 130 kB that takes half a minute to decode: 4096², progressive, its last scan again and again."""
+    file = io.BytesIO()
+    Image.new("RGB", (4096, 4096), (90, 120, 60)).save(file, "JPEG", progressive=True, quality=10)
+    content = file.getvalue()
+    last = content.rindex(b"\xff\xda")
+    return content[:-2] + (content[last:-2] * scans)[:130_000] + content[-2:]
+
+
+def many_scans(jpeg, scans=300):
+    """A picture of the right size, baseline, whose only scan comes again and again."""
+    scan = jpeg[jpeg.rindex(b"\xff\xda") : -2]
+    return jpeg[:-2] + scan * (min(scans, 240_000 // len(scan))) + jpeg[-2:]
+
+
+@pytest.mark.parametrize("bomb", ["progressive", "scans", "sides", "bytes"])
+def test_steering_does_not_pause_while_somebody_sends_picture_bombs(bridge, jpeg, bomb):
+    large = io.BytesIO()
+    Image.new("RGB", (4000, 4000)).save(large, "JPEG")
+    content = {
+        "progressive": picture_bomb(),
+        "scans": many_scans(jpeg),
+        "sides": large.getvalue(),
+        "bytes": jpeg + bytes(2**18),
+    }[bomb]
+    with modern(bridge) as attacker, modern(bridge) as car:
+        for client in (attacker, car):
+            client.send("40")
+            while not client.recv().startswith("40"):
+                pass
+        for _ in range(5):
+            attacker.send(telemetry(content))
+        longest = 0.0
+        for _ in range(60):
+            begin = time.monotonic()
+            car.send(telemetry(jpeg))
+            assert car.recv().startswith('42["steer"')
+            longest = max(longest, time.monotonic() - begin)
+        for _ in range(5):
+            assert attacker.recv(timeout=5) == Command(0.0, 0.0).write()
+    assert longest < 0.25, f"an answer took {longest:.3f} s"  # 0.1 on a quiet machine; this one may be busy
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://example.com"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Origin": "https://127.0.0.1:{port}"},
+        {"Host": "example.com:{port}"},
+        {"Host": "example.com"},
+        {"Host": "127.0.0.1:1"},
+    ],
+    ids=str,
+)
+def test_a_web_page_of_another_place_may_not_drive(bridge, pilots, headers):
+    headers = {name: value.format(port=bridge.port) for name, value in headers.items()}
+    address = ("127.0.0.1", bridge.port)
+    request = {"Host": f"127.0.0.1:{bridge.port}"} | headers
+    lines = [f"{name}: {value}" for name, value in request.items()]
+    handshake = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    with socket.create_connection(address) as raw:
+        path = "/socket.io/?EIO=4&transport=websocket"
+        raw.sendall(f"GET {path} HTTP/1.1\r\n{handshake}{key}".encode() + "\r\n".join([*lines, "", ""]).encode())
+        assert raw.recv(4096).startswith(b"HTTP/1.1 403 ")
+    assert not pilots
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_programs_that_name_their_own_server_as_origin_are_served(bridge, jpeg, name):
+    host = f"{name}:{bridge.port}"
+    address = f"ws://{host}/socket.io/?EIO=4&transport=websocket"
+    with connect(address, compression=None, origin=f"http://{host}") as client:
+        client.send(telemetry(jpeg))
+        while not (answer := client.recv()).startswith("42"):
+            pass
+    assert "steer" in answer

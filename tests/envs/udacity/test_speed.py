@@ -3,7 +3,8 @@
 import pytest
 
 from envs.udacity.speed import SpeedController
-from envs.udacity.stand_in.car import MPH, TICK, Car
+from envs.udacity.stand_in.car import TICK, Car
+from envs.udacity.vehicle import MPH
 
 
 def drive(controller, seconds, every, slope=lambda time: 0.0, speed=0.0):

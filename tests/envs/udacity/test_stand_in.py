@@ -10,10 +10,11 @@ from gymnasium.utils.env_checker import check_env
 
 import envs  # noqa: F401
 from envs.udacity.stand_in.camera import CENTER, LEFT, RIGHT, WEATHERS, Camera, Lens
-from envs.udacity.stand_in.car import GRIP, MAX_ANGLE, MPH, TICK, WHEELBASE, Car
+from envs.udacity.stand_in.car import GRIP, TICK, Car
 from envs.udacity.stand_in.environment import UdacityStandIn, world
 from envs.udacity.stand_in.road import LAKE, MOUNTAIN, Road, make_road, preset
 from envs.udacity.stand_in.scenery import WATER, YELLOW, Scenery
+from envs.udacity.vehicle import MAX_ANGLE, MPH, WHEELBASE
 
 
 @pytest.mark.parametrize("shape", [LAKE, MOUNTAIN])

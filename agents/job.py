@@ -1,0 +1,96 @@
+"""What every training job has: the options of its config, and what its run shows while it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from agents.device import resolve_device
+from agents.run_folder import RunProgress
+from envs.registration import OFFICIAL
+from liquid_control.support.ranges import Count, CountOrZero, Seed
+from policies.driver import Driver
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """The options that all jobs share; each says in its own class what it adds and where its defaults differ."""
+
+    env: str = OFFICIAL
+    """The environment to drive in."""
+    policy: str = "cfc"
+    """The driver's core: cfc, ltc, lan, leaky, plastic, lstm, gru or mlp."""
+    policy_options: tuple[str, ...] = ()
+    """Options of the core as name=value words, for example neurons=19, mode=pure or ode_unfolds=4."""
+    agent: str = ""
+    """How the driver learns."""
+    run: Path | None = None
+    """The run folder to create, by default one in runs, named by environment, core and date."""
+    resume: Path | None = None
+    """A run folder to continue, with the options that it was begun with."""
+    seed: Seed = 0
+    """Seed of weights, episodes, noise and batches. The same seed gives the same result on the same machine."""
+    workers: CountOrZero = 0
+    """Processes that drive, and threads that train; 0 means one per processor."""
+    device: str = "auto"
+    """Where the training runs: auto, cpu, cuda or cuda:N. Driving is always on the CPU."""
+    playfield: tuple[Count, Count] = (28, 32)
+    """(height, width) of the picture that the eyes get."""
+    features: Count = 32
+    """Features that the eyes pass to the core, in addition to the gauges."""
+    validation_episodes: Count = 20
+    """Episodes per validation, on seeds that are never trained on. Validations choose the best checkpoint."""
+    test_episodes: CountOrZero = 20
+    """Episodes of the closing evaluation in the official environment; 0 leaves it out."""
+
+
+Config = TypeVar("Config", bound=JobConfig)
+
+WHERE = ("device", "workers", "threads")
+"""Options that say where a run runs: another machine may continue it with others."""
+
+
+def begin_run(config: Config, path: Path, processors: int) -> Config:
+    """The config with its run folder, and as many workers as it is to have.
+
+    Raises:
+        UserError: if its device is not there.
+    """
+    resolve_device(config.device)
+    return replace(config, run=path, workers=config.workers or processors)
+
+
+class Training(Protocol):
+    """One run of a job, ready to learn or to go on."""
+
+    @property
+    def progress(self) -> RunProgress:
+        """How far it is."""
+
+    @property
+    def unit(self) -> str:
+        """What its progress is counted in: round, step."""
+
+    @property
+    def driver(self) -> Driver:
+        """The driver that learns."""
+
+    @property
+    def total(self) -> int:
+        """The progress at the end of the whole job."""
+
+    @property
+    def summaries(self) -> list[str]:
+        """Lines about what it learns from, to be told before it begins."""
+
+    def train(self, report: Callable[[Any], None]) -> None:
+        """Learns what is left; ``best`` and ``last`` of the run folder are checkpoints afterwards.
+
+        Args:
+            report: called with the progress whenever there is news.
+        """
+
+    def close(self) -> None:
+        """Ends what runs for it."""

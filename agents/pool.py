@@ -1,0 +1,121 @@
+"""The processes that episodes are driven in, and what else is to be done side by side."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Protocol
+
+from agents.episodes import Conditions, Episode, EpisodePlan, drive_episode
+from agents.workers import begin_worker, starting_worker, worker_context
+from liquid_control.support.errors import UserError
+from policies.driver import Driver
+from policies.precompile import precompile_tick
+
+
+def _call(task: bytes) -> Any:
+    function, arguments = pickle.loads(task)
+    return function(*arguments)
+
+
+class EpisodePool(Protocol):
+    """Whatever drives episodes: processes of this machine, or those of a cluster."""
+
+    def drive(self, driver: Driver, plans: Sequence[EpisodePlan], conditions: Conditions) -> list[Episode]:
+        """:func:`drive_episode` for every plan; the result has their order."""
+
+
+class RolloutPool:
+    """Processes that drive episodes; as a context manager it closes them.
+
+    Args:
+        workers: how many; each uses one core.
+    """
+
+    def __init__(self, workers: int):
+        if workers < 1:
+            raise UserError(f"workers must be at least 1, not {workers}.")
+        self.workers = workers
+        self._executor = ProcessPoolExecutor(workers, mp_context=worker_context(), initializer=begin_worker)
+
+    def __enter__(self) -> RolloutPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the processes without waiting for what they drive."""
+        for process in list((self._executor._processes or {}).values()):
+            process.terminate()
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def map(
+        self,
+        function: Callable[..., Any],
+        shares: Iterable[tuple[Any, ...]],
+        done: Callable[[], None] | None = None,
+    ) -> list[Any]:
+        """Calls ``function(*share)`` for every share in the pool; results in the order of the shares.
+
+        Args:
+            function: of a module, so that a process finds it.
+            shares: its arguments.
+            done: called in this process with each result, in order.
+        """
+        results = []
+        for future in [self._submit(function, *share) for share in shares]:
+            results.append(self._result(future))
+            if done is not None:
+                done()
+        return results
+
+    def start(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Has one of the processes call ``function(*arguments)``, beside what else they do; nobody waits for it."""
+        self._submit(function, *arguments)
+
+    def drive(
+        self,
+        driver: Driver,
+        plans: Sequence[EpisodePlan],
+        conditions: Conditions,
+        done: Callable[[Episode], None] | None = None,
+    ) -> list[Episode]:
+        """:func:`drive_episode` for every plan, each whenever a process is free; no result depends on which.
+
+        Args:
+            driver: what drives.
+            plans: the episodes; the result has their order.
+            conditions: what they have in common.
+            done: called in this process with each episode as it ends, in no fixed order.
+        """
+        precompile_tick(driver)  # or each process would, at the same time
+        futures = {self._submit(drive_episode, driver, plan, conditions): index for index, plan in enumerate(plans)}
+        episodes: dict[int, Episode] = {}
+        pending = set(futures)
+        while pending:
+            finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in finished:
+                episode = episodes[futures[future]] = self._result(future)
+                if done is not None:
+                    done(episode)
+        return [episodes[index] for index in range(len(plans))]
+
+    def _submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        # Pickled here, tensors go as their values. The executor would send file descriptors of shared memory, which
+        # the worker fetches from a thread of this process; a worker that is stopped meanwhile makes that thread print.
+        task = pickle.dumps((function, arguments))
+        with starting_worker():  # the executor starts one where none is idle
+            return self._executor.submit(_call, task)
+
+    @staticmethod
+    def _result(future: Any) -> Any:
+        try:
+            return future.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a rollout process died (out of memory, or killed). What was saved is intact: "
+                "start again, or continue a training with --resume; fewer --workers need less memory."
+            ) from error

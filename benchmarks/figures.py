@@ -1,0 +1,191 @@
+"""The figures of docs/results/, as SVG, from what is committed: evaluations of checkpoints, and the pages' own tables.
+
+python benchmarks/figures.py            # writes those that have changed
+
+docs/results/ppo_car_racing.png has curves of training runs, which are not committed: benchmarks/ppo_curves.py draws it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "docs/results"
+WIDTH, LABELS, NOTES, ROW = 760, 170, 90, 24
+"""Widths of the picture, of the names on the left and of the words on the right, and the height of a row: pixels."""
+INK, FAINT, DOT, MARK = "#24292f", "#c4cad2", "#4c8fd0", "#d9722b"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a panel."""
+
+    name: str
+    dots: Sequence[float] = ()
+    """Single values; those beyond the axis stand at its end."""
+    interval: tuple[float, float, float] | None = None
+    """A mark with its interval: low, middle, high."""
+    bar: float | None = None
+    """The end of a bar that begins at the axis's low end."""
+    note: str = ""
+    """Words at the right."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Rows over one axis."""
+
+    title: str
+    rows: Sequence[Row]
+    ticks: Sequence[float]
+    """Ascending; the first and the last are the ends of the axis."""
+    logarithmic: bool = False
+
+    def x(self, value: float) -> float:
+        """Where a value stands, in pixels from the left of the picture."""
+        low, high = self.ticks[0], self.ticks[-1]
+        value = min(max(value, low), high)
+        if self.logarithmic:
+            low, high, value = math.log(low), math.log(high), math.log(value)
+        return LABELS + (value - low) / (high - low) * (WIDTH - LABELS - NOTES)
+
+    def draw(self, top: float) -> tuple[list[str], float]:
+        """Its elements when it begins ``top`` pixels down, and where it ends."""
+        first = top + 30
+        bottom = first + ROW * len(self.rows)
+        parts = [_text(LABELS, top + 16, self.title, weight="bold")]
+        for tick in self.ticks:
+            parts.append(_line(self.x(tick), first, self.x(tick), bottom, FAINT))
+            parts.append(_text(self.x(tick), bottom + 16, f"{tick:g}", anchor="middle"))
+        for index, row in enumerate(self.rows):
+            parts += self._row(row, first + ROW * (index + 0.5))
+        return parts, bottom + 30
+
+    def _row(self, row: Row, y: float) -> list[str]:
+        parts = [_text(LABELS - 12, y + 4, row.name, anchor="end"), _text(WIDTH - NOTES + 14, y + 4, row.note)]
+        if row.bar is not None:
+            width = self.x(row.bar) - LABELS
+            parts.append(f'<rect x="{LABELS}" y="{y - 7:.1f}" width="{width:.1f}" height="14" fill="{DOT}"/>')
+        for dot in sorted(row.dots):
+            parts.append(f'<circle cx="{self.x(dot):.1f}" cy="{y:.1f}" r="3" fill="{DOT}" fill-opacity="0.35"/>')
+        if row.interval is not None:
+            low, middle, high = map(self.x, row.interval)
+            parts.append(_line(low, y, high, y, MARK, 3))
+            parts.append(_line(middle, y - 7, middle, y + 7, MARK, 3))
+        return parts
+
+
+def svg(panels: Sequence[Panel]) -> str:
+    """A picture of panels, one below the other."""
+    parts, top = [], 4.0
+    for panel in panels:
+        drawn, top = panel.draw(top)
+        parts += drawn
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top:.0f}" width="{WIDTH}" font-size="13" '
+    head += 'font-family="sans-serif">'
+    return "\n".join([head, f'<rect width="{WIDTH}" height="{top:.0f}" fill="white"/>', *parts, "</svg>"]) + "\n"
+
+
+def _text(x: float, y: float, words: str, anchor: str = "start", weight: str = "normal") -> str:
+    style = f'text-anchor="{anchor}" font-weight="{weight}" fill="{INK}"'
+    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(words)}</text>' if words else ""
+
+
+def _line(x: float, y: float, to_x: float, to_y: float, color: str, width: float = 1) -> str:
+    ends = f'x1="{x:.1f}" y1="{y:.1f}" x2="{to_x:.1f}" y2="{to_y:.1f}"'
+    return f'<line {ends} stroke="{color}" stroke-width="{width:g}"/>'
+
+
+def car_racing(names: Sequence[str], ticks: Sequence[float]) -> str:
+    """The hundred scores of shipped drivers, and their interquartile means with the intervals."""
+    rows = []
+    for name in names:
+        evaluation = json.loads((ROOT / f"checkpoints/CarRacing-v3/{name}/evaluation.json").read_text())
+        scores, summary = [episode["score"] for episode in evaluation["episodes"]], evaluation["summary"]
+        low, high = summary["iqm_interval"]
+        below = [score for score in sorted(scores) if score < ticks[0]]
+        note = "" if not below else f"{below[0]:.0f}" if len(below) == 1 else f"{len(below)} below"
+        rows.append(Row(name, scores, (low, summary["iqm"], high), note=note))
+    title = "Score of 100 official episodes each; IQM with its 95 % interval"
+    return svg([Panel(title, rows, ticks)])
+
+
+def udacity() -> str:
+    """How far from the middle of each road the shipped drivers of the simulator came."""
+    rows = []
+    for name in ("cfc", "lan"):
+        laps = json.loads((ROOT / f"checkpoints/Udacity/{name}/evaluation.json").read_text())["laps"]
+        for speed in (15.0, 25.0):
+            farthest = [lap["farthest"] for lap in laps if lap["speed"] == speed]
+            rows.append(Row(f"{name}, {speed:g} mph", farthest, note=f"{len(farthest)} roads"))
+    title = "Largest distance from the middle on each road, metres (yellow line: 3.9)"
+    return svg([Panel(title, rows, (0.0, 0.1, 0.2, 0.3))])
+
+
+def cells() -> str:
+    """How many times as long as ours ncps takes, from the tables of benchmarks/README.md."""
+    text = (ROOT / "benchmarks/README.md").read_text()
+    passes = re.findall(r"^\| ([^|]+) \| plain \|[^|]+\|[^|]+\| \*\*([\d.]+)\*\* \| \*\*([\d.]+)\*\* \|", text, re.M)
+    steps = re.findall(r"^\| ([^|]+) \| [\d.]+ \| [\d.]+ \| \d+ \| (\d+) \|$", text, re.M)
+    ticks = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+    panels = [
+        Panel(title, [Row(name, bar=float(times), note=f"{times} ×") for name, times in rows], ticks, logarithmic=True)
+        for title, rows in (
+            ("Forward: time of ncps ÷ ours", [(name, forward) for name, forward, _ in passes]),
+            ("Forward and backward: time of ncps ÷ ours", [(name, both) for name, _, both in passes]),
+            ("One control step: time of ncps ÷ ours", steps),
+        )
+    ]
+    return svg(panels)
+
+
+def memory() -> str:
+    """The scores of cores on tasks without velocities, from the table of docs/results/ppo_memory.md."""
+    pattern = r"^\| ([\w-]+) \((\S+)\) \| ([^|]+) \| [\d,]+ \| \**(\S+?)\** \((\S+) to (\S+)\)"
+    table = re.findall(pattern, (RESULTS / "ppo_memory.md").read_text().replace("−", "-"), re.M)
+    axes = {
+        "CartPole-v1": (0.0, 100.0, 200.0, 300.0, 400.0, 500.0),
+        "Pendulum-v1": (-1400.0, -1000.0, -600.0, -200.0, 0.0),
+        "LunarLander-v3": (-100.0, 0.0, 100.0, 200.0, 300.0),
+    }
+    panels = []
+    for task, ticks in axes.items():
+        rows = [
+            Row(core.split(",")[0], interval=(float(low), float(iqm), float(high)), note=iqm)
+            for name, _, core, iqm, low, high in table
+            if name == task
+        ]
+        solved = next(goal for name, goal, *_ in table if name == task)
+        panels.append(Panel(f"{task}: IQM of five seeds with its 95 % interval; solved at {solved}", rows, ticks))
+    return svg(panels)
+
+
+def figures() -> dict[str, str]:
+    """The text of every figure by the name of its file."""
+    names = ("cfc", "ltc", "lan", "plastic", "lstm", "gru", "mlp")
+    return {
+        "dagger.svg": car_racing(names, (880.0, 900.0, 920.0, 940.0, 960.0)),
+        "ppo_tuning.svg": car_racing(("cfc", "cfc-tuned"), (910.0, 920.0, 930.0, 940.0, 950.0)),
+        "udacity.svg": udacity(),
+        "cells.svg": cells(),
+        "ppo_memory.svg": memory(),
+    }
+
+
+def main() -> None:
+    """Writes the figures that have changed."""
+    for name, figure in figures().items():
+        path = RESULTS / name
+        if not path.exists() or path.read_text() != figure:
+            path.write_text(figure)
+            print(f"written: {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What is told of a driver or model: scores and their statistics, cards, pictures, films, pages."""

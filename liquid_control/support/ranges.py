@@ -1,0 +1,65 @@
+"""Numbers with a range, as the types of a config's fields: ``steps: Count = 100``.
+
+The bounds are those of the package annotated-types, so any other can be written beside these:
+``port: Annotated[int, Ge(0), Le(65535)]``. `liquid_control.support.command.parse` checks them for every command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from liquid_control.support.errors import UserError
+
+Count = Annotated[int, Ge(1)]
+CountOrZero = Annotated[int, Ge(0)]
+Seed = Annotated[int, Ge(0)]
+Port = Annotated[int, Ge(0), Le(65535)]
+Positive = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
+Share = Annotated[float, Ge(0), Le(1)]
+Finite = Annotated[float, Gt(float("-inf")), Lt(float("inf"))]
+LogSpread = Annotated[float, Ge(-20), Le(2)]
+"""Logarithm of a standard deviation, within the bounds of Haarnoja et al. (2018)."""
+
+
+def check_ranges(config: Any) -> None:
+    """Compares every number of a config dataclass with the bounds in its field's type. NaN is within none.
+
+    Raises:
+        UserError: if one is outside; names the option, its range and what was given.
+    """
+    for name, hint in get_type_hints(type(config), include_extras=True).items():
+        for bounds, value in _bounded(hint, getattr(config, name)):
+            wanted, fits = zip(*(_compare(bound, value) for bound in bounds), strict=True)
+            if not all(fits):
+                raise UserError(f"--{name.replace('_', '-')} must be {' and '.join(wanted)}, not {value}.")
+
+
+def _bounded(hint: Any, value: Any) -> Iterator[tuple[list[Any], Any]]:
+    """The bounds of a value and the value; of a tuple, those of its items; an optional one has them if it is there."""
+    if get_origin(hint) is Annotated:
+        bounds = [bound for bound in hint.__metadata__ if isinstance(bound, Ge | Gt | Le | Lt)]
+        if bounds and value is not None:
+            yield bounds, value
+    elif get_origin(hint) is tuple:
+        for item, part in zip(get_args(hint), value, strict=False):
+            yield from _bounded(item, part)
+    else:
+        for choice in get_args(hint):
+            yield from _bounded(choice, value)
+
+
+def _compare(bound: Ge | Gt | Le | Lt, value: Any) -> tuple[str, bool]:
+    """A bound in words, and whether the value is within it."""
+    match bound:
+        case Ge(least):
+            return f"at least {least}", value >= least
+        case Gt(below):
+            return f"above {below}", value > below
+        case Le(most):
+            return f"at most {most}", value <= most
+        case Lt(above):
+            return f"below {above}", value < above
