@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from liquid_control.kernels.attention import GATES, MODES, Logits, Pairs
 from liquid_control.kernels.batch import over_blocks
-from liquid_control.kernels.fast_math import DOUBLE_LOG2_E, OPTIONS, SINGLE_LOG2_E, exp2, sigmoid, tanh
+from liquid_control.kernels.fast_math import DOUBLE_LOG2_E, OPTIONS, SINGLE_LOG2_E, exp2, sigmoid, softplus, tanh
 from liquid_control.kernels.simd import LANES, load, store, total, where_positive
 
 AFFINE, MLP, BILINEAR = GATES.values()
@@ -294,32 +294,6 @@ def exp(x):
 def _exp(x):
     log2_e = SINGLE_LOG2_E if x.dtype == types.float32 else DOUBLE_LOG2_E
     return lambda x: exp2(log2_e * x)
-
-
-def softplus(x):
-    """log(1 + e^x) of Lanes.
-
-    It is max(x, 0) + log(1 + y) with y = e^-|x| at most 1, and log(1 + y) = 2 artanh(z) with z = y / (2 + y) at most
-    1/3, whose series z + z³/3 + z⁵/5 + … has its digits after seven terms in single precision, sixteen in double.
-    """
-    return np.logaddexp(0, x)
-
-
-@overload(softplus, jit_options=OPTIONS)
-def _softplus(x):
-    terms = 7 if x.dtype == types.float32 else 16
-
-    def implementation(x):
-        positive = where_positive(x, x, x * 0.0)
-        y = exp(x - 2.0 * positive)
-        z = y / (y + 2.0)
-        square = z * z
-        series = z * 0.0
-        for k in range(terms):
-            series = series * square + 1.0 / (2 * (terms - k) - 1)
-        return positive + 2.0 * z * series
-
-    return implementation
 
 
 # One tick of the layer

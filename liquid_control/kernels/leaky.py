@@ -6,34 +6,19 @@ constant time constants are those that nothing drives.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numba import njit
 from torch import Tensor
 
 from liquid_control.kernels.dense import add_product, pack, start_sums, whole_lanes
-from liquid_control.kernels.fast_math import OPTIONS, exp2, tanh
-from liquid_control.kernels.simd import LANES, clip, load, store, where_positive
+from liquid_control.kernels.fast_math import DOUBLE_LOG2_E, OPTIONS, exp2, softplus, tanh
+from liquid_control.kernels.simd import LANES, clip, load, store
 
 INTEGRATIONS = {"exponential": 0, "explicit": 1}
 EXPONENTIAL, EXPLICIT = INTEGRATIONS.values()
 
-LOG2_E = math.log2(math.e)
-
-ATANH = tuple(1 / power for power in range(33, 0, -2))
-"""Coefficients of s^33, s^31, …, s of atanh(s); up to s = 1/3 the rest is below 10^-17."""
-
-
-@njit(**OPTIONS)
-def _softplus(x):
-    """log(1 + e^x) = max(x, 0) + log(1 + u) of Lanes, with u = e^-|x| and log(1 + u) = 2 atanh(u / (2 + u))."""
-    u = exp2(-LOG2_E * where_positive(x, x, -x))
-    s = u / (2 + u)
-    square, series = s * s, 0 * s
-    for coefficient in ATANH:
-        series = series * square + coefficient
-    return where_positive(x, x, 0) + 2 * s * series
+SOFTPLUS_TERMS = 17
+"""More than there are digits for: the numbers of compiled drivers stay what they were, to the last bit."""
 
 
 @njit(cache=True, **OPTIONS)
@@ -53,8 +38,8 @@ def tick(x, elapsed, state, y, numbers, scratch):
             add_product(sums, potential[:neurons], recurrent)
             for k in range(width // LANES):
                 h, target = load(potential, k), tanh(load(sums, k))
-                ratio = elapsed / unfolds / (tau_min + _softplus(load(sums[width:], k)))
-                share = clip(ratio, 1) if integration == EXPLICIT else 1 - exp2(-LOG2_E * ratio)
+                ratio = elapsed / unfolds / (tau_min + softplus(load(sums[width:], k), SOFTPLUS_TERMS))
+                share = clip(ratio, 1) if integration == EXPLICIT else 1 - exp2(-DOUBLE_LOG2_E * ratio)
                 store(potential, k, h + share * (target - h))
         for i in range(neurons):
             state[i] = potential[i]

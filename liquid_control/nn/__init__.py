@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +18,7 @@ from liquid_control.nn.ltc import LTC
 from liquid_control.nn.mixed_memory import MixedMemory
 from liquid_control.nn.plastic import PlasticCfC
 from liquid_control.nn.wiring import Circuit, Wiring
+from liquid_control.support.errors import nearest
 
 __all__ = [
     "GRU",
@@ -61,11 +61,11 @@ def build_layer(config: Mapping[str, Any]) -> LiquidLayer:
     arguments = dict(config)
     name = arguments.pop("layer", None)
     if name not in LAYERS:
-        raise ValueError(f"unknown layer {name!r}: {_nearest(name, LAYERS)}")
+        raise ValueError(f"unknown layer {name!r}: {nearest(str(name), LAYERS)}")
     known = inspect.signature(LAYERS[name]).parameters
     for argument in arguments:
         if argument not in known:
-            raise ValueError(f"layer {name!r} has no argument {argument!r}: {_nearest(argument, known)}")
+            raise ValueError(f"layer {name!r} has no argument {argument!r}: {nearest(argument, known)}")
     for argument, parameter in known.items():
         if parameter.default is inspect.Parameter.empty and argument not in arguments:
             raise ValueError(f"the config of layer {name!r} lacks {argument!r}.")
@@ -79,8 +79,3 @@ def _built(value: Any) -> Any:
     if isinstance(value, list) and all(isinstance(entry, Mapping) for entry in value):
         return [_built(entry) for entry in value]
     return value
-
-
-def _nearest(given: object, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(str(given), known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(map(repr, known))}."
