@@ -35,6 +35,14 @@ def pool():
         yield pool
 
 
+def begun(path: Path) -> RunFolder:
+    """A run folder, begun now or before."""
+    folder = RunFolder(path)
+    if not folder.config.exists():
+        folder.begin("agent: ppo\n")
+    return folder
+
+
 def run(pool: RolloutPool, path: Path, stop_after: int | None = None, **options) -> PPO:
     """Trains in a run folder that may hold an earlier part of it; a kill comes after so many updates."""
     config = begin_ppo(dataclasses.replace(TINY, **options), path, processors=1)
@@ -46,7 +54,7 @@ def run(pool: RolloutPool, path: Path, stop_after: int | None = None, **options)
         if updates == stop_after:
             raise KeyboardInterrupt
 
-    ppo = PPO(config, RunFolder(path), pool)
+    ppo = PPO(config, begun(path), pool)
     try:
         ppo.train(report)
     except KeyboardInterrupt:
@@ -71,7 +79,7 @@ def test_a_killed_and_resumed_run_equals_an_unbroken_one(pool, tmp_path, options
 def test_an_update_moves_every_part_of_the_driver_and_of_the_critic(pool, tmp_path):
     torch.manual_seed(0)
     config = begin_ppo(dataclasses.replace(TINY, steps=64, round_updates=1), tmp_path, processors=1)
-    ppo = PPO(config, RunFolder(tmp_path), pool)
+    ppo = PPO(config, begun(tmp_path), pool)
     before = {name: value.clone() for name, value in ppo.policy.state_dict().items()}
     ppo.train(lambda _: None)
     ppo.close()
