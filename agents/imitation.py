@@ -173,7 +173,7 @@ class Imitation(ABC, Generic[ImitationJob]):
         with SummaryWriter(str(self.folder.tensorboard), purge_step=self.cloner.step) as curves:
             begin = time.monotonic() - progress.seconds
             with progress.timed("driving"):
-                self._precompile()
+                await_kernels = self._precompile()
             for round in range(progress.round, config.rounds):
                 self.folder.check_there()
                 with progress.timed("driving"):
@@ -183,6 +183,7 @@ class Imitation(ABC, Generic[ImitationJob]):
                 self.episodes += driven
                 rng = np.random.default_rng([config.seed, round, 1])
                 with progress.timed("cloning"):
+                    await_kernels()
                     progress.loss = self.cloner.train(self._streams(rng), config.steps)
                 progress.round = round + 1
                 progress.frames += sum(episode.steps for episode in driven)
@@ -197,12 +198,12 @@ class Imitation(ABC, Generic[ImitationJob]):
                 report(progress)
         self.cloner.average.save(self.folder.last, self._record(self.progress.score))
 
-    def _precompile(self) -> None:
-        """The processes that drive need not all compile the same; and one compiles what is needed after the driving."""
+    def _precompile(self) -> Callable[[], Any]:
+        """Compiles what drives; what learns, one process compiles while the others drive. Returns what waits for it."""
         driver = self._average_on_cpu()
-        precompile_tick(driver)  # while the processes are begun
-        if next(self.driver.parameters()).device.type == "cpu":
-            self.pool.start(precompile_training, driver)
+        precompile_tick(driver)
+        on_cpu = next(self.driver.parameters()).device.type == "cpu"
+        return self.pool.start(precompile_training, driver) if on_cpu else lambda: None
 
     def _shard(self, round: int, index: int) -> Path:
         return self.folder.shards / f"round-{round:03d}-{index:02d}.npz"

@@ -72,9 +72,10 @@ class RolloutPool:
                 done()
         return results
 
-    def start(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Has one of the processes call ``function(*arguments)``, beside what else they do; nobody waits for it."""
-        self._submit(function, *arguments)
+    def start(self, function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+        """Has one of the processes call ``function(*arguments)``; returns what waits for the result and gives it."""
+        future = self._submit(function, *arguments)
+        return lambda: self._result(future)
 
     def drive(
         self,

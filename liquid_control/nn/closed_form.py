@@ -93,7 +93,9 @@ class ClosedFormLTC(LTC):
         steps, batch, _ = x.shape
         cell = self.rnn_cell
         capacitance = self._positive(cell.cm)
-        drive = self._sensory_currents(x.flatten(0, 1), capacitance.new_full((), self.epsilon)).view(steps, batch, -1)
+        drive = self._sensory_currents(x.flatten(0, 1), capacitance.new_full((), self.epsilon)).unflatten(
+            0, (steps, batch)
+        )
         currents = self.synapses(cell.sigma, cell.mu, self._positive(cell.w), cell.erev)
         if isinstance(elapsed, Tensor):
             spans = list((elapsed[..., None] / capacitance).unbind(0))  # t/cm, (B, N) each

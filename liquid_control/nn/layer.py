@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from liquid_control.kernels import kernel_device
 from liquid_control.kernels.step import CompiledStep, Tick, compile_step
@@ -101,6 +102,7 @@ class LiquidLayer(nn.Module, ABC):
             ValueError: if a shape does not fit, or an elapsed time is negative or not finite.
             TypeError: if dtypes don't fit.
         """
+        _refuse_what_is_no_tensor(x, state)
         if x.dim() != 3 or x.shape[2] != self.input_size:
             raise ValueError(f"x has shape {tuple(x.shape)}, expected (batch, time, {self.input_size}).")
         batch, time, _ = x.shape
@@ -131,6 +133,7 @@ class LiquidLayer(nn.Module, ABC):
             ValueError: if a shape does not fit, or an elapsed time is negative or not finite.
             TypeError: if dtypes don't fit.
         """
+        _refuse_what_is_no_tensor(x, state)
         if x.dim() != 2 or x.shape[1] != self.input_size:
             raise ValueError(f"x has shape {tuple(x.shape)}, expected (batch, {self.input_size}).")
         if isinstance(elapsed, Tensor) and elapsed.dim():
@@ -262,7 +265,8 @@ class LiquidLayer(nn.Module, ABC):
         if torch.is_autocast_enabled(x.device.type):
             # A state accumulates rounding errors, so the recurrence keeps the parameters' precision under autocast.
             with torch.autocast(x.device.type, enabled=False):
-                return self._run(x.to(state.dtype), state, elapsed, mask, passes)
+                dtype = self.initial_state(1).dtype
+                return self._run(x.to(dtype), state.to(dtype), elapsed, mask, passes)
         if x.dtype != state.dtype:
             raise TypeError(f"x is {x.dtype}, the state {state.dtype}: convert one, or the layer with layer.to(dtype).")
         if time == 0:
@@ -297,7 +301,9 @@ class LiquidLayer(nn.Module, ABC):
                 f"elapsed has shape {tuple(elapsed.shape)}, expected a number, (time,) = ({time},) or (batch, time) = "
                 f"({batch}, {time})."
             )
-        elapsed = elapsed.to(x).expand(batch, time)
+        # Under autocast features may be of half precision, times are not: 70,000 would be infinite.
+        dtype = self.initial_state(1).dtype if torch.is_autocast_enabled(x.device.type) else x.dtype
+        elapsed = elapsed.to(x.device, dtype).expand(batch, time)
         if torch.compiler.is_compiling():  # a traced graph cannot raise on values
             return elapsed, False
         low, high = (value.item() for value in elapsed.detach().aminmax()) if elapsed.numel() else (1.0, 1.0)
@@ -338,6 +344,20 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, nn.ModuleList):
         return [_as_json(entry) for entry in value]
     return value
+
+
+def _refuse_what_is_no_tensor(x: Any, state: Any) -> None:
+    if isinstance(x, PackedSequence):
+        raise ValueError(
+            "x is a PackedSequence: pad it (torch.nn.utils.rnn.pad_packed_sequence) and give mask=, True where a step "
+            "is real."
+        )
+    for name, given in (("x", x), ("state", state)):
+        if given is not None and not isinstance(given, Tensor):
+            raise TypeError(
+                f"{name} is a {type(given).__name__}, expected one tensor: torch.as_tensor of an array, or "
+                "torch.cat(…, -1) of several states."
+            )
 
 
 def per_tick(advance: Tensor | None, ticks: int) -> list[Tensor | None]:

@@ -196,12 +196,12 @@ class LTC(LiquidLayer):
             drive = self._sensory_currents(x.flatten(0, 1), capacitance + self.epsilon)
         else:
             drive = self._sensory_currents(x.flatten(0, 1))
-        drive = drive.view(steps, batch, -1)
+        drive = drive.unflatten(0, (steps, batch))
         currents = self.synapses(cell.sigma, cell.mu, self._positive(cell.w), cell.erev)
         if capacitance.dim() == 1:
             capacitances = [capacitance] * steps
         else:
-            capacitances = list(capacitance.view(steps, batch, -1).unbind(0))
+            capacitances = list(capacitance.unflatten(0, (steps, batch)).unbind(0))
         if advance is not None:
             advance = advance[..., None]
 

@@ -6,6 +6,7 @@ timing.
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from abc import ABC, abstractmethod
@@ -180,8 +181,11 @@ def evaluate(
 
 
 def _check_environment(driver: Driver, env: str) -> None:
+    module, _, name = env.rpartition(":")
     try:
-        gymnasium.spec(env)
+        if module:  # it registers the environment, as in envs:liquid_control/FastCarRacing-v3
+            importlib.import_module(module)
+        gymnasium.spec(name)
         made = gymnasium.make(env, disable_env_checker=True)
     except (gymnasium.error.Error, ImportError) as error:
         hint = nearest(env, {OFFICIAL, FAST, driver.config.env})

@@ -86,12 +86,13 @@ def test_every_processor_drives_unless_another_number_is_asked_for(
     assert (status, asked) == (0, [workers])
 
 
-def test_a_score_from_another_environment_does_not_take_the_place_of_the_official_one(checkpoint, command):
+@pytest.mark.parametrize("env", [FAST, f"envs:{FAST}"])
+def test_a_score_from_another_environment_does_not_take_the_place_of_the_official_one(env, checkpoint, command):
     (checkpoint / "evaluation.json").write_text("official")
-    status, _, _ = command(main, checkpoint, "--episodes", "1", "--workers", "1", "--env", FAST)
+    status, _, _ = command(main, checkpoint, "--episodes", "1", "--workers", "1", "--env", env)
     assert status == 0
     assert (checkpoint / "evaluation.json").read_text() == "official"
-    assert json.loads((checkpoint / "evaluation-FastCarRacing-v3.json").read_text())["env"] == FAST
+    assert json.loads((checkpoint / "evaluation-FastCarRacing-v3.json").read_text())["env"] == env
 
 
 def evaluation_of(*episodes):
@@ -134,6 +135,7 @@ def test_a_broken_checkpoint_is_one_line_and_status_2(broken_checkpoint, command
     [
         (["--env", "CarRacing-v4"], "did you mean 'CarRacing-v3'?"),
         (["--env", "liquid_control/FastCarRacing"], "did you mean 'liquid_control/FastCarRacing-v3'?"),
+        (["--env", "nowhere:CarRacing-v3"], "cannot be made (No module named 'nowhere')"),
         (["--env", "CartPole-v1"], "this driver sees observations of shape (96, 96, 3)"),
         (["--episodes", "0"], "--episodes must be at least 1, not 0"),
         (["--workers", "0"], "workers must be at least 1, not 0"),

@@ -3,9 +3,11 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch.func import functional_call
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from liquid_control.nn import (
     GRU,
@@ -396,3 +398,41 @@ def test_a_wrong_config_is_refused(change, message):
 def test_a_config_that_lacks_its_size_is_refused():
     with pytest.raises(ValueError, match="lacks 'units'"):
         build_layer({"layer": "ltc", "input_size": 3})
+
+
+@pytest.mark.parametrize("form", ["auto", "reference"])
+def test_an_empty_batch_gives_empty_outputs(layer, form, monkeypatch):
+    monkeypatch.setenv("LIQUID_CONTROL_KERNELS", form)
+    y, state = layer.float()(torch.zeros(0, STEPS, INPUTS))
+    assert (y.shape, state.shape) == ((0, STEPS, layer.output_size), (0, layer.state_size))
+
+
+@pytest.mark.parametrize("form", ["auto", "reference"])
+def test_under_autocast_features_may_be_of_half_precision_and_times_and_states_are_not(layer, form, monkeypatch):
+    monkeypatch.setenv("LIQUID_CONTROL_KERNELS", form)
+    torch.manual_seed(0)
+    layer = layer.float()
+    x = torch.randn(BATCH, STEPS, INPUTS).bfloat16()
+    state = (0.1 * torch.randn(BATCH, layer.state_size)).bfloat16()
+    elapsed = torch.rand(BATCH, STEPS) * 3
+    elapsed[1, 2] = 70_000.0
+    with torch.autocast("cpu", torch.bfloat16):
+        given = layer(x, state, elapsed)
+    expected = layer(x.float(), state.float(), elapsed)
+    for one, other in zip(given, expected, strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("x", "state", "message"),
+    [
+        (pack_padded_sequence(torch.randn(2, 3, INPUTS), [3, 2], batch_first=True), None, "pad it .* and give mask="),
+        (np.zeros((2, 3, INPUTS), np.float32), None, "x is a ndarray, expected one tensor"),
+        (torch.zeros(2, 3, INPUTS), (torch.zeros(2, 4), torch.zeros(2, 4)), "state is a tuple, expected one tensor"),
+    ],
+    ids=["packed", "array", "tuple"],
+)
+def test_what_is_no_tensor_is_one_error(layer, x, state, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        layer(x, state)

@@ -148,11 +148,9 @@ VALUES = [None, True, -1, 0, 7, 10**30, 1e300, float("nan"), "", "x" * 500, "\x1
 def mutate(value, rng):
     """The value, something in it removed, replaced or added."""
     places = [value]
-    for place in places:
-        places += [inside for inside in (place.values() if isinstance(place, dict) else place) if inside]
-        places = [place for place in places if isinstance(place, dict | list)]
-        if len(places) > 300:
-            break
+    for place in places:  # the list grows while it is walked
+        inside = place.values() if isinstance(place, dict) else place
+        places += [each for each in inside if isinstance(each, dict | list)]
     place = rng.choice([place for place in places if place])
     key = rng.choice(list(place)) if isinstance(place, dict) else rng.randrange(len(place))
     match rng.randrange(3):
