@@ -1,15 +1,23 @@
-"""The cores of drivers: ``cfc``, ``ltc``, ``lan``, ``leaky``, ``plastic``; baselines ``lstm``, ``gru``, ``mlp``.
+"""The cores of drivers, and the memories of critics: one table, :data:`CORES`. Cores and the options of their own:
 
-Neurons that are wired take ``wiring=ncp``, a neural circuit policy, or ``wiring=full``, see :func:`build_wiring`.
+- ``cfc``: closed-form continuous-time neurons (Hasani 2022); ``mode`` default, no_gate or pure
+- ``ltc``: liquid time-constant neurons (Hasani 2021), semi-implicit solver of ``ode_unfolds`` steps
+- ``leaky``: leaky neurons of adaptive time constants, exponential solver of ``ode_unfolds`` steps
+- ``plastic``: CfC neurons whose synapses are plastic (Miconi 2018); ``rule`` hebb, oja or delta
+- ``lan``: liquid attention (Razzaq 2025), ``units`` neurons that attend to the last ``window`` steps, and motor
+  neurons; ``heads``, ``gate``, ``mode``, ``hidden`` and ``pseudo_time`` as `liquid_control.nn.LAN` has them
+- ``lstm``, ``gru``: gated recurrent networks of ``units``, and a linear readout
+- ``mlp``: a feed-forward net of ``units`` over the last ``frames`` inputs, memory without recurrence
 
-A baseline's width is chosen so that its parameter count comes closest to that of the CfC core with the same inputs,
-so a table compares memories, not sizes; ``units=N`` overrides it.
+The first four are wired: by ``wiring=ncp``, a neural circuit policy, or ``wiring=full``, see :func:`build_wiring`. All
+take ``neurons``. The last three are baselines: their width is chosen so that their parameter count comes closest to
+that of the CfC core with the same inputs, so a table compares memories, not sizes; ``units=N`` overrides it.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from liquid_control.nn import GRU, LAN, LSTM, LTC, MLP, CfC, Leaky, LiquidLayer, PlasticCfC, Wiring
@@ -54,137 +62,96 @@ def build_wiring(motor: int, wiring: str, seed: int, neurons: int) -> Wiring:
     raise ValueError(f"wiring is {wiring!r}, expected 'ncp' or 'full'.")
 
 
-def cfc(
-    inputs: int,
-    motor: int,
-    mode: str = "default",
-    wiring: str = "ncp",
-    wiring_seed: int = 22222,
-    neurons: int = NEURONS,
-) -> LiquidLayer:
-    """Closed-form continuous-time neurons (Hasani 2022) on a ``wiring``; ``mode`` default, no_gate or pure."""
-    return CfC(inputs, build_wiring(motor, wiring, wiring_seed, neurons), mode=mode)
+@dataclass(frozen=True)
+class Core:
+    """A kind of core."""
+
+    layer: Callable[..., LiquidLayer]
+    """(inputs, motor, and each of the options by its name) → the core of a driver."""
+    options: Mapping[str, Any]
+    """The options with their defaults; an option has the type of its default."""
+    memory: Callable[[int, int], LiquidLayer]
+    """(inputs, units) → so many neurons of this kind, fully connected and all of them outputs: a critic's memory."""
+
+    def build(self, inputs: int, motor: int, options: Mapping[str, Any] | None = None) -> LiquidLayer:
+        """The core with options that are not the defaults."""
+        return self.layer(inputs, motor, **{**self.options, **(options or {})})
 
 
-def ltc(
-    inputs: int,
-    motor: int,
-    ode_unfolds: int = 6,
-    wiring: str = "ncp",
-    wiring_seed: int = 22222,
-    neurons: int = NEURONS,
-) -> LiquidLayer:
-    """Liquid time-constant neurons (Hasani 2021) on a ``wiring``, semi-implicit solver of ``ode_unfolds`` steps."""
-    return LTC(inputs, build_wiring(motor, wiring, wiring_seed, neurons), ode_unfolds=ode_unfolds)
+def _wired(
+    layer: Callable[..., LiquidLayer], memory: Callable[[int, int], LiquidLayer] | None = None, **own: Any
+) -> Core:
+    """Neurons on a wiring, with options of their ``own`` and those of :func:`build_wiring`."""
+
+    def build(inputs: int, motor: int, wiring: str, wiring_seed: int, neurons: int, **options: Any) -> LiquidLayer:
+        return layer(inputs, build_wiring(motor, wiring, wiring_seed, neurons), **options)
+
+    return Core(build, own | {"wiring": "ncp", "wiring_seed": 22222, "neurons": NEURONS}, memory or layer)
 
 
-def leaky(
-    inputs: int,
-    motor: int,
-    ode_unfolds: int = 3,
-    wiring: str = "ncp",
-    wiring_seed: int = 22222,
-    neurons: int = NEURONS,
-) -> LiquidLayer:
-    """Leaky neurons of adaptive time constants on a ``wiring``, exponential solver of ``ode_unfolds`` steps."""
-    return Leaky(inputs, build_wiring(motor, wiring, wiring_seed, neurons), ode_unfolds=ode_unfolds)
+def _baseline(layer: Callable[..., LiquidLayer], **own: Any) -> Core:
+    """A layer of ``units``, or ``neurons`` (0: as many as match the CfC core), and a linear readout."""
+
+    def build(inputs: int, motor: int, units: int, neurons: int, **options: Any) -> LiquidLayer:
+        units = units or neurons or _matching(layer, inputs, motor, **options)
+        return layer(inputs, units, output_size=motor, **options)
+
+    return Core(build, {"units": 0, "neurons": 0} | own, layer)
 
 
-def plastic(
-    inputs: int,
-    motor: int,
-    rule: str = "hebb",
-    wiring: str = "ncp",
-    wiring_seed: int = 22222,
-    neurons: int = NEURONS,
-) -> LiquidLayer:
-    """CfC neurons whose synapses are plastic (Miconi 2018), on a ``wiring``; ``rule`` hebb, oja or delta."""
-    return PlasticCfC(inputs, build_wiring(motor, wiring, wiring_seed, neurons), rule=rule)
-
-
-def lan(
-    inputs: int,
-    motor: int,
-    units: int = 16,
-    heads: int = 2,
-    window: int = 16,
-    gate: str = "mlp",
-    mode: str = "exact",
-    hidden: int = 8,
-    pseudo_time: str = "linear",
-    neurons: int = 0,
-) -> LiquidLayer:
-    """Liquid attention (Razzaq 2025): ``units`` neurons that attend to the last ``window`` steps, and motor neurons.
-
-    With the default 16 units and three controls there are 19 neurons, as in the wired cores; ``neurons`` (0: as
-    ``units`` says) sets the units to what that leaves, a multiple of the heads.
-    """
-    if neurons:
-        units = (neurons - motor) // heads * heads
-    return LAN(
-        inputs,
-        units,
-        motor,
-        heads=heads,
-        window=window,
-        gate=gate,
-        mode=mode,
-        hidden=hidden,
-        pseudo_time=pseudo_time,
-    )
-
-
-def lstm(inputs: int, motor: int, units: int = 0, neurons: int = 0) -> LiquidLayer:
-    """A long short-term memory of ``units``, or ``neurons`` (0: match the CfC core), and a linear readout."""
-    return LSTM(inputs, units or neurons or _matching(LSTM, inputs, motor), output_size=motor)
-
-
-def gru(inputs: int, motor: int, units: int = 0, neurons: int = 0) -> LiquidLayer:
-    """A gated recurrent unit of ``units``, or ``neurons`` (0: match the CfC core), and a linear readout."""
-    return GRU(inputs, units or neurons or _matching(GRU, inputs, motor), output_size=motor)
-
-
-def mlp(inputs: int, motor: int, units: int = 0, frames: int = 4, neurons: int = 0) -> LiquidLayer:
-    """A feed-forward net of one hidden layer over the last ``frames`` inputs: memory without recurrence."""
-    return MLP(
-        inputs, units or neurons or _matching(MLP, inputs, motor, frames=frames), frames=frames, output_size=motor
-    )
-
-
-def _matching(layer: Callable[..., LiquidLayer], inputs: int, motor: int, **options: int) -> int:
+def _matching(layer: Callable[..., LiquidLayer], inputs: int, motor: int, **options: Any) -> int:
     """The width whose parameter count comes closest to the CfC core's."""
-    target = cfc(inputs, motor).parameter_count()
+    target = CORES["cfc"].build(inputs, motor).parameter_count()
     sizes = {units: layer(inputs, units, output_size=motor, **options).parameter_count() for units in range(4, 65)}
     return min(sizes, key=lambda units: abs(sizes[units] - target))
 
 
-CORES: dict[str, Callable[..., LiquidLayer]] = {
-    "cfc": cfc,
-    "ltc": ltc,
-    "lan": lan,
-    "leaky": leaky,
-    "plastic": plastic,
-    "lstm": lstm,
-    "gru": gru,
-    "mlp": mlp,
+def _attention(inputs: int, motor: int, units: int, heads: int, neurons: int, **options: Any) -> LiquidLayer:
+    """With 16 units and three controls there are 19 neurons, as in the wired cores.
+
+    ``neurons`` (0: as ``units`` says) sets the units to what that leaves, a multiple of the heads.
+    """
+    if neurons:
+        units = (neurons - motor) // heads * heads
+    return LAN(inputs, units, motor, heads=heads, **options)
+
+
+ATTENTION = {
+    "units": 16,
+    "heads": 2,
+    "window": 16,
+    "gate": "mlp",
+    "mode": "exact",
+    "hidden": 8,
+    "pseudo_time": "linear",
+    "neurons": 0,
+}
+
+CORES: dict[str, Core] = {
+    "cfc": _wired(CfC, lambda inputs, units: CfC(inputs, units, backbone_layers=0, backbone_units=0), mode="default"),
+    "ltc": _wired(LTC, ode_unfolds=6),
+    "lan": Core(_attention, ATTENTION, lambda inputs, units: LAN(inputs, units + units % 2)),
+    "leaky": _wired(Leaky, ode_unfolds=3),
+    "plastic": _wired(PlasticCfC, rule="hebb"),
+    "lstm": _baseline(LSTM),
+    "gru": _baseline(GRU),
+    "mlp": _baseline(MLP, frames=4),
 }
 
 
 def build_memory(policy: str, inputs: int, units: int) -> LiquidLayer:
-    """``units`` fully connected neurons of the kind of the core ``policy``, all of them outputs: a critic's memory."""
-    layers: dict[str, Callable[[], LiquidLayer]] = {
-        "cfc": lambda: CfC(inputs, units, backbone_layers=0, backbone_units=0),
-        "ltc": lambda: LTC(inputs, units),
-        "lan": lambda: LAN(inputs, units + units % 2),
-        "leaky": lambda: Leaky(inputs, units),
-        "plastic": lambda: PlasticCfC(inputs, units),
-        "lstm": lambda: LSTM(inputs, units),
-        "gru": lambda: GRU(inputs, units),
-        "mlp": lambda: MLP(inputs, units),
-    }
-    if policy not in layers:
-        raise UserError(f"unknown policy {policy!r}: {nearest(policy, layers)}")
-    return layers[policy]()
+    """``units`` fully connected neurons of the kind of the core ``policy``, all of them outputs: a critic's memory.
+
+    Raises:
+        UserError: if the policy is unknown; names the nearest.
+    """
+    return _core(policy).memory(inputs, units)
+
+
+def _core(policy: str) -> Core:
+    if policy not in CORES:
+        raise UserError(f"unknown policy {policy!r}: {nearest(policy, CORES)}")
+    return CORES[policy]
 
 
 def build_core(policy: str, inputs: int, motor: int, options: Mapping[str, Any]) -> LiquidLayer:
@@ -193,14 +160,12 @@ def build_core(policy: str, inputs: int, motor: int, options: Mapping[str, Any])
     Raises:
         UserError: if the policy or one of its options is unknown; names the nearest.
     """
-    if policy not in CORES:
-        raise UserError(f"unknown policy {policy!r}: {nearest(policy, CORES)}")
-    known = list(inspect.signature(CORES[policy]).parameters)[2:]
+    core = _core(policy)
     for option in options:
-        if option not in known:
-            raise UserError(f"policy {policy!r} has no option {option!r}: {nearest(option, known)}")
+        if option not in core.options:
+            raise UserError(f"policy {policy!r} has no option {option!r}: {nearest(option, core.options)}")
     try:
-        return CORES[policy](inputs, motor, **options)
+        return core.build(inputs, motor, options)
     except ValueError as error:
         raise UserError(f"policy {policy!r} cannot be built with {dict(options)}: {error}") from None
 
@@ -208,12 +173,12 @@ def build_core(policy: str, inputs: int, motor: int, options: Mapping[str, Any])
 def parse_options(policy: str, words: Sequence[str]) -> dict[str, Any]:
     """Reads ``name=value`` words as a policy's options, each in the type of its default."""
     options: dict[str, Any] = {}
-    parameters = inspect.signature(CORES[policy]).parameters if policy in CORES else {}
+    known = CORES[policy].options if policy in CORES else {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
             raise UserError(f"a policy option is written name=value, not {word!r}.")
-        kind = type(parameters[name].default) if name in parameters else str
+        kind = type(known[name]) if name in known else str
         try:
             options[name] = kind(value)
         except ValueError:

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from liquid_control.kernels import use_reference
 from liquid_control.kernels.lockstep import Lockstep, merge_gate
-from liquid_control.nn.layer import Elapsed, LiquidLayer, per_tick
+from liquid_control.nn.layer import Elapsed, LiquidLayer, by_step
 from liquid_control.nn.wiring import Circuit, Wiring, build_circuit, reject_other_masks
 
 if TYPE_CHECKING:
@@ -193,13 +193,9 @@ class CfC(LiquidLayer):
 
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
         """See :class:`LiquidLayer`. Within a step, inputs drive the first group, and each group drives the next one."""
-        spans: list[Elapsed] = [elapsed] * len(x)
-        if isinstance(elapsed, Tensor):
-            spans = list(elapsed[..., None].unbind(0))
-        moving = per_tick(None if advance is None else advance[..., None], len(x))
         groups = [self._heads_of(cell) for cell in self.cells]
         states = []
-        for driving, span, advances in zip(x.unbind(0), spans, moving, strict=True):
+        for driving, (span, advances) in zip(x.unbind(0), by_step(elapsed, advance, len(x)), strict=True):
             after = []
             for (weight, bias, pure), own in zip(groups, state.split(self.group_sizes, 1), strict=True):
                 z = self._through_backbone(torch.cat([driving, own], 1))

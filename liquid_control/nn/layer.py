@@ -360,6 +360,20 @@ def _refuse_what_is_no_tensor(x: Any, state: Any) -> None:
             )
 
 
+def by_step(elapsed: Elapsed, advance: Tensor | None, steps: int) -> list[tuple[Elapsed, Tensor | None]]:
+    """Of each step how long it is and where it advances, each (B, 1); or one number, and None where everything does.
+
+    Args:
+        elapsed: a number or (T, B).
+        advance: (T, B), or None for always.
+        steps: T.
+    """
+    spans: list[Elapsed] = [elapsed] * steps
+    if isinstance(elapsed, Tensor):
+        spans = list(elapsed[..., None].unbind(0))
+    return list(zip(spans, per_tick(None if advance is None else advance[..., None], steps), strict=True))
+
+
 def per_tick(advance: Tensor | None, ticks: int) -> list[Tensor | None]:
     """Splits ``advance`` (T, B, …) into what each tick must hold back: None where everything advances."""
     if advance is None:

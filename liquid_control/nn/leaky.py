@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from liquid_control.kernels import is_known
-from liquid_control.nn.layer import Elapsed, LiquidLayer, per_tick
+from liquid_control.nn.layer import Elapsed, LiquidLayer, by_step
 from liquid_control.nn.wiring import Circuit, Wiring, build_circuit
 
 if TYPE_CHECKING:
@@ -107,14 +107,10 @@ class Leaky(LiquidLayer):
             bias = torch.cat([bias, self.tau_bias])
         drive = F.linear(x, weight[:, : self.input_size], bias)
         recurrent = weight[:, self.input_size :].T
-        if isinstance(elapsed, Tensor):
-            spans: list[Elapsed] = list((elapsed[..., None] / self.ode_unfolds).unbind(0))
-        else:
-            spans = [elapsed / self.ode_unfolds] * len(x)
-        moving = per_tick(None if advance is None else advance[..., None], len(x))
+        steps = by_step(elapsed / self.ode_unfolds, advance, len(x))
 
         states = []
-        for driven, span, advances in zip(drive.unbind(0), spans, moving, strict=True):
+        for driven, (span, advances) in zip(drive.unbind(0), steps, strict=True):
             h = state
             for _ in range(self.ode_unfolds):
                 target, *pace = torch.addmm(driven, h, recurrent).split(self.state_size, 1)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from liquid_control.nn.layer import Elapsed, LiquidLayer, per_tick
+from liquid_control.nn.layer import Elapsed, LiquidLayer, by_step
 
 ACTIVITIES = {"inter", "command", "motor", "neurons", "hidden"}
 """Parts of a state that are activities of neurons, which the LSTM's output can stand for."""
@@ -72,11 +72,9 @@ class MixedMemory(LiquidLayer):
 
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
         """See :class:`LiquidLayer`."""
-        steps = len(x)
-        spans: list[Elapsed] = [elapsed] * steps if isinstance(elapsed, float) else list(elapsed[..., None].unbind(0))
-        moving = per_tick(None if advance is None else advance[..., None], steps)
+        drives, steps = self.lstm.input_map(x).unbind(0), by_step(elapsed, advance, len(x))
         outputs = []
-        for u, drive, span, advances in zip(x.unbind(0), self.lstm.input_map(x).unbind(0), spans, moving, strict=True):
+        for u, drive, (span, advances) in zip(x.unbind(0), drives, steps, strict=True):
             h, c = self.lstm(drive, *state.chunk(2, 1))
             y, h = self.cell._run(u[:, None], h, span, None)
             new = torch.cat([h, c], 1)
