@@ -1,13 +1,14 @@
 """Every snippet of the pages that teach is run, one page after another from top to bottom, in a folder of its own.
 
 A page's `bash` blocks are commands of a shell in that folder, its `python` blocks share their names. A block that
-cannot run here, since it needs a simulator or a cluster, stands behind a comment `<!-- skip: next -->`, and the page
-says so.
+begins with a comment like `# hover.py` is a file that the reader shall write. A block that cannot run here, since it
+needs a cluster, stands behind a comment `<!-- skip: next -->`, and the page says so.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from sybil import Example, Sybil
+from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +27,36 @@ LINKED = (
     ".venv", "Makefile", "README.md", "benchmarks", "configs", "constraints.txt", "docs", "drive.py", "examples",
     "pyproject.toml",
 )  # fmt: skip
+
+
+FILE = re.compile(r"# (\w+\.(?:py|yaml))\n")
+
+
+class PythonBlocks(PythonCodeBlockParser):
+    """Python to be run, as a program or as interactive examples, or to be written to a file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codeblock_parser = CodeBlockParser("python", run_python)
+
+
+def run_python(example: Example) -> None:
+    """Runs a block, unless it is a file."""
+    if not write_file(example):
+        PythonEvaluator()(example)
+
+
+def write_file(example: Example) -> bool:
+    """Writes a block that names its file, and says whether it did."""
+    name = FILE.match(example.parsed)
+    if name:
+        Path(name[1]).write_text(example.parsed)
+    return name is not None
+
+
+def write_config(example: Example) -> None:
+    """A block of YAML is a file."""
+    assert write_file(example), f"{example.path}, line {example.line}: the block does not begin with a file's name"
 
 
 def run_commands(example: Example) -> None:
@@ -50,12 +82,18 @@ def folder(tmp_path, monkeypatch):
         if (ROOT / name).exists():
             (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
 
 @pytest.mark.timeout(600)  # a reader has more patience than a test, and this machine may be busy
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT / "docs")))
 def test_the_snippets_of_a_page_run(page, folder):
-    sybil = Sybil([PythonCodeBlockParser(), CodeBlockParser("bash", evaluator=run_commands), SkipParser()])
-    for example in sybil.parse(page).examples():
+    parsers = [
+        PythonBlocks(),
+        CodeBlockParser("bash", run_commands),
+        CodeBlockParser("yaml", write_config),
+        SkipParser(),
+    ]
+    for example in Sybil(parsers).parse(page).examples():
         example.evaluate()
