@@ -61,7 +61,7 @@ ACTIVATIONS = {"lecun_tanh": 0, "silu": 1, "relu": 2, "tanh": 3, "gelu": 4}
 LECUN_TANH, SILU, RELU, TANH, GELU = ACTIVATIONS.values()
 
 FIRST, SIZE, SOURCE, FAN, BEGIN = range(5)
-"""Columns of :attr:`Heads.groups`."""
+"""Columns of :attr:`PackedHeads.groups`."""
 
 
 # The backbone's activations
@@ -108,10 +108,10 @@ def _forward(
         x: (B, T, C).
         state: (B, 1, S) before the first step.
         times: of `step_times`; or empty, if the gate's heads are merged for a constant one.
-        weight: as `Heads` has them.
-        bias: as `Heads` has them.
+        weight: as `PackedHeads` has them.
+        bias: as `PackedHeads` has them.
         pure: w_τ and A one after the other, or empty.
-        groups: of `Heads`.
+        groups: of `PackedHeads`.
         mode: DEFAULT, NO_GATE or PURE.
         units: of the backbone, U, or 0.
         activation: of the backbone.
@@ -428,7 +428,7 @@ def tick(x, elapsed, state, y, numbers):
             y[output] = state[last + output]
 
 
-def step_numbers(plan: Plan, parameters: list[Tensor], projection: tuple[Tensor, Tensor] | None) -> np.ndarray:
+def step_numbers(plan: CfCPlan, parameters: list[Tensor], projection: tuple[Tensor, Tensor] | None) -> np.ndarray:
     """What :func:`tick` takes after y: all in one array, since each costs as much as a quarter of its arithmetic.
 
     First come the mode, the number of groups, the motor neurons to project (0 for none), the first motor neuron, where
@@ -477,7 +477,7 @@ def step_numbers(plan: Plan, parameters: list[Tensor], projection: tuple[Tensor,
 
 
 @dataclass(frozen=True)
-class Heads:
+class PackedHeads:
     """How the kernels want a layer's parameters: all in one flat tensor, [weights | biases | w_τ | A].
 
     Weights are group after group; of a group (heads, neurons, sources), the heads in the order g, h, a, b, or g, h,
@@ -528,7 +528,7 @@ class Heads:
 
 
 class Packed(NamedTuple):
-    """The parts of the flat tensor of :class:`Heads`."""
+    """The parts of the flat tensor of :class:`PackedHeads`."""
 
     weight: np.ndarray
     bias: np.ndarray
@@ -558,12 +558,12 @@ def _unpack(of_packed, origins, timed, elapsed, flat):
         flat[index] *= flat.dtype.type(elapsed)
 
 
-class Plan(NamedTuple):
+class CfCPlan(NamedTuple):
     """What the kernels need to know of a layer."""
 
-    constant: Heads
+    constant: PackedHeads
     """Its heads at one elapsed time for all steps."""
-    varying: Heads
+    varying: PackedHeads
     """Its heads where elapsed times differ."""
     mode: int
     """One of MODES."""
@@ -584,7 +584,7 @@ def build_plan(
     outputs: int,
     units: int = 0,
     activation: str = "lecun_tanh",
-) -> Plan | None:
+) -> CfCPlan | None:
     """The plan of a layer; None, with the usual warning, if the kernels do not know its mode or its activation.
 
     Its parameters are weight and bias of the backbone, if there is one; then, group after group, weight and bias of
@@ -645,7 +645,7 @@ def build_plan(
     firsts = [0, *itertools.accumulate(sizes)]
     sources = [0, *(inputs + first for first in firsts)]
 
-    def build(heads: Sequence[int | None], timed: Sequence[int | None] | None = None) -> Heads:
+    def build(heads: Sequence[int | None], timed: Sequence[int | None] | None = None) -> PackedHeads:
         begins = [0, *itertools.accumulate(len(heads) * size * fan for size, fan in zip(sizes, fans, strict=True))]
         groups = np.array(list(zip(firsts, sizes, sources, fans, begins, strict=False)))
         hidden = inputs + firsts[-1] if units else 0
@@ -659,7 +659,7 @@ def build_plan(
         origins[all_places] = np.arange(len(all_places))
         origins[timed_places] = np.arange(len(timed_places))
         multiplied = timed_places[timed_places < count]
-        return Heads(
+        return PackedHeads(
             inputs,
             firsts[-1],
             sum(fans) + hidden,
@@ -677,7 +677,7 @@ def build_plan(
         constant = varying = build([0])
     else:
         constant, varying = build([0, 1, 3], [None, None, 2]), build([0, 1, 2, 3])
-    return Plan(constant, varying, MODES[mode], outputs, units, ACTIVATIONS[activation])
+    return CfCPlan(constant, varying, MODES[mode], outputs, units, ACTIVATIONS[activation])
 
 
 # For torch
@@ -686,7 +686,7 @@ def build_plan(
 class _Kept(NamedTuple):
     """What the backward pass needs of the forward pass."""
 
-    heads: Heads
+    heads: PackedHeads
     elapsed: float
     packed: Packed
     times: np.ndarray
@@ -695,7 +695,7 @@ class _Kept(NamedTuple):
 
 
 def _integrate(
-    plan: Plan,
+    plan: CfCPlan,
     x: Tensor,
     state: Tensor,
     elapsed: float | Tensor,
@@ -727,7 +727,7 @@ def _integrate(
 
 
 def _gradients(
-    plan: Plan, kept: _Kept, of_y: Tensor, of_final: Tensor, wants_x: bool, wants_elapsed: bool
+    plan: CfCPlan, kept: _Kept, of_y: Tensor, of_final: Tensor, wants_x: bool, wants_elapsed: bool
 ) -> tuple[Tensor, Tensor, Tensor, Sequence[Tensor]]:
     """Of x (B, T, C), the initial state (B, S), the elapsed times (B, T), and the parameters."""
     batch, steps, _ = of_y.shape
@@ -751,6 +751,6 @@ integrate = SequenceKernel("the CfC", _integrate, _gradients, reads_x=False)
 """What `CfC.fused_cpu` gives before a projection; plan and parameters are those of :func:`build_plan`."""
 
 
-def _work(heads: Heads, steps: int) -> int:
+def _work(heads: PackedHeads, steps: int) -> int:
     """Elementary functions in so many steps; ten multiply-adds count as one."""
     return steps * (heads.sections[1] + heads.sections[0] // 10)

@@ -64,7 +64,7 @@ class Synapses(NamedTuple):
         return cls(np.ascontiguousarray(source), start, place)
 
 
-class Plan(NamedTuple):
+class LTCPlan(NamedTuple):
     """What a layer's kernel needs to know besides its parameters."""
 
     inner: Synapses
@@ -393,7 +393,7 @@ def _backward(
 # One step of one sequence. Lanes are synapses here; a list's end is filled up with synapses of no conductance.
 
 
-def step_arrays(plan: Plan, parameters: list[Tensor]) -> tuple[np.ndarray, ...]:
+def step_arrays(plan: LTCPlan, parameters: list[Tensor]) -> tuple[np.ndarray, ...]:
     """The arrays of :func:`tick` after y, copies of the parameters, which are given as to :data:`integrate`."""
     packed = torch.cat([parameter.detach().flatten() for parameter in parameters]).numpy()
     weights = _weights(plan, packed)
@@ -471,7 +471,7 @@ class _Kept(NamedTuple):
 
 
 def _integrate(
-    plan: Plan,
+    plan: LTCPlan,
     x: Tensor,
     state: Tensor,
     elapsed: float | Tensor,
@@ -499,7 +499,7 @@ def _integrate(
 
 
 def _gradients(
-    plan: Plan, kept: _Kept, of_y: Tensor, of_final: Tensor, wants_x: bool, wants_elapsed: bool
+    plan: LTCPlan, kept: _Kept, of_y: Tensor, of_final: Tensor, wants_x: bool, wants_elapsed: bool
 ) -> tuple[Tensor, Tensor, Tensor, Sequence[Tensor]]:
     """Of x (B, T, C), the initial state (B, N), the elapsed times (B, T), and the parameters."""
     batch, steps, inputs = kept.rows.shape
@@ -527,13 +527,13 @@ input and of the output: ones and zeros where there is no mapping.
 """
 
 
-def _weights(plan: Plan, packed: np.ndarray) -> Weights:
+def _weights(plan: LTCPlan, packed: np.ndarray) -> Weights:
     sizes = ((3, plan.neurons), (len(plan.inner.source), 5), (len(plan.sensory.source), 5), (2, plan.outputs))
     weights = Weights(*(np.empty(size, packed.dtype) for size in sizes))
     _prepare(packed, plan.inner, plan.sensory, plan.inputs, plan.epsilon, plan.implicit, weights)
     return weights
 
 
-def _work(plan: Plan, steps: int) -> int:
+def _work(plan: LTCPlan, steps: int) -> int:
     """Sigmoids in so many steps."""
     return steps * (plan.unfolds * len(plan.inner.source) + len(plan.sensory.source))

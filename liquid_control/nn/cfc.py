@@ -30,7 +30,7 @@ from liquid_control.nn.layer import Elapsed, LiquidLayer, by_step
 from liquid_control.nn.wiring import Circuit, Wiring, build_circuit, reject_other_masks
 
 if TYPE_CHECKING:
-    from liquid_control.kernels.cfc import Plan
+    from liquid_control.kernels.cfc import CfCPlan
     from liquid_control.kernels.step import Tick
 
 MODES = ("default", "no_gate", "pure")
@@ -294,7 +294,7 @@ class CfC(LiquidLayer):
         return True
 
     @cached_property
-    def _plan(self) -> Plan | None:
+    def _plan(self) -> CfCPlan | None:
         """Of the kernels on the CPU; None if they do not know the mode or the activation."""
         from liquid_control.kernels.cfc import build_plan
 

@@ -41,7 +41,7 @@ from liquid_control.nn.synapses import build_synapses
 from liquid_control.nn.wiring import Circuit, Wiring, build_circuit, reject_other_masks
 
 if TYPE_CHECKING:
-    from liquid_control.kernels.ltc import Plan, Synapses
+    from liquid_control.kernels.ltc import LTCPlan, Synapses
     from liquid_control.kernels.step import Tick
 
 MAPPINGS = ("affine", "linear", None)
@@ -269,11 +269,11 @@ class LTC(LiquidLayer):
 
         return ltc.tick, ltc.step_arrays(self._plan(), self._all_parameters())
 
-    def _plan(self) -> Plan:
-        from liquid_control.kernels.ltc import Plan
+    def _plan(self) -> LTCPlan:
+        from liquid_control.kernels.ltc import LTCPlan
 
         inner, sensory = self._edge_lists
-        return Plan(
+        return LTCPlan(
             inner,
             sensory,
             self.input_size,
