@@ -21,7 +21,12 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipP
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
-    [ROOT / "docs/getting_started.md", *(ROOT / "docs").glob("how_to/*.md"), *(ROOT / "docs").glob("concepts/*.md")]
+    [
+        ROOT / "docs/getting_started.md",
+        ROOT / "docs/contributing.md",
+        *(ROOT / "docs").glob("how_to/*.md"),
+        *(ROOT / "docs").glob("concepts/*.md"),
+    ]
 )
 LINKED = (
     ".venv", "Makefile", "README.md", "benchmarks", "configs", "constraints.txt", "docs", "drive.py", "examples",
