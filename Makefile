@@ -3,6 +3,7 @@ PYTHON ?= python3
 PIP_FLAGS ?=
 ENVIRONMENT := .venv/installed
 DEVELOPMENT := .venv/installed-dev
+EXTRAS := .[test,lint,docs]
 RUN := .venv/bin/python -m
 CLIENTS := $(patsubst tests/envs/udacity/clients/%.txt,.venv/clients/%/installed,$(wildcard tests/envs/udacity/clients/*.txt))
 
@@ -59,7 +60,7 @@ $(ENVIRONMENT): pyproject.toml constraints.txt
 
 # What tests, lint and the documentation need besides, with the kernels of all drivers.
 $(DEVELOPMENT): $(ENVIRONMENT)
-	$(call install,--constraint constraints.txt --editable '.[test,lint,docs]')
+	$(call install,--constraint constraints.txt --editable '$(EXTRAS)')
 	$(RUN) liquid_control.compile
 	@touch $@
 
