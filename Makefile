@@ -9,7 +9,7 @@ CLIENTS := $(patsubst tests/envs/udacity/clients/%.txt,.venv/clients/%/installed
 
 .PHONY: setup train test check docs help
 help:
-	@echo "make setup   a virtual environment in .venv with everything in it"
+	@echo "make setup   a virtual environment in .venv, ready to train and drive"
 	@echo "make train   set up, then train a 19-neuron driver for CarRacing-v3 (the main job)"
 	@echo "make test    set up, then run the test suite"
 	@echo "make check   lint, types, import rules and doc examples"
