@@ -106,7 +106,8 @@ def check_environment(job: Job, env: str) -> str:
         UserError: if it does not learn in it; names the nearest, and which agent would.
     """
     if job.envs is None:
-        return env
+        names = {name: known for other in JOBS.values() for name, known in (other.envs or {}).items()}
+        return names.get(env, env)
     if env not in job.envs:
         known = [name for other in JOBS.values() if other.agents == job.agents for name in other.envs or ()]
         anywhere = [other.agents[0] for other in JOBS.values() if other.envs is None]
