@@ -168,7 +168,9 @@ class Imitation(ABC, Generic[ImitationJob]):
             report: called after every round with the progress.
         """
         config, progress = self.config, self.progress
-        if progress.round == config.rounds and (self.folder.last / CONFIG_NAME).exists():
+        if progress.round == config.rounds:
+            if not (self.folder.last / CONFIG_NAME).exists():  # the run was killed at its very end
+                self._save_last()
             return
         with SummaryWriter(str(self.folder.tensorboard), purge_step=self.cloner.step) as curves:
             begin = time.monotonic() - progress.seconds
@@ -196,6 +198,9 @@ class Imitation(ABC, Generic[ImitationJob]):
                 self._plot(curves, driven)
                 self.folder.save_state(self.cloner.tensors(), vars(progress))
                 report(progress)
+        self._save_last()
+
+    def _save_last(self) -> None:
         self.cloner.average.save(self.folder.last, self._record(self.progress.score))
 
     def _precompile(self) -> Callable[[], Any]:

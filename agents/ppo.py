@@ -354,14 +354,15 @@ class PPO:
             report: called after every update.
         """
         progress = self.progress
-        ended = progress.round >= self.rounds or progress.stopped
-        if ended and (self.folder.last / CONFIG_NAME).exists():
+        if progress.round >= self.rounds or progress.stopped:
+            if not (self.folder.last / CONFIG_NAME).exists():  # the run was killed at its very end
+                self._save_last()
             return
         episodes = _Episodes()
         self.model.begin(self.config.steps, episodes)
         with SummaryWriter(str(self.folder.tensorboard), purge_step=progress.steps) as curves:
             begin = time.monotonic() - progress.seconds
-            for round in range(progress.round, progress.round if ended else self.rounds):
+            for round in range(progress.round, self.rounds):
                 self.folder.check_there()
                 self._begin_round(round)
                 for _ in range(self.config.round_updates):
@@ -377,6 +378,9 @@ class PPO:
                 report(progress)
                 if progress.stopped:
                     break
+        self._save_last()
+
+    def _save_last(self) -> None:
         self._checkpoint_driver().save(self.folder.last, self._record())
 
     def _begin_round(self, round: int) -> None:

@@ -48,7 +48,6 @@ def _adapter(wanted: Any) -> TypeAdapter[Any]:
     if isinstance(wanted, type) and hasattr(wanted, "__dataclass_fields__"):
         # A dataclass of the standard library takes no config from outside.
         wanted.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
-        return TypeAdapter(wanted)
     return TypeAdapter(wanted)
 
 
