@@ -17,3 +17,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_runtest_setup(item):
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
+
+
+@pytest.fixture(autouse=True)
+def own_signals():
+    """A command that a test calls in its own process sets handlers for good; the next tests' children inherit them."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
