@@ -75,6 +75,8 @@ class FastCarRacing(CarRacing):
     ## Attributes
     - `visited`: (N,) bool, which tiles a wheel has touched.
 
+    A copy or a pickle is a new environment of the same arguments, which must be reset: Box2D's world cannot be copied.
+
     ## Known traps of the official environment
     They are kept, since scores are compared on it.
     - `lap_complete_percent` has no effect: a lap is looked for when tile 0 is first visited, and the wheels already
@@ -126,6 +128,18 @@ class FastCarRacing(CarRacing):
         self._black.flags.writeable = False
         self.contactListener_keepref = TileContacts(self)
         self.world.contactListener = self.contactListener_keepref
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The arguments and the spec, from which a copy is made."""
+        return super().__getstate__() | {"spec": self.spec}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Makes a copy by its own constructor, where `EzPickle` takes over the attributes of a third environment.
+
+        The contact listener would go on counting the tiles of that one.
+        """
+        type(self).__init__(self, *state["_ezpickle_args"], **state["_ezpickle_kwargs"])
+        self.spec = state["spec"]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -293,7 +293,8 @@ class Udacity(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     - `patience`: seconds to wait for a simulator, or for a word of one.
 
     Who takes more than 0.25 s from an observation to its action finds that the car has been braked meanwhile. One
-    simulator is driven; others that connect are kept standing.
+    simulator is driven; others that connect are kept standing. A copy or a pickle has no simulator: it must be reset,
+    with a port of its own.
 
     `info["progress"]` is the metres of this episode. `reset` raises `envs.udacity.server.BridgeError` if the port is
     taken or no simulator connects.
@@ -315,10 +316,15 @@ class Udacity(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         if not patience > 0:
             raise ValueError(f"patience is {patience}, expected more than 0 seconds.")
         self.port, self.interval, self.patience, self.render_mode = port, interval, patience, render_mode
+        self._given_port = port
         self.observation_space = observation_space()  # type: ignore[assignment]
         self.action_space = action_space()
         self._bridge: _Bridge | None = None
         self._seen: _Seen | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the bridge and its simulator: they stay with the original."""
+        return self.__dict__ | {"port": self._given_port, "_bridge": None, "_seen": None}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

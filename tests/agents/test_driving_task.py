@@ -1,3 +1,5 @@
+import copy
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -50,6 +52,20 @@ def test_the_score_never_passes():
     task = DrivingTask(TaskConfig(CAR))
     seen, _ = task.reset(seed=0)
     assert seen["image"].shape == (28 * 32 * 3,) and seen["gauges"].shape == (7,)
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda task: pickle.loads(pickle.dumps(task))], ids=["copy", "pickle"])
+def test_a_copy_of_a_task_drives_like_the_original(way):
+    task = DrivingTask(TaskConfig(CAR, privileged=True, drop_frames=0.4, jitter=1))
+    task.reset(seed=1)
+    task.step(task.action_space.low)
+    twin = way(task)
+    start, beside = task.reset(seed=2)[0], twin.reset(seed=2)[0]
+    for _ in range(4):
+        np.testing.assert_equal(beside, start)
+        start, reward, *_ = task.step(task.action_space.high)
+        beside, other, *_ = twin.step(task.action_space.high)
+        assert reward == other
 
 
 def test_hidden_velocities_and_elapsed_time_are_part_of_what_is_seen():

@@ -2,8 +2,11 @@
 
 import base64
 import contextlib
+import copy
+import functools
 import itertools
 import logging
+import pickle
 import socket
 import subprocess
 import sys
@@ -15,6 +18,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 import envs  # noqa: F401
 from envs.udacity.live import HOLD, Brake, Motion, Udacity
@@ -136,6 +140,41 @@ def test_ppo_learns_on_it(stand_in, make):
     model.learn(8)
     assert model.num_timesteps == 8
     assert not before.equal(model.policy.action_net.weight)
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))], ids=["copy", "pickle"])
+def test_a_copy_takes_no_simulator_along_and_finds_its_own(make, jpeg, way):
+    env = make(port=0)
+    new = way(env)
+    port = free_port()
+    connected = make(port=port)
+    with Car(port, jpeg):
+        connected.reset()
+        connected.step(straight(0.0))
+        twin = way(connected)
+        with pytest.raises(gymnasium.error.ResetNeeded):
+            twin.unwrapped.step(straight(0.0))
+        connected.step(straight(0.0))
+        connected.close()
+        observation, _ = twin.reset()
+        assert twin.observation_space.contains(observation)
+        twin.close()
+    assert new.unwrapped.port == 0
+
+
+@pytest.mark.parametrize("vector", ["sync", "async", DummyVecEnv, SubprocVecEnv])
+def test_it_drives_in_a_vector(jpeg, vector):
+    port = free_port()
+    if isinstance(vector, str):
+        made = gymnasium.make_vec("liquid_control/Udacity-v0", 1, vector, port=port)
+    else:
+        made = vector([functools.partial(gymnasium.make, "envs:liquid_control/Udacity-v0", port=port)])
+    with Car(port, jpeg), contextlib.closing(made):
+        first = made.reset()
+        seen = (first if isinstance(first, dict) else first[0])["image"]
+        later = made.step(straight(0.5)[None])[0]["image"]
+        assert seen.shape == later.shape == (1, 160, 320, 3)
+        np.testing.assert_array_equal(seen, later)
 
 
 def test_the_answer_to_a_telemetry_is_the_action_that_follows_it(make, jpeg):
