@@ -13,13 +13,15 @@ from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import explained_variance
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from torch import Tensor
 
 from agents.divergence import check_finite
 from agents.sequence_buffer import SequenceBuffer, SequenceDictRolloutBuffer, SequenceRolloutBuffer, SequenceSamples
-from liquid_control.support.errors import UserError
+from liquid_control.support.errors import UserError, nearest
 from policies.driver import Driver
-from policies.sb3 import ALIASES, LiquidActorCriticPolicy
+from policies.sb3 import ALIASES, INSTEAD, LiquidActorCriticPolicy
+from policies.sb3_spaces import ELAPSED, NOT_NORMALIZED, check_observations, motors
 from policies.sequences import run_episodes
 
 
@@ -38,13 +40,15 @@ class LiquidPPO(RecurrentPPO):
         kwargs: the other arguments of ``RecurrentPPO``.
 
     Raises:
-        UserError: if ``n_steps`` is not a multiple of ``sequence_length``.
+        UserError: if ``n_steps`` is not a multiple of ``sequence_length``, the policy is no liquid one, or nothing can
+            be learned in the spaces of the environment.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = dict(ALIASES)
     policy: LiquidActorCriticPolicy
     rollout_buffer: SequenceBuffer
     clip_range: Any  # SB3 makes a schedule of what was given
+    clip_range_vf: Any
 
     def __init__(
         self,
@@ -60,7 +64,27 @@ class LiquidPPO(RecurrentPPO):
         self.clone: Driver | None = None
         """The driver that the policy is held close to, of the same views and hands; its state runs beside."""
         self._clone_state: Tensor | None = None
+        if isinstance(policy, str) and policy not in self.policy_aliases:
+            raise UserError(f"unknown policy {policy!r}: {nearest(policy, self.policy_aliases)}")
+        if isinstance(policy, type) and not issubclass(policy, LiquidActorCriticPolicy):
+            raise UserError(f"{policy.__name__} is no liquid policy: derive it from LiquidActorCriticPolicy.")
+        if kwargs.get("use_sde") or "use_sde" in (kwargs.get("policy_kwargs") or {}):
+            raise UserError(f"liquid policies have no option 'use_sde': {INSTEAD['use_sde']}")
         super().__init__(policy, env, **kwargs)
+
+    @staticmethod
+    def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        """Called by SB3 with the environment: says what is wrong with its spaces before SB3 stumbles over them."""
+        check_observations(env.observation_space)
+        motors(env.action_space)
+        if isinstance(env.action_space, spaces.Box) and not env.action_space.is_bounded():
+            raise UserError(f"the actions of {env.action_space} have no bounds: give the space a finite low and high.")
+        wrapper = env
+        while isinstance(wrapper, VecEnvWrapper):
+            if isinstance(wrapper, VecNormalize) and wrapper.norm_obs and ELAPSED in (wrapper.norm_obs_keys or ()):
+                raise UserError(f"VecNormalize normalises the observation {ELAPSED!r}, which is time. {NOT_NORMALIZED}")
+            wrapper = wrapper.venv
+        return RecurrentPPO._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -168,7 +192,11 @@ class LiquidPPO(RecurrentPPO):
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
         policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
-        value_loss = torch.nn.functional.mse_loss(values.flatten(), batch.returns)
+        value = values.flatten()
+        if self.clip_range_vf is not None:
+            clip = self.clip_range_vf(self._current_progress_remaining)
+            value = batch.old_values + (value - batch.old_values).clamp(-clip, clip)
+        value_loss = torch.nn.functional.mse_loss(value, batch.returns)
         entropy = distribution.entropy()
         entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
         loss = self.vf_coef * value_loss

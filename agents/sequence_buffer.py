@@ -119,7 +119,7 @@ def _minibatches(buffer: SequenceBuffer, batch_size: int | None) -> Iterator[Seq
     parts = [
         sequences(part)
         for part in (
-            buffer.actions,
+            buffer.actions.astype(np.float32, copy=False),  # those of MultiBinary are bytes
             buffer.values,
             buffer.log_probs,
             buffer.advantages,

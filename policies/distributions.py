@@ -15,6 +15,8 @@ from stable_baselines3.common.distributions import Distribution, sum_independent
 from torch import Tensor, nn
 from torch.distributions import Beta, Normal
 
+from liquid_control.support.errors import UserError
+
 
 class BoundedDistribution(Distribution):
     """Base: actions between ``low`` and ``high`` of a finite box, from u in (-1, 1).
@@ -23,7 +25,7 @@ class BoundedDistribution(Distribution):
         space: the action space.
 
     Raises:
-        ValueError: if a bound is infinite.
+        UserError: if a bound is infinite, or an action has no room between its bounds.
     """
 
     EDGE = 1e-6  # how close u comes to ±1, where densities are infinite or zero
@@ -31,8 +33,10 @@ class BoundedDistribution(Distribution):
     def __init__(self, space: spaces.Box):
         super().__init__()
         if not space.is_bounded():
-            raise ValueError(f"a bounded distribution needs finite action bounds, but the action space is {space}.")
-        low, high = torch.from_numpy(space.low).float(), torch.from_numpy(space.high).float()
+            raise UserError(f"a bounded distribution needs finite action bounds, but the action space is {space}.")
+        low, high = torch.from_numpy(space.low).float().flatten(), torch.from_numpy(space.high).float().flatten()
+        if not (low < high).all():
+            raise UserError(f"a bounded distribution needs room between the bounds of every action, unlike {space}.")
         self.middle, self.half = (high + low) / 2, (high - low) / 2
 
     def proba_distribution_net(self, latent_dim: int, log_std_init: float = 0.0) -> tuple[nn.Module, nn.Parameter]:

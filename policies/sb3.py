@@ -16,10 +16,10 @@ a sequence is one call of the layer, episode starts or not (`policies.sequences`
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -43,13 +43,30 @@ from policies.driver import Driver, DriverConfig
 from policies.eyes import ConvEyes, GaugeScale
 from policies.hands import AffineHands, ChoiceHands, Hands
 from policies.registry import NEURONS, build_core, build_memory
+from policies.sb3_spaces import (
+    ELAPSED,
+    NOT_NORMALIZED,
+    PRIVILEGED,
+    check_observations,
+    count_rows,
+    motors,
+    width,
+)
 from policies.sequences import run_episodes
 
 CRITICS = ("separate", "shared", "feedforward")
-ELAPSED = "elapsed"
-"""The key of a dictionary observation that is the time since the previous observation, in environment steps."""
-PRIVILEGED = "privileged"
-"""The key of a dictionary observation that the critic alone sees."""
+INSTEAD = {
+    "lstm_hidden_size": "the memory has as many neurons as the option neurons says.",
+    "n_lstm_layers": "the memory is one layer; the option neurons makes it larger.",
+    "lstm_kwargs": "options of the core are given as core_options.",
+    "enable_critic_lstm": "the option critic is 'separate' for a memory of the critic's own, 'feedforward' for none.",
+    "shared_lstm": "the option critic is 'shared' for a critic that uses the actor's memory.",
+    "squash_output": "the option distribution is 'squashed' for actions bounded by tanh.",
+    "use_sde": "exploration is settled by the options distribution and log_std_init.",
+    "full_std": "exploration is settled by the options distribution and log_std_init.",
+    "use_expln": "exploration is settled by the options distribution and log_std_init.",
+}
+"""What says in a liquid policy what these options of sb3-contrib's policies say there."""
 
 
 class Memory(nn.Module):
@@ -99,14 +116,14 @@ class ExtrasLast(BaseFeaturesExtractor):
     ):
         others = spaces.Dict({name: part for name, part in space.items() if name not in (PRIVILEGED, ELAPSED)})
         extractor = inner(others, **inner_kwargs)
-        super().__init__(space, extractor.features_dim + sum(_width(space, key) for key in (PRIVILEGED, ELAPSED)))
+        super().__init__(space, int(extractor.features_dim) + sum(width(space, key) for key in (PRIVILEGED, ELAPSED)))
         self.inner, self.scale = extractor, scale
         self.last = [key for key in (PRIVILEGED, ELAPSED) if key in space.spaces]
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
         """(B, features): those of the other keys, what is privileged, the elapsed time."""
         others = {name: part for name, part in observations.items() if name not in self.last}
-        last = {key: observations[key].flatten(1) for key in self.last}
+        last = {key: observations[key].reshape(len(observations[key]), -1) for key in self.last}
         if self.scale is not None:
             last[PRIVILEGED] = self.scale(last[PRIVILEGED])
         return torch.cat([self.inner(others), *last.values()], -1)
@@ -157,10 +174,16 @@ class LiquidActorCriticPolicy(RecurrentActorCriticPolicy):
         log_std_init: logarithm of the first spread of box actions.
         features_extractor_class: as in SB3.
         features_extractor_kwargs: as in SB3.
-        kwargs: the other arguments of SB3's policies, such as ``activation_fn`` or ``optimizer_kwargs``.
+        activation_fn: as in SB3, of the hidden layers after the memories.
+        ortho_init: as in SB3.
+        share_features_extractor: as in SB3.
+        normalize_images: as in SB3.
+        optimizer_class: as in SB3.
+        optimizer_kwargs: as in SB3.
+        others: no further option is taken; those of sb3-contrib's policies are told what takes their place.
 
     Raises:
-        UserError: if a name is unknown, or an option does not fit the spaces.
+        UserError: if a name is unknown, an option does not fit the spaces, or nothing can be learned in these.
     """
 
     actor: Memory
@@ -181,22 +204,46 @@ class LiquidActorCriticPolicy(RecurrentActorCriticPolicy):
         log_std_init: float = -0.5,
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
         features_extractor_kwargs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        activation_fn: type[nn.Module] = nn.Tanh,
+        ortho_init: bool = True,
+        share_features_extractor: bool = True,
+        normalize_images: bool = True,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_kwargs: Mapping[str, Any] | None = None,
+        **others: Any,
     ):
+        _refuse_others(others)
         if critic not in CRITICS:
             raise UserError(f"unknown critic {critic!r}: {nearest(critic, CRITICS)}")
         if distribution not in ("gaussian", *DISTRIBUTIONS):
             raise UserError(
                 f"unknown distribution {distribution!r}: {nearest(distribution, ['gaussian', *DISTRIBUTIONS])}"
             )
-        if kwargs.get("use_sde"):
-            raise UserError("state-dependent exploration (use_sde) is not supported by liquid policies.")
-        if motor_actions and net_arch and net_arch.get("pi"):
-            raise UserError("motor neurons are the actions: remove net_arch's pi layers, or set motor_actions=False.")
-        self.core_name, self.neurons, self.core_options = core, neurons, dict(core_options or {})
+        if isinstance(neurons, bool) or not isinstance(neurons, int | np.integer) or neurons < 1:
+            raise UserError(f"neurons is {neurons!r}, but must be a whole number of at least 1.")
+        if net_arch is not None:
+            _check_net_arch(net_arch, motor_actions)
+        if core_options and not motor_actions:
+            raise UserError("with motor_actions=False the core is fully connected neurons; core_options has no effect.")
+        if critic == "shared" and not share_features_extractor:
+            raise UserError("critic='shared' needs share_features_extractor=True: the actor's memory sees one of them.")
+        if optimizer_kwargs is not None and "lr" in optimizer_kwargs:
+            raise UserError("optimizer_kwargs has 'lr': give it to the algorithm, as learning_rate.")
+        _check_arguments("optimizer_kwargs", optimizer_class, optimizer_kwargs or {})
+        _check_arguments("features_extractor_kwargs", features_extractor_class, features_extractor_kwargs or {})
+        check_observations(observation_space)
+        motors(action_space)  # says what is wrong with it
+        if isinstance(observation_space, spaces.Dict) and features_extractor_class is FlattenExtractor:
+            raise UserError("the observations are a dictionary: use LiquidMultiInputPolicy.")
+        if not isinstance(observation_space, spaces.Dict) and features_extractor_class is CombinedExtractor:
+            raise UserError(
+                f"the observations are no dictionary, but {observation_space}: use LiquidPolicy, or LiquidCnnPolicy "
+                "for images."
+            )
+        self.core_name, self.neurons, self.core_options = core, int(neurons), dict(core_options or {})
         self.motor_actions, self.critic_kind, self.distribution = motor_actions, critic, distribution
         self.learn_initial_state = learn_initial_state
-        self.timed, self.privileged = _width(observation_space, ELAPSED) > 0, _width(observation_space, PRIVILEGED)
+        self.timed, self.privileged = width(observation_space, ELAPSED) > 0, width(observation_space, PRIVILEGED)
         extractor_kwargs = dict(features_extractor_kwargs or {})
         if self.timed or self.privileged:
             extractor_kwargs = {"inner": features_extractor_class, "inner_kwargs": extractor_kwargs}
@@ -205,14 +252,19 @@ class LiquidActorCriticPolicy(RecurrentActorCriticPolicy):
             observation_space,
             action_space,
             lr_schedule,
-            net_arch=dict(net_arch or {"pi": [], "vf": [64]}),
+            net_arch={"pi": [], "vf": [64]} if net_arch is None else dict(net_arch),
+            activation_fn=activation_fn,
+            ortho_init=ortho_init,
             log_std_init=log_std_init,
             features_extractor_class=features_extractor_class,
             features_extractor_kwargs=extractor_kwargs,
+            share_features_extractor=share_features_extractor,
+            normalize_images=normalize_images,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=None if optimizer_kwargs is None else dict(optimizer_kwargs),
             lstm_hidden_size=1,  # sb3-contrib's LSTMs are built, and then replaced
             enable_critic_lstm=critic == "separate",
             shared_lstm=critic == "shared",
-            **kwargs,
         )
         # By sb3-contrib's names for them; what it calls critic is left to the readouts.
         self.lstm_actor, self.lstm_critic, self.critic = self.actor, self.critic_memory, None  # type: ignore[assignment]
@@ -230,6 +282,20 @@ class LiquidActorCriticPolicy(RecurrentActorCriticPolicy):
         )
 
     # Building
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """As SB3 has it.
+
+        Raises:
+            UserError: if the class of extractors cannot be built for these observations, or with these arguments.
+        """
+        try:
+            extractor = super().make_features_extractor()
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"the observations {self.observation_space} find no features extractor: {error}") from error
+        # SB3 counts the choices of a MultiDiscrete with NumPy, and torch takes no size of that type.
+        extractor._features_dim = int(extractor.features_dim)
+        return extractor
 
     def _build_mlp_extractor(self) -> None:
         """Called by SB3 when the features are known: builds the memories, and what stands behind them."""
@@ -255,7 +321,7 @@ class LiquidActorCriticPolicy(RecurrentActorCriticPolicy):
         if not self.motor_actions:
             return self._with_initial_state(build_memory(self.core_name, features, self.neurons))
         options = {"neurons": self.neurons} | self.core_options
-        return self._with_initial_state(build_core(self.core_name, features, _motors(self.action_space), options))
+        return self._with_initial_state(build_core(self.core_name, features, motors(self.action_space), options))
 
     def _with_initial_state(self, layer: LiquidLayer) -> LiquidLayer:
         if self.learn_initial_state:
@@ -267,14 +333,15 @@ class LiquidActorCriticPolicy(RecurrentActorCriticPolicy):
     def _build_hands(self) -> Hands:
         space = self.action_space
         if not isinstance(space, spaces.Box):
-            return ChoiceHands(_motors(space))
+            return ChoiceHands(motors(space))
         # Without bounds there is nothing to scale to: motor neurons of a CfC live in (-1, 1), and so do the commands.
         low, high = (bound.flatten().tolist() if space.is_bounded() else None for bound in (space.low, space.high))
         bound: Literal["clip", "tanh"] = "clip" if self.distribution == "gaussian" else "tanh"
-        return AffineHands(low or [-1.0] * _motors(space), high or [1.0] * _motors(space), bound)
+        return AffineHands(low or [-1.0] * motors(space), high or [1.0] * motors(space), bound)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
+        data = {name: value for name, value in data.items() if name not in INSTEAD}
         if self.timed or self.privileged:
             data["features_extractor_class"] = self.features_extractor_kwargs["inner"]
             data["features_extractor_kwargs"] = self.features_extractor_kwargs["inner_kwargs"]
@@ -286,6 +353,7 @@ class LiquidActorCriticPolicy(RecurrentActorCriticPolicy):
             "critic": self.critic_kind,
             "distribution": self.distribution,
             "learn_initial_state": self.learn_initial_state,
+            "share_features_extractor": self.share_features_extractor,
         }
 
     # Running. Observations, states and episode starts are sb3-contrib's: sequences lie flat, one after another.
@@ -332,10 +400,10 @@ class LiquidActorCriticPolicy(RecurrentActorCriticPolicy):
         """Actions (N, …), values (N, 1), log-densities (N,) and the states after, as sb3-contrib has it.
 
         Raises:
-            UserError: if an observation holds NaN or infinity.
+            UserError: if an observation holds NaN, infinity or a negative elapsed time.
             DivergedError: if the observations do not, and what the actor commands does.
         """
-        _refuse_nan(obs)
+        self._check_observation(obs)
         distribution, values, states = self.run(obs, lstm_states, episode_starts)
         actions = distribution.get_actions(deterministic=deterministic)
         log_prob = distribution.log_prob(actions)
@@ -346,7 +414,8 @@ class LiquidActorCriticPolicy(RecurrentActorCriticPolicy):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Values (N, 1), log-densities (N,) and entropies (N,) of actions, as sb3-contrib has it."""
         distribution, values, _ = self.run(obs, lstm_states, episode_starts)
-        return values, distribution.log_prob(actions), distribution.entropy()
+        # A buffer keeps the actions of MultiBinary as bytes, which have no density.
+        return values, distribution.log_prob(actions.float()), distribution.entropy()
 
     def predict_values(  # type: ignore[override]
         self, obs: Any, lstm_states: tuple[Tensor, Tensor], episode_starts: Tensor
@@ -356,6 +425,18 @@ class LiquidActorCriticPolicy(RecurrentActorCriticPolicy):
         if isinstance(features, tuple):
             features = features[1]
         return self.value_net(self._critic_latent(features, None, lstm_states, episode_starts)[0])
+
+    def _check_observation(self, observation: Tensor | Mapping[str, Tensor]) -> None:
+        """Names the first observation of a batch (N, …) that holds NaN, infinity or a negative time."""
+        _refuse_nan(observation)
+        if self.timed:
+            assert isinstance(observation, Mapping)
+            elapsed = observation[ELAPSED].flatten()
+            if elapsed.min() < 0:
+                raise UserError(
+                    f"the observation {ELAPSED!r} is {elapsed.min().item():.4g} in environment {int(elapsed.argmin())} "
+                    f"of {len(elapsed)}, but is the time since the previous observation, at least 0. {NOT_NORMALIZED}"
+                )
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Distribution:
         if not latent_pi.isfinite().all():
@@ -367,7 +448,7 @@ class LiquidActorCriticPolicy(RecurrentActorCriticPolicy):
     def _predict(  # type: ignore[override]
         self, observation: Any, lstm_states: tuple[Tensor, Tensor], episode_starts: Tensor, deterministic: bool = False
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        _refuse_nan(observation)
+        self._check_observation(observation)
         return super()._predict(observation, lstm_states, episode_starts, deterministic)
 
     def predict(
@@ -377,12 +458,23 @@ class LiquidActorCriticPolicy(RecurrentActorCriticPolicy):
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """As sb3-contrib has it; without a state, an episode starts."""
+        """As sb3-contrib has it; without a state, an episode starts.
+
+        Raises:
+            UserError: if the observation does not fit its space, or state or ``episode_start`` are of another batch.
+        """
+        rows = count_rows(observation, self.observation_space)
         if state is None and episode_start is None:
-            part = next(iter(observation.values())) if isinstance(observation, dict) else observation
-            space = self.observation_space
-            own = next(iter(space.spaces.values())) if isinstance(space, spaces.Dict) else space
-            episode_start = np.ones(len(part) if np.ndim(part) > len(own.shape or ()) else 1, bool)
+            episode_start = np.ones(rows, bool)
+        if episode_start is not None and np.size(episode_start) != rows:
+            raise UserError(f"there are {rows} observations, but {np.size(episode_start)} values of episode_start.")
+        expected = (1, rows, self.actor.hidden_size)
+        if state is not None and [tuple(np.shape(part)) for part in state] != [expected] * 2:
+            given = " and ".join(str(tuple(np.shape(part))) for part in state)
+            raise UserError(
+                f"the state has the shapes {given}, expected {expected} twice for {rows} observations: what predict "
+                "gave for as many."
+            )
         return super().predict(observation, state, episode_start, deterministic)
 
 
@@ -422,6 +514,18 @@ class Perception(BaseFeaturesExtractor):
         return torch.cat([self.eyes(image), gauges], -1)
 
 
+SETTLED = {
+    "core",
+    "core_options",
+    "motor_actions",
+    "features_extractor_class",
+    "features_extractor_kwargs",
+    "share_features_extractor",
+    "normalize_images",
+}
+"""Arguments that a driver settles for its policy."""
+
+
 class DriverPolicy(LiquidActorCriticPolicy):
     """A `policies.driver.Driver` learns: its eyes, core and hands are the actor, and a critic stands beside them.
 
@@ -434,6 +538,9 @@ class DriverPolicy(LiquidActorCriticPolicy):
         driver: what the driver is made of.
         share_eyes: whether the critic sees through the actor's eyes; otherwise through a copy of them.
         kwargs: further arguments of :class:`LiquidActorCriticPolicy`, but those that the driver settles.
+
+    Raises:
+        UserError: as :class:`LiquidActorCriticPolicy`, and for what the driver settles.
     """
 
     def __init__(
@@ -445,6 +552,8 @@ class DriverPolicy(LiquidActorCriticPolicy):
         share_eyes: bool = True,
         **kwargs: Any,
     ):
+        for name in kwargs.keys() & SETTLED:
+            raise UserError(f"the driver settles {name!r}: say it there, in its DriverConfig.")
         self._own = [Driver(driver)]  # in a list, lest its parts are registered twice
         self._privileged_scale: list[GaugeScale] = []
         self._eyes_given = False
@@ -511,27 +620,43 @@ def _refuse_nan(observation: Tensor | Mapping[str, Tensor]) -> None:
             )
 
 
-def _width(space: gymnasium.Space, key: str) -> int:
-    """Numbers under a key of a dictionary space; 0 where there are none."""
-    part = space.spaces.get(key) if isinstance(space, spaces.Dict) else None
-    return 0 if part is None else int(np.prod(part.shape or ()))
+def _refuse_others(options: Mapping[str, Any]) -> None:
+    """What :class:`LiquidActorCriticPolicy` does not take. SB3 itself passes ``use_sde=False``, and None for others."""
+    for name, value in options.items():
+        if name in INSTEAD:
+            if value is not None and not (name == "use_sde" and value is False):
+                raise UserError(f"liquid policies have no option {name!r}: {INSTEAD[name]}")
+        else:
+            known = inspect.signature(LiquidActorCriticPolicy).parameters.keys()
+            given_by_sb3 = {"observation_space", "action_space", "lr_schedule", "others"}
+            raise UserError(f"liquid policies have no option {name!r}: {nearest(name, known - given_by_sb3)}")
 
 
-def _motors(space: gymnasium.Space) -> int:
-    """Motor neurons that an action takes.
+def _check_net_arch(net_arch: Any, motor_actions: bool) -> None:
+    wanted = '{"vf": [64, 64]}' if motor_actions else '{"pi": [64, 64], "vf": [64, 64]}'
+    sizes = list(net_arch.values()) if isinstance(net_arch, Mapping) else [None]
+    whole = all(
+        isinstance(layers, list | tuple) and all(isinstance(units, int) and units > 0 for units in layers)
+        for layers in sizes
+    )
+    if not whole or not net_arch.keys() <= {"pi", "vf"}:
+        raise UserError(
+            f"net_arch is {net_arch!r}, but must be a dictionary of the layers after the memories of actor and critic, "
+            f"such as {wanted}. The size of the memories is the option neurons."
+        )
+    if motor_actions and net_arch.get("pi"):
+        raise UserError("motor neurons are the actions: remove net_arch's pi layers, or set motor_actions=False.")
 
-    Raises:
-        UserError: if the space is not one that RecurrentPPO knows.
-    """
-    if isinstance(space, spaces.Box):
-        return int(np.prod(space.shape))
-    if isinstance(space, spaces.Discrete):
-        return int(space.n)
-    if isinstance(space, spaces.MultiDiscrete):
-        return int(space.nvec.sum())
-    if isinstance(space, spaces.MultiBinary):
-        return int(np.prod(space.shape))
-    raise UserError(f"actions of {space} are not supported: expected Box, Discrete, MultiDiscrete or MultiBinary.")
+
+def _check_arguments(option: str, made: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Compares arguments by name with what they are passed to, whose first argument is not among them."""
+    _, *parameters = inspect.signature(made).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    known, called = [parameter.name for parameter in parameters], getattr(made, "__name__", made)
+    for name in given:
+        if name not in known:
+            raise UserError(f"{option}: {called} has no argument {name!r}: {nearest(name, known)}")
 
 
 ALIASES: dict[str, type[LiquidActorCriticPolicy]] = {

@@ -1,4 +1,5 @@
 import copy
+import inspect
 
 import gymnasium
 import numpy as np
@@ -8,12 +9,16 @@ from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
+from agents.driving_task import DrivingTask, TaskConfig
+from agents.liquid_ppo import LiquidPPO
 from liquid_control.support.errors import UserError
+from policies.driver import DriverConfig
 from policies.registry import CORES
-from policies.sb3 import LiquidActorCriticPolicy, LiquidCnnPolicy, LiquidMultiInputPolicy
+from policies.sb3 import SETTLED, DriverPolicy, LiquidActorCriticPolicy, LiquidCnnPolicy, LiquidMultiInputPolicy
 
 VECTOR = spaces.Box(-1, 1, (4,), np.float32)
 ACTIONS = {
@@ -209,6 +214,7 @@ def test_images_and_dictionaries_have_their_policies():
 def test_options_of_the_core_reach_it():
     assert build(core="cfc", core_options={"mode": "pure"}).actor.layer.mode == "pure"
     assert build(core="ltc", neurons=24).actor.layer.neuron_count == 24
+    assert len(build(net_arch={}).mlp_extractor.critic) == 0 < len(build().mlp_extractor.critic)
     dense = build(motor_actions=False, net_arch={"pi": [8], "vf": [8]})
     assert dense.actor.layer.output_size == 19
 
@@ -224,6 +230,21 @@ def test_options_of_the_core_reach_it():
         ({"core": "lan", "learn_initial_state": True}, "'lan' cannot be learned"),
         ({"net_arch": {"pi": [8]}}, "motor_actions=False"),
         ({"action": ACTIONS["discrete"], "distribution": "beta"}, "box actions"),
+        ({"action": ACTIONS["unbounded"], "distribution": "beta"}, "finite action bounds"),
+        ({"neuron": 30}, "did you mean 'neurons'"),
+        ({"neurons": 0}, "neurons is 0"),
+        ({"neurons": 9.5}, "neurons is 9.5"),
+        ({"net_arch": [64, 64]}, r'such as \{"vf": \[64, 64\]\}. The size of the memories is the option neurons'),
+        ({"net_arch": [64, 64], "motor_actions": False}, r'such as \{"pi": \[64, 64\], "vf"'),
+        ({"net_arch": {"vf": 64}}, "net_arch is {'vf': 64}"),
+        ({"net_arch": {"vf": [0]}}, r"net_arch is {'vf': \[0\]}"),
+        ({"net_arch": {"value": [64]}}, r"net_arch is {'value': \[64\]}"),
+        ({"core_options": {"mode": "pure"}, "motor_actions": False}, "core_options has no effect"),
+        ({"core_options": {"mod": "pure"}}, "did you mean 'mode'"),
+        ({"critic": "shared", "share_features_extractor": False}, "share_features_extractor=True"),
+        ({"optimizer_kwargs": {"lr": 1e-3}}, "learning_rate"),
+        ({"optimizer_kwargs": {"epsilon": 1e-3}}, "did you mean 'eps'"),
+        ({"features_extractor_kwargs": {"features": 8}}, "FlattenExtractor has no argument 'features'"),
     ],
 )
 def test_what_does_not_fit_is_one_clear_error(options, message):
@@ -231,11 +252,72 @@ def test_what_does_not_fit_is_one_clear_error(options, message):
         build(**options)
 
 
-def test_a_shipped_driver_and_its_policy_act_alike():
-    from agents.driving_task import DrivingTask, TaskConfig
-    from policies.driver import DriverConfig
-    from policies.sb3 import DriverPolicy
+OPTIONS_OF_SB3 = inspect.signature(RecurrentActorCriticPolicy).parameters.keys()
+GIVEN_BY_SB3 = {"observation_space", "action_space", "lr_schedule"}
+TAKEN = inspect.signature(LiquidActorCriticPolicy).parameters.keys() & OPTIONS_OF_SB3 - GIVEN_BY_SB3
 
+
+@pytest.mark.parametrize("option", sorted(OPTIONS_OF_SB3 - GIVEN_BY_SB3 - TAKEN))
+def test_an_option_of_sb3_that_is_not_taken_is_refused_with_what_takes_its_place(option):
+    own = inspect.signature(LiquidActorCriticPolicy).parameters.keys()
+    for value in (True, 2, {"dropout": 0.5}):
+        with pytest.raises(UserError, match=f"no option '{option}': .*({'|'.join(own - GIVEN_BY_SB3)})"):
+            build(**{option: value})
+    with pytest.raises(UserError, match=f"no option '{option}'"):
+        LiquidPPO("LiquidPolicy", "CartPole-v1", policy_kwargs={option: True})
+
+
+@pytest.mark.parametrize("option", sorted(TAKEN))
+def test_an_option_of_sb3_that_is_taken_has_its_effect(option):
+    image = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+    vector, picture = torch.rand(2, 4) + 0.5, torch.from_numpy(np.stack([image.sample()] * 2))
+    given = {
+        "net_arch": ({"vf": [8]}, lambda policy: policy.mlp_extractor.latent_dim_vf, VECTOR),
+        "activation_fn": (nn.ReLU, lambda policy: str(policy.mlp_extractor), VECTOR),
+        "ortho_init": (False, lambda policy: policy.value_net.weight.tolist(), VECTOR),
+        "log_std_init": (-1.0, lambda policy: policy.log_std.tolist(), VECTOR),
+        "features_extractor_class": (Halved, lambda policy: policy.extract_features(vector).tolist(), VECTOR),
+        "features_extractor_kwargs": ({"features_dim": 8}, lambda policy: policy.actor.layer.input_size, image),
+        "share_features_extractor": (False, lambda policy: policy.share_features_extractor, image),
+        "normalize_images": (False, lambda policy: policy.extract_features(picture).tolist(), image),
+        "optimizer_class": (torch.optim.SGD, lambda policy: type(policy.optimizer), VECTOR),
+        "optimizer_kwargs": ({"eps": 1e-3}, lambda policy: policy.optimizer.defaults["eps"], VECTOR),
+    }
+    value, effect, space = given[option]
+    kind = LiquidCnnPolicy if space is image else LiquidActorCriticPolicy
+    assert effect(build(space, kind=kind, **{option: value})) != effect(build(space, kind=kind))
+
+
+class Halved(BaseFeaturesExtractor):
+    """Half of every number."""
+
+    def __init__(self, space):
+        super().__init__(space, 4)
+
+    def forward(self, observations):
+        return observations / 2
+
+
+def test_what_a_driver_settles_is_not_said_again():
+    config = DriverConfig(env="CartPole-v1", vector={"size": 4, "choices": 2})
+    space = DrivingTask(TaskConfig(config)).observation_space
+    for option in sorted(SETTLED):
+        with pytest.raises(UserError, match=f"the driver settles '{option}'"):
+            build(space, ACTIONS["discrete"], DriverPolicy, driver=config, **{option: None})
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"share_features_extractor": False, "net_arch": {"vf": [8, 8]}, "critic": "feedforward"}]
+)
+def test_a_policy_is_saved_and_loaded_without_its_algorithm(options, tmp_path):
+    policy = build(distribution="beta", **options)
+    policy.save(tmp_path / "policy")
+    loaded = LiquidActorCriticPolicy.load(tmp_path / "policy", device="cpu")
+    observation = np.ones(4, np.float32)
+    np.testing.assert_array_equal(*(which.predict(observation, deterministic=True)[0] for which in (policy, loaded)))
+
+
+def test_a_shipped_driver_and_its_policy_act_alike():
     config = DriverConfig(pedals=True, action_repeat=3, bound="tanh")
     task = DrivingTask(TaskConfig(config))
     policy = DriverPolicy(task.observation_space, task.action_space, lambda _: 1e-3, driver=config, distribution="beta")
