@@ -9,40 +9,37 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 import warnings
 from collections.abc import Container
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from liquid_control.support.errors import UserError
 
 CHOICES = ("auto", "reference")
 BACKENDS = {"cpu": "numba", "cuda": "triton"}
+PLAIN = (Tensor, nn.Parameter)
+"""Types of tensors whose memory holds their values. A subclass may hold them elsewhere, or none at all."""
 
 
 class ReferenceFormWarning(UserWarning):
     """A layer runs in its slow reference form although kernels are allowed; said once for each reason."""
 
 
-def kernel_device(x: Tensor) -> str | None:
+def kernel_device(x: Tensor, *others: Tensor | float | None) -> str | None:
     """Where a kernel may work on ``x`` and on what shares its device: "cpu", "cuda", or None for the reference form.
 
-    Kernels need plain tensors: under `torch.compile`, `torch.export` and the transforms of `torch.func` the reference
-    form is what can be traced.
+    Kernels read and write the memory of plain tensors, behind torch's back: the reference form is what can be traced,
+    transformed, and run on tensors of other kinds.
 
     Raises:
         UserError: if ``LIQUID_CONTROL_KERNELS`` is set to something unknown.
     """
-    choice = os.environ.get("LIQUID_CONTROL_KERNELS", "auto")
-    if choice not in CHOICES:
-        raise UserError(f"LIQUID_CONTROL_KERNELS is {choice!r}, expected one of {CHOICES}.")
-    if (
-        choice == "reference"
-        or torch.compiler.is_compiling()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-    ):
+    if reference_is_chosen() or is_traced() or not are_plain(x, *others):
         return None
     device = x.device.type
     if device not in BACKENDS:
@@ -53,10 +50,54 @@ def kernel_device(x: Tensor) -> str | None:
     return device
 
 
+def reference_is_chosen() -> bool:
+    """Whether ``LIQUID_CONTROL_KERNELS`` asks for the reference form.
+
+    Raises:
+        UserError: if it is set to something unknown.
+    """
+    choice = os.environ.get("LIQUID_CONTROL_KERNELS", "auto")
+    if choice not in CHOICES:
+        raise UserError(f"LIQUID_CONTROL_KERNELS is {choice!r}, expected one of {CHOICES}.")
+    return choice == "reference"
+
+
+def is_traced() -> bool:
+    """Whether torch does more with operations than run them, so that Python may not ask for the values of a tensor.
+
+    Under `torch.compile` and `torch.export`, `torch.jit.trace`, `make_fx` and other dispatch modes, and where
+    :func:`is_transformed`.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or is_transformed()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+def is_transformed() -> bool:
+    """Whether a transform of `torch.func` or forward-mode differentiation is under way."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+def are_plain(*given: Tensor | float | None) -> bool:
+    """Whether those that are tensors are of torch's own types."""
+    return all(type(value) in PLAIN for value in given if isinstance(value, Tensor))
+
+
 def use_reference(reason: str) -> None:
-    """Warns, once for each reason, that a layer runs in its reference form."""
+    """Warns, once for each reason, that a layer runs in its reference form; the warning points at the user's line."""
     if _new(reason):
-        warnings.warn(f"slow reference form: {reason}.", ReferenceFormWarning, stacklevel=2)
+        warnings.warn(f"slow reference form: {reason}.", ReferenceFormWarning, stacklevel=_frames_to_the_user())
+
+
+def _frames_to_the_user() -> int:
+    """As ``stacklevel`` counts them from :func:`use_reference`, up to the first that is neither ours nor torch's."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("liquid_control", "torch"):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def is_known(layer: str, what: str, name: str, known: Container[str]) -> bool:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from liquid_control.kernels import is_traced
+
 
 def is_recorded(*given: Tensor | float | None) -> bool:
     """Whether a backward pass may follow a call with these, for which it must keep what the pass needs.
@@ -19,17 +21,23 @@ def is_recorded(*given: Tensor | float | None) -> bool:
     return torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in given)
 
 
-def refuse_second_derivatives(kernel: str) -> None:
-    """To be called first in a backward pass.
+def refuse_more_than_gradients(kernel: str, *gradients: Tensor | None) -> None:
+    """To be called first in a backward pass, with the gradients that it is given.
 
     Raises:
-        RuntimeError: if its gradients are to be differentiated again.
+        RuntimeError: if its own are to be differentiated again, or many of them computed at once.
     """
+    batched = (torch._C._functorch.is_legacy_batchedtensor(given) for given in gradients if given is not None)
     if torch.is_grad_enabled():
-        raise RuntimeError(
-            f"the kernel of {kernel} has no second derivatives, and create_graph=True asks for them: set the "
-            "environment variable LIQUID_CONTROL_KERNELS=reference to run the reference form."
-        )
+        lacks = "second derivatives, and create_graph=True asks for them"
+    elif is_traced() or any(batched):
+        lacks = "vectorised derivatives, and jacobian(vectorize=True) or is_grads_batched=True asks for them"
+    else:
+        return
+    raise RuntimeError(
+        f"the kernel of {kernel} has no {lacks}: set the environment variable LIQUID_CONTROL_KERNELS=reference to run "
+        "the reference form."
+    )
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,7 @@ class _Recorded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, of_y, of_final):
-        refuse_second_derivatives(ctx.kernel.name)
+        refuse_more_than_gradients(ctx.kernel.name, of_y, of_final)
         _ = ctx.saved_tensors
         wants_x, wants_elapsed = ctx.needs_input_grad[3], ctx.needs_input_grad[5]
         of_x, of_state, of_elapsed, of_parameters = ctx.kernel.backward(

@@ -13,11 +13,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from liquid_control.kernels.structure import Structured
 
-class Lockstep(nn.Module):
+
+class Lockstep(Structured):
     """What is the same for all sequences: where weights stand, and how far behind each neuron is.
 
     Args:
@@ -33,9 +35,9 @@ class Lockstep(nn.Module):
     def __init__(self, inputs: int, sizes: Sequence[int], masks: Sequence[Sequence[np.ndarray | None]]):
         super().__init__()
         self.sizes, self.lag, self.head_count = tuple(sizes), len(sizes) - 1, len(masks[0])
-        group = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes), output_size=sum(sizes))
-        self.register_buffer("group", group, persistent=False)
-        self.register_buffer("place", torch.from_numpy(_places(inputs, self.sizes, masks)), persistent=False)
+        group = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes))
+        self.register_constant("group", group)
+        self.register_constant("place", torch.from_numpy(_places(inputs, self.sizes, masks)))
 
     def heads(self, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """All heads of all groups as one.

@@ -14,7 +14,7 @@ itself: a step of zero elapsed time leaves the state as it is.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,18 +22,22 @@ import ncps.wirings
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
-from liquid_control.kernels import use_reference
+from liquid_control.kernels import are_plain, is_traced, use_reference
 from liquid_control.kernels.lockstep import Lockstep, merge_gate
+from liquid_control.kernels.structure import Structured
 from liquid_control.nn.layer import Elapsed, LiquidLayer, by_step
-from liquid_control.nn.wiring import Circuit, Wiring, build_circuit, reject_other_masks
+from liquid_control.nn.parameters import Watch, find_parameter, read, settle
+from liquid_control.nn.wiring import Circuit, Wiring, build_circuit, read_mask, reject_other_masks
 
 if TYPE_CHECKING:
     from liquid_control.kernels.cfc import CfCPlan
     from liquid_control.kernels.step import Tick
 
 MODES = ("default", "no_gate", "pure")
+WEIGHT_AND_BIAS = ("weight", "bias")
 BACKBONE_OPTIONS = ("backbone_units", "backbone_layers", "backbone_dropout")
 
 
@@ -51,7 +55,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class CfCCell(nn.Module):
+class CfCCell(Structured):
     """The parameters of one group of CfC neurons, by ncps's names; the equations are in :class:`CfC`."""
 
     def __init__(
@@ -73,7 +77,11 @@ class CfCCell(nn.Module):
                 {str(2 * layer): nn.Linear(*pair) for layer, pair in enumerate(itertools.pairwise(sizes))}
             )
             fan_in = backbone_units
-        self.register_buffer("sparsity_mask", sparsity_mask)
+        self.sparsity_mask: Tensor | None
+        if sparsity_mask is None:
+            self.register_buffer("sparsity_mask", None)
+        else:
+            self.register_constant("sparsity_mask", sparsity_mask, persistent=True)
         self.register_load_state_dict_pre_hook(reject_other_masks)
         self.ff1 = nn.Linear(fan_in, hidden_size)
         if mode == "pure":
@@ -90,7 +98,9 @@ class CfCCell(nn.Module):
 
     def heads(self) -> list[nn.Linear]:
         """The linear heads in the order of :class:`CfC`'s equations: g, h, a, b; or g alone in mode "pure"."""
-        return [self.ff1] if hasattr(self, "w_tau") else [self.ff1, self.ff2, self.time_a, self.time_b]
+        # Straight from the dictionary: the way through Module.__getattr__ takes ten times as long.
+        own = cast(dict[str, nn.Linear], self._modules)
+        return [own["ff1"], own["ff2"], own["time_a"], own["time_b"]] if "ff2" in own else [own["ff1"]]
 
 
 class CfC(LiquidLayer):
@@ -177,19 +187,39 @@ class CfC(LiquidLayer):
         last = sum(self.group_sizes[:-1])
         self.motor = slice(last, last + outputs)
         self.fc: nn.Module = nn.Identity() if proj_size is None else nn.Linear(outputs, proj_size)
-        if not self.backbone_layers:
-            heads = [self._masked(head) for head in range(1 if mode == "pure" else 4)]
-            of_groups = [None] if masks is None else masks
-            self.lockstep = Lockstep(
-                input_size, self.group_sizes, [[mask if masked else None for masked in heads] for mask in of_groups]
-            )
+        self._watch, self._calls_linears = Watch(), False
+        self._adopt([None] if masks is None else masks)
 
     @property
     def cells(self) -> list[CfCCell]:
         """The groups of neurons, from the inputs on."""
-        if isinstance(self.rnn_cell, CfCCell):
-            return [self.rnn_cell]
-        return cast(list[CfCCell], list(self.rnn_cell.children()))
+        cell = self.rnn_cell
+        if isinstance(cell, CfCCell):
+            return [cell]
+        return cast(list[CfCCell], list(cell._modules.values()))
+
+    def follow_modules(self) -> None:
+        """See :class:`LiquidLayer`; linear maps that have hooks are called."""
+        cells = self.cells
+        settle(cells)
+        heads = [head for cell in cells for head in cell.heads()]
+        self._calls_linears = settle([*self._backbone(), *heads], called=True)
+        masks = [cell.sparsity_mask for cell in cells]
+        if not is_traced() and self._watch.sees_change([mask for mask in masks if mask is not None]):
+            now = [None if mask is None else read_mask(mask) for mask in masks]
+            pairs = zip(now, self.masks, strict=True)
+            if any(mask is not None and not np.array_equal(mask, cast(np.ndarray, old)) for mask, old in pairs):
+                self._adopt(now)
+
+    def _adopt(self, masks: Sequence[np.ndarray | None]) -> None:
+        """Prepares for 0/1 masks of the groups, or None: what kernels and plastic synapses leave out."""
+        self.masks = masks
+        vars(self).pop("_plan", None)
+        if not self.backbone_layers:
+            heads = [self._masked(head) for head in range(1 if self.mode == "pure" else 4)]
+            of_groups = [[mask if masked else None for masked in heads] for mask in masks]
+            lockstep = Lockstep(self.input_size, self.group_sizes, of_groups)
+            self.lockstep = lockstep.to(find_parameter(self).device)
 
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
         """See :class:`LiquidLayer`. Within a step, inputs drive the first group, and each group drives the next one."""
@@ -197,24 +227,30 @@ class CfC(LiquidLayer):
         states = []
         for driving, (span, advances) in zip(x.unbind(0), by_step(elapsed, advance, len(x)), strict=True):
             after = []
-            for (weight, bias, pure), own in zip(groups, state.split(self.group_sizes, 1), strict=True):
+            for (heads, pure), own in zip(groups, state.split(self.group_sizes, 1), strict=True):
                 z = self._through_backbone(torch.cat([driving, own], 1))
-                driving = self._solution(F.linear(z, weight, bias), span, pure)
+                driving = self._solution(heads(z), span, pure)
                 after.append(driving)
             new = torch.cat(after, 1)
             state = new if advances is None else torch.where(advances, new, state)
             states.append(state)
         return self.fc(torch.stack(states)[..., self.motor]), state
 
-    def _heads_of(self, cell: CfCCell) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
-        """Of a group weight and bias of its heads, one under the other, and in mode "pure" |w_τ| and A, each (1, N)."""
-        heads, mask = cell.heads(), cell.sparsity_mask
-        weights: list[Tensor] = [
-            linear.weight * mask if isinstance(mask, Tensor) and self._masked(head) else linear.weight
-            for head, linear in enumerate(heads)
-        ]
+    def _heads_of(self, cell: CfCCell) -> tuple[Callable[[Tensor], Tensor], tuple[Tensor, Tensor] | None]:
+        """Of a group z → its heads, side by side, and in mode "pure" |w_τ| and A, each (1, N)."""
+        linears, mask = cell.heads(), cell.sparsity_mask
         pure = (cell.w_tau.abs(), cell.A) if self.mode == "pure" else None
-        return torch.cat(weights), torch.cat([linear.bias for linear in heads]), pure
+        masked = [
+            {"weight": linear.weight * mask} if mask is not None and self._masked(head) else {}
+            for head, linear in enumerate(linears)
+        ]
+        if self._calls_linears:  # each with its weights as masked, for their hooks
+            calls = list(zip(linears, masked, strict=True))
+            return lambda z: torch.cat([functional_call(linear, own, z) for linear, own in calls], 1), pure
+        pairs = zip(linears, masked, strict=True)
+        weight = torch.cat([own.get("weight", linear.weight) for linear, own in pairs])
+        bias = torch.cat([linear.bias for linear in linears])
+        return lambda z: F.linear(z, weight, bias), pure
 
     def _through_backbone(self, z: Tensor) -> Tensor:
         for linear in self._backbone():
@@ -236,10 +272,12 @@ class CfC(LiquidLayer):
         self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None
     ) -> tuple[Tensor, Tensor] | None:
         """See :class:`LiquidLayer`; `kernels.cuda.cfc`."""
-        if not self._has_plain_backbone():
+        if not self._kernels_know():
             return None
         from liquid_control.kernels.cuda import cfc  # Triton is optional
 
+        if not are_plain(*self._head_parameters()):
+            return None
         weight, bias = merge_gate(*self.all_heads(), elapsed)
         backbone = None
         if self.backbone_layers:
@@ -257,14 +295,14 @@ class CfC(LiquidLayer):
         if x.dtype not in (torch.float32, torch.float64):
             use_reference(f"the CfC kernels compute in float32 or float64, not in {x.dtype}")
             return None
-        if not self._has_plain_backbone():
+        if not self._kernels_know():
             return None
         from liquid_control.kernels import cfc  # Numba is optional
 
-        plan = self._plan
-        if plan is None:
+        plan, parameters = self._plan, self._head_parameters()
+        if plan is None or not are_plain(*parameters):
             return None
-        y, state = cfc.integrate(plan, x, state, elapsed, mask, self._head_parameters())
+        y, state = cfc.integrate(plan, x, state, elapsed, mask, parameters)
         if self.proj_size is not None:
             y = self.fc(y)
             if mask is not None:  # a bias has filled the zeros of padded steps
@@ -283,8 +321,11 @@ class CfC(LiquidLayer):
         projection = (self.fc.weight, self.fc.bias) if isinstance(self.fc, nn.Linear) else None
         return cfc.tick, (cfc.step_numbers(plan, self._head_parameters(), projection),)
 
-    def _has_plain_backbone(self) -> bool:
-        """Whether the backbone is one that kernels have, or none; says so if not."""
+    def _kernels_know(self) -> bool:
+        """Whether kernels have this backbone, or none, and no linear map must be called; says so if not."""
+        if self._calls_linears:
+            use_reference("a linear map of the CfC has hooks, and kernels do not call it")
+            return False
         if self.backbone_layers > 1:
             use_reference(f"the CfC kernels take one backbone layer, not {self.backbone_layers}")
             return False
@@ -298,11 +339,10 @@ class CfC(LiquidLayer):
         """Of the kernels on the CPU; None if they do not know the mode or the activation."""
         from liquid_control.kernels.cfc import build_plan
 
-        masks = [cell.sparsity_mask for cell in self.cells]
         return build_plan(
             self.input_size,
             self.group_sizes,
-            [mask.cpu().numpy() if isinstance(mask, Tensor) else None for mask in masks],
+            self.masks,
             [self._masked(head) for head in range(1 if self.mode == "pure" else 4)],
             self.mode,
             self.motor.stop - self.motor.start,
@@ -312,28 +352,17 @@ class CfC(LiquidLayer):
 
     def _head_parameters(self) -> list[Tensor]:
         """In the kernels' order: the backbone; of each group weight and bias of each head; in mode "pure" w_τ and A."""
-        # Straight from the dictionaries, unless a parametrisation stands between: the way through Module.__getattr__
-        # takes as long as the kernel does for a short sequence.
-        places = self._head_places
-        parameters = [
-            module._parameters[name] if name in module._parameters else getattr(module, name) for module, name in places
-        ]
-        return cast(list[Tensor], parameters)
-
-    @cached_property
-    def _head_places(self) -> list[tuple[nn.Module, str]]:
-        """Of those parameters the module and the name there."""
-        places: list[tuple[nn.Module, str]] = []
-        backbone = self._backbone()  # of a dense layer, which has one cell
+        parameters = [tensor for linear in self._backbone() for tensor in read(linear, WEIGHT_AND_BIAS)]
         for cell in self.cells:
-            places += [(linear, name) for linear in (*backbone, *cell.heads()) for name in ("weight", "bias")]
+            for linear in cell.heads():
+                parameters += read(linear, WEIGHT_AND_BIAS)
             if self.mode == "pure":
-                places += [(cell, "w_tau"), (cell, "A")]
-        return places
+                parameters += read(cell, ("w_tau", "A"))
+        return parameters
 
     def _backbone(self) -> list[nn.Linear]:
-        backbone = self.cells[0].backbone
-        return [] if backbone is None else cast(list[nn.Linear], list(backbone.children()))
+        backbone = self.cells[0].backbone  # of a dense layer, which has one cell
+        return [] if backbone is None else cast(list[nn.Linear], list(backbone._modules.values()))
 
     def _pure_parameters(self) -> tuple[Tensor, Tensor] | None:
         """|w_τ| and A, each (1, S), in mode "pure"."""
@@ -348,9 +377,8 @@ class CfC(LiquidLayer):
             weight (heads, S, C + S), zero where there is no synapse, or (heads, S, U) behind a backbone of U units, and
             bias (heads, S).
         """
-        linears = [linear for cell in self.cells for linear in cell.heads()]
-        weights: list[Tensor] = [linear.weight for linear in linears]
-        biases: list[Tensor] = [linear.bias for linear in linears]
+        pairs = [read(linear, WEIGHT_AND_BIAS) for cell in self.cells for linear in cell.heads()]
+        weights, biases = [weight for weight, _ in pairs], [bias for _, bias in pairs]
         if self.backbone_layers:
             return torch.stack(weights), torch.stack(biases)
         return self.lockstep.heads(weights, biases)

@@ -90,7 +90,7 @@ class Stack(Composite):
         y, elapsed, advance = x.transpose(0, 1), batch_first(elapsed), batch_first(advance)
         states = []
         for layer, own in zip(self._members(), self._states(state), strict=True):
-            y, own = layer._run(y, own, elapsed, advance)
+            y, own = layer.run_inside(y, own, elapsed, advance)
             states.append(own)
         return y.transpose(0, 1), torch.cat(states, 1)
 
@@ -138,8 +138,8 @@ class Bidirectional(Composite):
         first, second = self._states(state)
         after = until_next(elapsed, advance).flip(0) if isinstance(elapsed, Tensor) else elapsed
         x, elapsed, advance, after = x.transpose(0, 1), batch_first(elapsed), batch_first(advance), batch_first(after)
-        y, first = onward._run(x, first, elapsed, advance)
-        z, second = backward._run(x.flip(1), second, after, None if advance is None else advance.flip(1))
+        y, first = onward.run_inside(x, first, elapsed, advance)
+        z, second = backward.run_inside(x.flip(1), second, after, None if advance is None else advance.flip(1))
         return torch.cat([y, z.flip(1)], -1).transpose(0, 1), torch.cat([first, second], 1)
 
 

@@ -11,11 +11,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from liquid_control.nn.layer import Elapsed, LiquidLayer
+from liquid_control.kernels import is_transformed, reference_is_chosen
+from liquid_control.nn.layer import Elapsed, LiquidLayer, is_readable, per_tick
+from liquid_control.nn.parameters import read, settle
 
 if TYPE_CHECKING:
     from liquid_control.kernels.step import Tick
+
+
+WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+"""Of torch's networks, in their order."""
 
 
 class GatedLayer(LiquidLayer):
@@ -39,41 +46,67 @@ class GatedLayer(LiquidLayer):
         super().__init__(input_size, dict.fromkeys(self.remembers, units), output_size or units, learn_initial_state)
         self.units, self.readout_size = units, output_size
         self.cell = self._cell()
+        self._calls_cell = False
         self.readout: nn.Module = nn.Identity() if output_size is None else nn.Linear(units, output_size)
 
     @abstractmethod
     def _cell(self) -> nn.RNNBase:
         """The network of torch, time first."""
 
+    def follow_modules(self) -> None:
+        """See :class:`LiquidLayer`; torch's network is called if it has hooks."""
+        self._calls_cell = settle([self.cell], called=True)
+
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
-        """See :class:`LiquidLayer`: torch's fused sequence where steps are contiguous, single steps otherwise."""
-        if advance is None:
+        """See :class:`LiquidLayer`: torch's fused sequence where steps are contiguous, single steps otherwise.
+
+        Torch's function knows no forward-mode derivatives and no gradients of single samples; the equations do.
+        """
+        by_equations = is_transformed() or reference_is_chosen()
+        if advance is None and not by_equations:
             hidden, state = self._fused(x, state)
-        elif not torch.compiler.is_compiling() and not bool((advance[1:] & ~advance[:-1]).any()):
+        elif advance is not None and not by_equations and self._ends_in_padding(advance):
             hidden, state = self._ragged(x, state, advance.sum(0))
         else:
             ticks = []
-            for tick, advances in zip(x.unbind(0), advance[..., None].unbind(0), strict=True):
-                state = torch.where(advances, self._fused(tick[None], state)[1], state)
+            weights = self._weights
+            for tick, advances in zip(x.unbind(0), per_tick(advance, len(x)), strict=True):
+                new = self._equations(tick, state, weights) if by_equations else self._fused(tick[None], state)[1]
+                state = new if advances is None else torch.where(advances[:, None], new, state)
                 ticks.append(state[:, : self.units])
             hidden = torch.stack(ticks)
         return self.readout(hidden), state
 
+    def _ends_in_padding(self, advance: Tensor) -> bool:
+        """Whether it is known that every sequence is padded at its end only, and that torch's packed form will do."""
+        if self._calls_cell or not is_readable(advance):
+            return False
+        return not bool((advance[1:] & ~advance[:-1]).any())
+
     def _ragged(self, x: Tensor, state: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Sequences padded at their ends: torch's packed form stops each one at its own length."""
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths.clamp(min=1).cpu(), enforce_sorted=False)
-        packed, final = self.cell(packed, self._split(state))
-        hidden, _ = nn.utils.rnn.pad_packed_sequence(packed, total_length=len(x))
+        y, final = self._function(packed.data, packed.batch_sizes, self._split(state[packed.sorted_indices]))
+        hidden, _ = nn.utils.rnn.pad_packed_sequence(packed._replace(data=y), total_length=len(x))
         # A sequence of no step at all was run for one, because torch refuses length zero.
-        return hidden, torch.where((lengths > 0)[:, None], self._join(final), state)
+        return hidden, torch.where((lengths > 0)[:, None], self._join(final)[packed.unsorted_indices], state)
+
+    def _fused(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Torch's function, which exports, unlike its module; the module where somebody has hooked into it."""
+        y, final = self.cell(x, self._split(state)) if self._calls_cell else self._function(x, None, self._split(state))
+        return y, self._join(final)
 
     @abstractmethod
-    def _fused(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Torch's function itself: its module keeps a plain list of weights, which doesn't export."""
+    def _function(self, x: Tensor, batch_sizes: Tensor | None, state: Any) -> tuple[Tensor, Any]:
+        """Torch's function itself, of (T, B, C) or of packed sequences."""
+
+    @abstractmethod
+    def _equations(self, x: Tensor, state: Tensor, weights: list[Tensor]) -> Tensor:
+        """The state (B, S) after a step of inputs (B, C): the reference form."""
 
     @property
     def _weights(self) -> list[Tensor]:
-        return [getattr(self.cell, name) for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")]
+        return read(self.cell, WEIGHTS)
 
     @abstractmethod
     def _split(self, state: Tensor) -> Any:
@@ -98,9 +131,21 @@ class LSTM(GatedLayer):
     def _cell(self) -> nn.RNNBase:
         return nn.LSTM(self.input_size, self.units)
 
-    def _fused(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        y, *final = torch.lstm(x, self._split(state), self._weights, True, 1, 0.0, self.training, False, False)
-        return y, self._join(tuple(final))
+    def _function(self, x: Tensor, batch_sizes: Tensor | None, state: Any) -> tuple[Tensor, Any]:
+        options = True, 1, 0.0, self.training, False  # biases, layers, dropout, training, bidirectional
+        if batch_sizes is None:
+            y, *final = torch.lstm(x, state, self._weights, *options, False)
+        else:
+            y, *final = torch.lstm(x, batch_sizes, state, self._weights, *options)
+        return y, tuple(final)
+
+    def _equations(self, x: Tensor, state: Tensor, weights: list[Tensor]) -> Tensor:
+        of_input, of_state, *biases = weights
+        hidden, cell = state.chunk(2, 1)
+        gates = F.linear(x, of_input, biases[0]) + F.linear(hidden, of_state, biases[1])
+        write, keep, candidate, show = gates.chunk(4, 1)
+        cell = torch.sigmoid(keep) * cell + torch.sigmoid(write) * torch.tanh(candidate)
+        return torch.cat([torch.sigmoid(show) * torch.tanh(cell), cell], 1)
 
     def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]]:
         """See :class:`LiquidLayer`."""
@@ -125,9 +170,20 @@ class GRU(GatedLayer):
     def _cell(self) -> nn.RNNBase:
         return nn.GRU(self.input_size, self.units)
 
-    def _fused(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        y, final = torch.gru(x, self._split(state), self._weights, True, 1, 0.0, self.training, False, False)
-        return y, self._join(final)
+    def _function(self, x: Tensor, batch_sizes: Tensor | None, state: Any) -> tuple[Tensor, Any]:
+        options = True, 1, 0.0, self.training, False  # biases, layers, dropout, training, bidirectional
+        if batch_sizes is None:
+            return torch.gru(x, state, self._weights, *options, False)
+        return torch.gru(x, batch_sizes, state, self._weights, *options)
+
+    def _equations(self, x: Tensor, state: Tensor, weights: list[Tensor]) -> Tensor:
+        of_input, of_state, *biases = weights
+        (r, z, n), (reset, keep, new) = (
+            F.linear(x, of_input, biases[0]).chunk(3, 1),
+            F.linear(state, of_state, biases[1]).chunk(3, 1),
+        )
+        candidate = torch.tanh(n + torch.sigmoid(r + reset) * new)
+        return torch.lerp(candidate, state, torch.sigmoid(z + keep))
 
     def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]]:
         """See :class:`LiquidLayer`."""

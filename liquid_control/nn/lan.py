@@ -23,6 +23,7 @@ from liquid_control.kernels import kernel_device
 from liquid_control.kernels.step import Tick
 from liquid_control.nn.layer import Elapsed, LiquidLayer
 from liquid_control.nn.liquid_logits import LiquidLogits
+from liquid_control.nn.parameters import settle
 
 
 class LAN(LiquidLayer):
@@ -90,7 +91,7 @@ class LAN(LiquidLayer):
         self._remembered = remembered
         self.readout_size = output_size or None
         self.time_driven = logits.timed
-        self.logits = logits
+        self.logits, self._calls_logits = logits, False
         self.value = nn.Linear(input_size, units, bias=False)
         self.attended = nn.Linear(units, units, bias=False)
         self.present = nn.Linear(input_size, units)
@@ -114,6 +115,10 @@ class LAN(LiquidLayer):
             self.window,
             self.time_driven,
         )
+
+    def follow_modules(self) -> None:
+        """See :class:`LiquidLayer`; the logits are called, and not left to a kernel, if they have hooks."""
+        self._calls_logits = settle([self.logits], called=True)
 
     def unpack(self, state: Tensor) -> dict[str, Tensor]:
         """Neurons and window.
@@ -172,7 +177,7 @@ class LAN(LiquidLayer):
     def _attend(self, x: Tensor, now: Tensor, keys: Tensor, values: Tensor, since: Tensor, known: Tensor) -> Tensor:
         """What the windows give: x (T, B, C), now (T, B), of W - 1 + T steps the rest -> (T, B, units)."""
         query = self.logits.query_features(x)
-        if kernel_device(x) == "cuda":
+        if kernel_device(x, now) == "cuda" and not self._calls_logits:
             from liquid_control.kernels.cuda import lan  # Triton is optional
 
             attended = lan.attend_window(self.logits.for_kernels(), query, keys, values, now, since, known, self.window)

@@ -11,22 +11,24 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from liquid_control.kernels import kernel_device
+from liquid_control.kernels import are_plain, is_traced, kernel_device
 from liquid_control.kernels.step import CompiledStep, Tick, compile_step
+from liquid_control.kernels.structure import Structured
+from liquid_control.nn.parameters import find_parameter, is_hooked, settle
 from liquid_control.nn.wiring import Circuit
 
 Elapsed = float | Tensor
 """As :meth:`LiquidLayer.integrate` sees it: one positive number for all, or positive (T, B)."""
 
 
-class LiquidLayer(nn.Module, ABC):
+class LiquidLayer(Structured, ABC):
     """Base of every layer: checks and normalises what is given, so that a cell only writes its mathematics.
 
     B is the batch, T the number of steps, C ``input_size``, S ``state_size``, O ``output_size``.
@@ -77,6 +79,7 @@ class LiquidLayer(nn.Module, ABC):
             self.parts[part] = range(begin, begin + places) if isinstance(places, int) else places
             begin += len(self.parts[part])
         self.learned_initial_state = nn.Parameter(torch.zeros(state_size)) if learn_initial_state else None
+        self.register_load_state_dict_post_hook(_restore_constants)
 
     def forward(
         self,
@@ -112,7 +115,7 @@ class LiquidLayer(nn.Module, ABC):
             if mask.shape != (batch, time):
                 raise ValueError(f"mask has shape {tuple(mask.shape)}, expected (batch, time) = ({batch}, {time}).")
             # The fast path of a whole batch without padding is worth one look at the mask.
-            mask = None if not torch.compiler.is_compiling() and bool(mask.all()) else mask
+            mask = None if is_readable(mask) and bool(mask.all()) else mask
         elapsed, passes = self._per_step(elapsed, x, mask)
         return self._run(x, state, elapsed, mask, passes)
 
@@ -133,6 +136,7 @@ class LiquidLayer(nn.Module, ABC):
             ValueError: if a shape does not fit, or an elapsed time is negative or not finite.
             TypeError: if dtypes don't fit.
         """
+        settle([self], called=True)  # what a call does
         _refuse_what_is_no_tensor(x, state)
         if x.dim() != 2 or x.shape[1] != self.input_size:
             raise ValueError(f"x has shape {tuple(x.shape)}, expected (batch, {self.input_size}).")
@@ -148,9 +152,10 @@ class LiquidLayer(nn.Module, ABC):
 
     def initial_state(self, batch: int) -> Tensor:
         """The state (batch, S) before the first step: zeros or the learned one, in the parameters' dtype."""
+        settle([self], called=True)
         if self.learned_initial_state is not None:
             return self.learned_initial_state.expand(batch, -1)
-        parameter = next(self.parameters())
+        parameter = find_parameter(self)
         return torch.zeros(batch, self.state_size, dtype=parameter.dtype, device=parameter.device)
 
     def unpack(self, state: Tensor) -> dict[str, Tensor]:
@@ -196,6 +201,9 @@ class LiquidLayer(nn.Module, ABC):
         """What :meth:`integrate` gives, from a kernel of `kernels.cuda`; None where none covers the case."""
         return None
 
+    def follow_modules(self) -> None:
+        """Takes note of what was done to modules inside since the last call: hooks, masks, other modules."""
+
     def compile_step(self) -> CompiledStep:
         """One tick without torch's overhead, NumPy in and out, that carries its state; see :class:`CompiledStep`.
 
@@ -204,7 +212,9 @@ class LiquidLayer(nn.Module, ABC):
         Raises:
             TypeError: if the parameters are neither float32 nor float64.
         """
-        return compile_step(copy.deepcopy(self).cpu().requires_grad_(False).eval())
+        layer = copy.deepcopy(self).cpu().requires_grad_(False).eval()
+        layer.follow_modules()
+        return compile_step(layer)
 
     def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]] | None:
         """The kernel of :meth:`compile_step` and its arrays, copies of the weights; None where there is none."""
@@ -267,18 +277,20 @@ class LiquidLayer(nn.Module, ABC):
             with torch.autocast(x.device.type, enabled=False):
                 dtype = self.initial_state(1).dtype
                 return self._run(x.to(dtype), state.to(dtype), elapsed, mask, passes)
+        if not torch.compiler.is_compiling():
+            self.follow_modules()
         if x.dtype != state.dtype:
             raise TypeError(f"x is {x.dtype}, the state {state.dtype}: convert one, or the layer with layer.to(dtype).")
         if time == 0:
             return x.new_zeros(batch, 0, self.output_size), state
 
-        device = kernel_device(x)
+        device = kernel_device(x, state, elapsed, mask)
         if device == "cpu" and (outcome := self.fused_cpu(x, state, elapsed, mask)) is not None:
             return outcome
         x, mask = x.transpose(0, 1), None if mask is None else mask.T
         elapsed = elapsed.T if isinstance(elapsed, Tensor) else elapsed
         elapsed, advance = (elapsed, mask) if passes else self._advance(elapsed, mask, (time, batch))
-        if mask is not None and (torch.compiler.is_compiling() or not math.isfinite(x.detach().sum().item())):
+        if mask is not None and not (is_readable(x) and math.isfinite(x.detach().sum().item())):
             # Padding may hold anything, NaN too, whose gradient would survive a later where(). The sum is a quick look.
             x = torch.where(mask[..., None], x, 0)
         outcome = self.fused_cuda(x, state, elapsed, advance) if device == "cuda" else None
@@ -286,6 +298,13 @@ class LiquidLayer(nn.Module, ABC):
         if mask is not None:
             y = torch.where(mask[..., None], y, y.new_zeros(()))  # a zero of another type would cost a conversion
         return y.transpose(0, 1), state
+
+    def run_inside(self, x: Tensor, state: Tensor, elapsed: Elapsed, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """:meth:`forward` for a layer around this one, which has checked what it gives; elapsed a number or (B, T)."""
+        if is_hooked(self):
+            return cast(tuple[Tensor, Tensor], self(x, state, elapsed, mask))
+        settle([self], called=True)
+        return self._run(x, state, elapsed, mask)
 
     def _per_step(self, elapsed: float | Tensor | None, x: Tensor, mask: Tensor | None) -> tuple[Elapsed, bool]:
         """Elapsed as a number or (B, T), checked, and whether all are > 0; for x (B, T, C) and mask (B, T)."""
@@ -304,7 +323,7 @@ class LiquidLayer(nn.Module, ABC):
         # Under autocast features may be of half precision, times are not: 70,000 would be infinite.
         dtype = self.initial_state(1).dtype if torch.is_autocast_enabled(x.device.type) else x.dtype
         elapsed = elapsed.to(x.device, dtype).expand(batch, time)
-        if torch.compiler.is_compiling():  # a traced graph cannot raise on values
+        if not is_readable(elapsed):  # a traced graph cannot raise on values
             return elapsed, False
         low, high = (value.item() for value in elapsed.detach().aminmax()) if elapsed.numel() else (1.0, 1.0)
         if not (low >= 0 and high < math.inf):
@@ -329,10 +348,18 @@ class LiquidLayer(nn.Module, ABC):
         if isinstance(elapsed, float):
             if elapsed > 0:
                 return elapsed, mask
-            return 1.0, torch.zeros(shape, dtype=torch.bool, device=next(self.parameters()).device)
+            return 1.0, torch.zeros(shape, dtype=torch.bool, device=find_parameter(self).device)
         advance = elapsed > 0 if mask is None else (elapsed > 0) & mask
         # Any positive number will do where the result is not used; zero would divide by zero there.
         return torch.where(advance, elapsed, 1), advance
+
+
+def _restore_constants(layer: LiquidLayer, _: object) -> None:
+    """After ``load_state_dict(…, assign=True)`` of a layer on the meta device, which moves only what was loaded."""
+    device = find_parameter(layer).device
+    for module in layer.modules():
+        if isinstance(module, Structured):
+            module.restore_constants(device)
 
 
 def _as_json(value: Any) -> Any:
@@ -360,6 +387,11 @@ def _refuse_what_is_no_tensor(x: Any, state: Any) -> None:
             )
 
 
+def is_readable(values: Tensor) -> bool:
+    """Whether Python may look at the values of a tensor."""
+    return not is_traced() and are_plain(values)
+
+
 def by_step(elapsed: Elapsed, advance: Tensor | None, steps: int) -> list[tuple[Elapsed, Tensor | None]]:
     """Of each step how long it is and where it advances, each (B, 1); or one number, and None where everything does.
 
@@ -379,7 +411,7 @@ def per_tick(advance: Tensor | None, ticks: int) -> list[Tensor | None]:
     if advance is None:
         return [None] * ticks
     parts = list(advance.unbind(0))
-    if torch.compiler.is_compiling():
+    if not is_readable(advance):
         return list(parts)
     everything = advance.flatten(1).all(1).tolist()
     return [None if whole else part for whole, part in zip(everything, parts, strict=True)]

@@ -80,7 +80,7 @@ class Leaky(LiquidLayer):
         self.circuit, self.integration, self.adaptive = circuit, integration, adaptive
         self.tau_min, self.ode_unfolds = tau_min, ode_unfolds
         connected = torch.from_numpy(np.concatenate([circuit.sensory_adjacency, circuit.adjacency]).T != 0)
-        self.register_buffer("connected", connected.to(torch.get_default_dtype()), persistent=False)
+        self.register_constant("connected", connected.to(torch.get_default_dtype()))
         # Of the drive f, then of τ: those begin at zero, so that every neuron begins at its own constant pace.
         bound = (3 / connected.sum(1, keepdim=True).clamp(min=1)).sqrt()
         self.weight = nn.Parameter((torch.rand(connected.shape, device=bound.device) * 2 - 1) * bound * connected)

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from liquid_control.kernels import kernel_device
 from liquid_control.kernels.attention import Pairs
+from liquid_control.nn.layer import is_readable
 from liquid_control.nn.liquid_logits import LiquidLogits
 
 
@@ -352,7 +353,7 @@ def _times(name: str, given: float | Tensor, batch: int, tokens: int, like: Tens
 
 def _refuse(name: str, given: Tensor, least: float) -> None:
     """Refuses times that are not finite or less than ``least``."""
-    if torch.compiler.is_compiling():  # a traced graph cannot raise on values
+    if not is_readable(given):  # a traced graph cannot raise on values
         return
     wrong = ~(torch.isfinite(given) & (given >= least))
     if wrong.any():

@@ -26,7 +26,7 @@ An opening s is between 0 and 1, so with τ_i = cm_i/g_i and W_i = Σ_j w_ji/cm_
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 import ncps.wirings
 import numpy as np
@@ -34,11 +34,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from liquid_control.kernels import use_reference
-from liquid_control.nn.layer import Elapsed, LiquidLayer, per_tick
+from liquid_control.kernels import are_plain, is_traced, use_reference
+from liquid_control.kernels.structure import Structured
+from liquid_control.nn.layer import Elapsed, LiquidLayer, is_readable, per_tick
+from liquid_control.nn.parameters import Watch, find_parameter, read, settle
 from liquid_control.nn.solvers import SOLVERS
 from liquid_control.nn.synapses import build_synapses
-from liquid_control.nn.wiring import Circuit, Wiring, build_circuit, reject_other_masks
+from liquid_control.nn.wiring import Circuit, Synapse, Wiring, build_circuit, read_mask, reject_other_masks, synapses_of
 
 if TYPE_CHECKING:
     from liquid_control.kernels.ltc import LTCPlan, Synapses
@@ -64,7 +66,7 @@ KERNEL_PARAMETERS = (
 )
 
 
-class LTCCell(nn.Module):
+class LTCCell(Structured):
     """The parameters of LTC neurons, by ncps's names; matrices are [source, destination] and hold unused entries too.
 
     Args:
@@ -85,6 +87,8 @@ class LTCCell(nn.Module):
     sensory_mu: Tensor
     sensory_w: Tensor
     sensory_erev: Tensor
+    sparsity_mask: Tensor
+    sensory_sparsity_mask: Tensor
 
     def __init__(
         self,
@@ -103,9 +107,9 @@ class LTCCell(nn.Module):
         ):
             for name in ("sigma", "mu", "w"):
                 self._draw(prefix + name, (sources, units), implicit_param_constraints)
-            polarity = torch.tensor(adjacency, dtype=torch.get_default_dtype())
-            self.register_parameter(f"{prefix}erev", nn.Parameter(polarity))
-            self.register_buffer(f"{prefix}sparsity_mask", polarity.abs())
+            polarity = torch.from_numpy(adjacency.astype(float)).to(torch.get_default_dtype())
+            self.register_parameter(f"{prefix}erev", nn.Parameter(polarity.to(torch.get_default_device(), copy=True)))
+            self.register_constant(f"{prefix}sparsity_mask", polarity.abs(), persistent=True)
         self.register_load_state_dict_pre_hook(reject_other_masks)
         for mapping, prefix, size in ((input_mapping, "input", sensory), (output_mapping, "output", circuit.outputs)):
             if mapping is not None:
@@ -180,8 +184,27 @@ class LTC(LiquidLayer):
         self.ode_unfolds, self.epsilon, self.solver = ode_unfolds, epsilon, solver
         self.implicit_param_constraints = implicit_param_constraints
         self.rnn_cell = LTCCell(circuit, input_mapping, output_mapping, implicit_param_constraints)
-        self.sensory_synapses = build_synapses(circuit.sensory_adjacency)
-        self.synapses = build_synapses(circuit.adjacency)
+        self._watch = Watch()
+        self._adopt(circuit.sensory_adjacency != 0, circuit.adjacency != 0)
+
+    def follow_modules(self) -> None:
+        """See :class:`LiquidLayer`."""
+        cell = self.rnn_cell
+        settle((cell,))
+        masks = (cell.sensory_sparsity_mask, cell.sparsity_mask)
+        if not is_traced() and self._watch.sees_change(masks):
+            now = [read_mask(mask) for mask in masks]
+            if not all(map(np.array_equal, now, self._masks)):
+                self._adopt(*now)
+
+    def _adopt(self, sensory: np.ndarray, inner: np.ndarray) -> None:
+        """Prepares for masks (sources, neurons), True where there is a synapse: for what to leave out."""
+        self._masks = sensory, inner
+        for made_of_masks in ("_edge_lists", "_edges"):
+            vars(self).pop(made_of_masks, None)
+        device = find_parameter(self).device
+        self.sensory_synapses = build_synapses(sensory).to(device)
+        self.synapses = build_synapses(inner).to(device)
 
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
         """See :class:`LiquidLayer`. What precedes the loop is free of the state; the loop is the solver's."""
@@ -223,9 +246,12 @@ class LTC(LiquidLayer):
         if self.solver != "semi_implicit":
             use_reference(f"the LTC's CUDA kernel has the semi-implicit solver, not {self.solver!r}")
             return None
+        if not are_plain(*self._all_parameters()):
+            return None
         from liquid_control.kernels.cuda import ltc  # Triton is optional
 
         cell, positive = self.rnn_cell, self._positive
+        of_sensory, of_inner = self._edges
         states = ltc.integrate(
             self._map(x, "input"),
             state,
@@ -235,13 +261,13 @@ class LTC(LiquidLayer):
             cell.vleak,
             positive(cell.cm),
             ltc.Synapses(
-                self.circuit.sensory_synapses,
+                of_sensory,
                 cell.sensory_sigma,
                 cell.sensory_mu,
                 positive(cell.sensory_w),
                 cell.sensory_erev,
             ),
-            ltc.Synapses(self.circuit.synapses, cell.sigma, cell.mu, positive(cell.w), cell.erev),
+            ltc.Synapses(of_inner, cell.sigma, cell.mu, positive(cell.w), cell.erev),
             self.ode_unfolds,
             self.epsilon,
         )
@@ -259,7 +285,10 @@ class LTC(LiquidLayer):
             return None
         from liquid_control.kernels import ltc  # Numba is optional
 
-        return ltc.integrate(self._plan(), x, state, elapsed, mask, self._all_parameters())
+        parameters = self._all_parameters()
+        if not are_plain(*parameters):
+            return None
+        return ltc.integrate(self._plan(), x, state, elapsed, mask, parameters)
 
     def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]] | None:
         """See :class:`LiquidLayer`; the semi-implicit solver's."""
@@ -284,20 +313,29 @@ class LTC(LiquidLayer):
         )
 
     @cached_property
+    def _edges(self) -> tuple[tuple[Synapse, ...], tuple[Synapse, ...]]:
+        """The sensory and the inner synapses that the masks have."""
+        sensory, inner = (synapses_of(mask.astype(int)) for mask in self._masks)
+        return sensory, inner
+
+    @cached_property
     def _edge_lists(self) -> tuple[Synapses, Synapses]:
         from liquid_control.kernels.ltc import Synapses
 
-        return Synapses.of(self.circuit.adjacency), Synapses.of(self.circuit.sensory_adjacency)
+        sensory, inner = self._masks
+        return Synapses.of(inner), Synapses.of(sensory)
 
     def _all_parameters(self) -> list[Tensor]:
         """In the kernels' order, with the scale 1 and the shift 0 of a mapping that there is not."""
-        # Straight from the dictionary: fifteen lookups through Module.__getattr__ take ten microseconds.
-        own = cast(dict[str, Tensor], self.rnn_cell._parameters)
-        parameters = [own[name] for name in KERNEL_PARAMETERS]
-        for which, size in (("input", self.input_size), ("output", self.output_size)):
-            for letter, neutral in (("w", 1.0), ("b", 0.0)):
-                name = f"{which}_{letter}"
-                parameters.append(own[name] if name in own else parameters[0].new_full((size,), neutral))
+        cell = self.rnn_cell
+        parameters = read(cell, KERNEL_PARAMETERS)
+        for which, mapping, size in (
+            ("input", self.input_mapping, self.input_size),
+            ("output", self.output_mapping, self.output_size),
+        ):
+            scale, shift = f"{which}_w", f"{which}_b"
+            parameters += read(cell, (scale,)) if mapping else [parameters[0].new_ones(size)]
+            parameters += read(cell, (shift,)) if mapping == "affine" else [parameters[0].new_zeros(size)]
         return parameters
 
     def _sensory_currents(self, x: Tensor, damping: Tensor | float = 0.0) -> Tensor:
@@ -324,6 +362,7 @@ class LTC(LiquidLayer):
         Returns:
             g v_leak + Σ w s E and g + Σ w s, each (B, N), the sums over sensory and inner synapses.
         """
+        self.follow_modules()
         cell = self.rnn_cell
         currents = self.synapses(cell.sigma, cell.mu, self._positive(cell.w), cell.erev)
         drive, damping = currents(state, self._sensory_currents(x)).chunk(2, -1)
@@ -352,17 +391,18 @@ class LTC(LiquidLayer):
         All synapses open give the first, all of them closed the second, cm/g. An Euler step Δ = elapsed / unfolds up to
         the smallest of the first keeps the state within the bounds of the semi-implicit solver.
         """
-        cell, circuit = self.rnn_cell, self.circuit
+        self.follow_modules()
+        cell = self.rnn_cell
         leak, capacitance = self._positive(cell.gleak), self._positive(cell.cm)
         everything_open = leak
-        for w, adjacency in ((cell.w, circuit.adjacency), (cell.sensory_w, circuit.sensory_adjacency)):
-            present = torch.from_numpy(adjacency != 0).to(w.device)
+        for w, mask in zip((cell.sensory_w, cell.w), self._masks, strict=True):
+            present = torch.from_numpy(mask).to(w.device)
             everything_open = everything_open + (self._positive(w) * present).sum(0)
         return capacitance / everything_open, capacitance / leak
 
     def _check_divergence(self, x: Tensor, start: Tensor, end: Tensor) -> None:
         """Turns the NaN of an explicit solver into an error that tells the limit of its step."""
-        if torch.compiler.is_compiling() or end.isfinite().all():
+        if not is_readable(end) or end.isfinite().all():
             return
         if x.isfinite().all() and start.isfinite().all():
             shortest = self.time_constant_bounds()[0].min().item()

@@ -76,7 +76,7 @@ class MixedMemory(LiquidLayer):
         outputs = []
         for u, drive, (span, advances) in zip(x.unbind(0), drives, steps, strict=True):
             h, c = self.lstm(drive, *state.chunk(2, 1))
-            y, h = self.cell._run(u[:, None], h, span, None)
+            y, h = self.cell.run_inside(u[:, None], h, span, None)
             new = torch.cat([h, c], 1)
             state = new if advances is None else torch.where(advances, new, state)
             outputs.append(y[:, 0])

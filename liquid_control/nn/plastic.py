@@ -49,6 +49,7 @@ from liquid_control.kernels import is_known
 from liquid_control.kernels.lockstep import merge_gate
 from liquid_control.nn.cfc import CfC
 from liquid_control.nn.layer import Elapsed, LiquidLayer, per_tick
+from liquid_control.nn.parameters import settle
 from liquid_control.nn.wiring import Circuit, Wiring, build_circuit
 
 if TYPE_CHECKING:
@@ -154,8 +155,8 @@ class PlasticCfC(LiquidLayer):
         self.cfc, self.rule, self.modulated = cfc, rule, modulated
         self.retroactive, self.plastic_inputs, self.longest_half_life = retroactive, plastic_inputs, longest_half_life
         self.frozen: frozenset[str] = frozenset()
-        self.register_buffer("connected", connected.to(torch.get_default_dtype()), persistent=False)
-        self.register_buffer("place", traced.flatten().nonzero()[:, 0], persistent=False)
+        self.register_constant("connected", connected.to(torch.get_default_dtype()))
+        self.register_constant("place", traced.flatten().nonzero()[:, 0])
 
         # Small, but not zero: at α = 0 nothing that is written would have a gradient.
         self.alpha = nn.Parameter(0.1 * torch.randn(3, neurons))
@@ -168,6 +169,11 @@ class PlasticCfC(LiquidLayer):
 
     connected: Tensor
     place: Tensor
+
+    def follow_modules(self) -> None:
+        """See :class:`LiquidLayer`: the synapses of the fixed network, of which none is called."""
+        self.cfc.follow_modules()
+        settle([self.cfc, *(head for cell in self.cfc.cells for head in cell.heads())])
 
     @property
     def circuit(self) -> Circuit | None:
@@ -331,11 +337,10 @@ def _connections(cfc: CfC) -> Tensor:
     # On the CPU even where layers are built without memory: how many synapses there are is a number of their shapes.
     connected = torch.zeros(cfc.state_size, cfc.input_size + cfc.state_size, dtype=torch.bool, device="cpu")
     first, before = 0, 0
-    for cell in cfc.cells:
-        mask = cell.sparsity_mask
-        assert isinstance(mask, Tensor)
+    for mask in cfc.masks:
+        assert mask is not None
         size, fan_in = mask.shape
-        connected[first : first + size, before : before + fan_in] = mask != 0
+        connected[first : first + size, before : before + fan_in] = torch.from_numpy(mask)
         before += fan_in - size
         first += size
     return connected

@@ -13,7 +13,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from liquid_control.kernels.structure import Structured
 
 Currents = Callable[[Tensor, Tensor], Tensor]
 """(potential (B, sources), constant (2 N) or (B, 2 N)) → constant + [Σ w s E | Σ w s], (B, 2 N)."""
@@ -28,7 +30,7 @@ def build_synapses(adjacency: np.ndarray) -> SparseSynapses | DenseSynapses:
     return SparseSynapses(adjacency) if sparse else DenseSynapses(adjacency)
 
 
-class SparseSynapses(nn.Module):
+class SparseSynapses(Structured):
     """The synapses of a sparse (sources, neurons) adjacency matrix, E of them."""
 
     place: Tensor
@@ -39,13 +41,13 @@ class SparseSynapses(nn.Module):
         super().__init__()
         source, destination = np.nonzero(adjacency)
         place = torch.from_numpy(np.ravel_multi_index((source, destination), adjacency.shape))
-        presynaptic = torch.zeros(adjacency.shape[0], len(source))
-        postsynaptic = torch.zeros(len(source), adjacency.shape[1])
-        for synapse, (begin, end) in enumerate(zip(source, destination, strict=True)):
-            presynaptic[begin, synapse] = postsynaptic[synapse, end] = 1
-        self.register_buffer("place", place, persistent=False)
-        self.register_buffer("presynaptic", presynaptic, persistent=False)
-        self.register_buffer("postsynaptic", postsynaptic, persistent=False)
+        synapse, dtype = np.arange(len(source)), torch.get_default_dtype()
+        presynaptic = torch.zeros(adjacency.shape[0], len(source), dtype=dtype, device="cpu")
+        postsynaptic = torch.zeros(len(source), adjacency.shape[1], dtype=dtype, device="cpu")
+        presynaptic[source, synapse] = postsynaptic[synapse, destination] = 1
+        self.register_constant("place", place)
+        self.register_constant("presynaptic", presynaptic)
+        self.register_constant("postsynaptic", postsynaptic)
 
     def forward(self, sigma: Tensor, mu: Tensor, w: Tensor, erev: Tensor) -> Currents:
         """The currents under parameters (sources, neurons), which are gathered and multiplied once."""
@@ -59,14 +61,14 @@ class SparseSynapses(nn.Module):
         return currents
 
 
-class DenseSynapses(nn.Module):
+class DenseSynapses(Structured):
     """The synapses of a dense (sources, neurons) adjacency matrix."""
 
     mask: Tensor
 
     def __init__(self, adjacency: np.ndarray):
         super().__init__()
-        self.register_buffer("mask", torch.from_numpy(adjacency != 0).to(torch.get_default_dtype()), persistent=False)
+        self.register_constant("mask", torch.from_numpy(adjacency != 0).to(torch.get_default_dtype()))
 
     def forward(self, sigma: Tensor, mu: Tensor, w: Tensor, erev: Tensor) -> Currents:
         """The currents under parameters (sources, neurons), which are masked and multiplied once."""

@@ -150,8 +150,8 @@ class Circuit:
             sensory=sensory,
             types=tuple(wiring.get_type_of_neuron(neuron) for neuron in range(wiring.units)),
             layers=tuple(tuple(wiring.get_neurons_of_layer(layer)) for layer in range(wiring.num_layers)),
-            sensory_synapses=_synapses(wiring.sensory_adjacency_matrix),
-            synapses=_synapses(wiring.adjacency_matrix),
+            sensory_synapses=synapses_of(wiring.sensory_adjacency_matrix),
+            synapses=synapses_of(wiring.adjacency_matrix),
         )
 
 
@@ -266,6 +266,18 @@ def build_circuit(units: int | Wiring | Circuit | ncps.wirings.Wiring, sensory: 
     return units
 
 
+def read_mask(mask: Tensor) -> np.ndarray:
+    """A 0/1 mask, which somebody may have edited.
+
+    Raises:
+        ValueError: if it holds anything else.
+    """
+    values = mask.detach().cpu().float().numpy()
+    if not np.isin(values, (0, 1)).all():
+        raise ValueError("a mask of a wiring holds 1 where there is a synapse and 0 elsewhere; scale weights instead.")
+    return values != 0
+
+
 def reject_other_masks(
     module: nn.Module,
     state_dict: Mapping[str, Tensor],
@@ -279,7 +291,7 @@ def reject_other_masks(
     """Pre-hook of ``load_state_dict``: weights of another wiring may fit in shape, not in meaning, and are refused."""
     for name, buffer in module.named_buffers(recurse=False):
         given = state_dict.get(prefix + name)
-        if given is None or given.shape != buffer.shape:
+        if given is None or given.shape != buffer.shape or buffer.is_meta:
             continue
         different = int((given.to(buffer) != buffer).sum())
         if different:
@@ -297,7 +309,8 @@ def _matrix(synapses: tuple[Synapse, ...], sources: int, destinations: int) -> n
     return matrix
 
 
-def _synapses(matrix: np.ndarray) -> tuple[Synapse, ...]:
+def synapses_of(matrix: np.ndarray) -> tuple[Synapse, ...]:
+    """The entries of a [source, destination] matrix of polarities that are not zero."""
     return tuple(
         (int(source), int(destination), int(matrix[source, destination])) for source, destination in np.argwhere(matrix)
     )

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from liquid_control.kernels import is_known, use_reference
-from liquid_control.kernels.autograd import is_recorded, refuse_second_derivatives
+from liquid_control.kernels.autograd import is_recorded, refuse_more_than_gradients
 from liquid_control.kernels.cuda.activations import ACTIVATIONS, activation, tanh
 
 MODES = ("default", "no_gate", "pure")
@@ -174,7 +174,7 @@ class _Wired(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_states: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivatives("the CfC")
+        refuse_more_than_gradients("the CfC", grad_states)
         weight, state, elapsed, w_tau, amplitude, advance, group, states, heads = ctx.saved_tensors
         steps, batch, neurons = states.shape
         grad_heads, grad_state = torch.empty_like(heads), torch.empty_like(state)
@@ -280,7 +280,7 @@ class _Dense(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_states: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivatives("the CfC")
+        refuse_more_than_gradients("the CfC", grad_states)
         recurrent, weight, state, elapsed, w_tau, amplitude, advance, states, heads, before = ctx.saved_tensors
         steps, batch, neurons = states.shape
         grad_heads, grad_state = torch.empty_like(heads), torch.empty_like(state)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from liquid_control.kernels import use_reference
 from liquid_control.kernels.attention import Logits, Pairs
-from liquid_control.kernels.autograd import refuse_second_derivatives
+from liquid_control.kernels.autograd import refuse_more_than_gradients
 from liquid_control.kernels.cuda.activations import tanh
 
 BLOCK = 32
@@ -237,7 +237,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivatives("liquid attention")
+        refuse_more_than_gradients("liquid attention", grad)
         u, w, values, head, pair, query_times, key_times, real, attended, total = ctx.saved_tensors
         batch, heads, queries, _ = u.shape
         keys, lanes = w.shape[2], ctx.options.LANES

@@ -32,7 +32,7 @@ import triton.language as tl
 from torch import Tensor
 
 from liquid_control.kernels import use_reference
-from liquid_control.kernels.autograd import is_recorded, refuse_second_derivatives
+from liquid_control.kernels.autograd import is_recorded, refuse_more_than_gradients
 
 LARGEST_CIRCUIT = 256
 """Neurons whose potentials a program still holds in registers."""
@@ -226,7 +226,7 @@ class _SemiImplicit(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_states: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivatives("the LTC")
+        refuse_more_than_gradients("the LTC", grad_states)
         x, capacitance, sensory_parameters, inner_parameters, advance, states, before, denominator = ctx.saved_tensors
         sensory, inner = ctx.sensory, ctx.inner
         steps, batch, neurons = states.shape

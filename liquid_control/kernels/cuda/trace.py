@@ -32,7 +32,7 @@ import triton.language as tl
 from torch import Tensor
 
 from liquid_control.kernels import is_known, use_reference
-from liquid_control.kernels.autograd import is_recorded, refuse_second_derivatives
+from liquid_control.kernels.autograd import is_recorded, refuse_more_than_gradients
 
 RULES = ("hebb", "delta")
 """The rules that the kernels know."""
@@ -138,7 +138,7 @@ class _Trace(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor, grad_final: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivatives("the trace")
+        refuse_more_than_gradients("the trace", grad_y, grad_final)
         q, k, v, decay, rate, begins = ctx.saved_tensors
         _, time, heads, width = k.shape
         _, shares = _grid(v)

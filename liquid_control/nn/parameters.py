@@ -1,0 +1,114 @@
+"""Weights and masks of modules that a layer reads instead of calling them: as torch's tools have left them.
+
+A layer computes with the weights of the modules inside it, many of which it never calls. What torch does when a module
+is called it therefore does itself, or says that it is not done: pruning and the older weight and spectral norms compute
+a weight in a hook before the call. Parametrised weights, and those of the replicas of `torch.nn.DataParallel`, are
+attributes and no parameters.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+REWRITERS = (BasePruningMethod, WeightNorm, SpectralNorm)
+"""Hooks before a call that do nothing but compute a parameter."""
+
+
+_ADVICE = (
+    "a liquid layer reads the weights of its modules and cannot compute with quantised ones. Leave it out, or change "
+    "its weights by torch.nn.utils.parametrize."
+)
+
+
+def find_parameter(module: nn.Module) -> Tensor:
+    """Some parameter of a module or its replica: what tells its dtype and device.
+
+    Raises:
+        TypeError: if there is none, as in quantised modules.
+    """
+    for part in module.modules():
+        # A replica of torch.nn.DataParallel keeps its parameters elsewhere.
+        for parameter in (part._parameters or vars(part).get("_former_parameters", {})).values():
+            if parameter is not None:
+                return parameter
+    raise TypeError(f"{type(module).__name__} has no parameters: {_ADVICE}")
+
+
+def read(module: nn.Module, names: Iterable[str]) -> list[Tensor]:
+    """The tensors of these names, parameters or not.
+
+    Raises:
+        TypeError: if one is no tensor, as in quantised modules.
+    """
+    # Straight from the dictionary where it is there: the way through Module.__getattr__ takes ten times as long.
+    own = module._parameters
+    return [cast(Tensor, own[name]) if name in own else _attribute(module, name) for name in names]
+
+
+def _attribute(module: nn.Module, name: str) -> Tensor:
+    value = getattr(module, name, None)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{type(module).__name__} has no tensor {name!r}: {_ADVICE}")
+    return value
+
+
+def settle(modules: Iterable[nn.Module], called: bool = False) -> bool:
+    """Computes what hooks compute before a call, of modules that are about to be read instead of called.
+
+    Args:
+        modules: to be read.
+        called: whether they are called if they have other hooks. Else these do not run; a warning says so, once for
+            each kind of module.
+
+    Returns:
+        Whether any has other hooks.
+    """
+    hooked = False
+    for module in modules:
+        if module._forward_pre_hooks or module._forward_hooks or module._backward_hooks or module._backward_pre_hooks:
+            for hook in module._forward_pre_hooks.values():
+                if isinstance(hook, REWRITERS):
+                    hook(module, ())
+            if not is_hooked(module):
+                continue
+            hooked = True
+            if not called and type(module) not in _said:
+                _said.add(type(module))
+                warnings.warn(
+                    f"a hook of a {type(module).__name__} will not run: its layer reads its weights and does not call "
+                    "it. Hook the layer; to change weights, use torch.nn.utils.parametrize.",
+                    stacklevel=2,
+                )
+    return hooked
+
+
+_said: set[type[nn.Module]] = set()
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a module has hooks that only a call of it runs."""
+    before = (hook for hook in module._forward_pre_hooks.values() if not isinstance(hook, REWRITERS))
+    return bool(module._forward_hooks or module._backward_hooks or module._backward_pre_hooks or any(before))
+
+
+class Watch:
+    """Tells whether tensors are still the same ones, and unwritten, since it last looked."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[Tensor, int]] = []
+
+    def sees_change(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether any is another tensor, or was written to in place."""
+        # Tensors of inference mode do not count what is written to them.
+        now = [(tensor, 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
+        seen, self._seen = self._seen, now
+        return len(seen) != len(now) or any(
+            one is not other or version != written for (one, version), (other, written) in zip(seen, now, strict=True)
+        )
