@@ -13,7 +13,7 @@ from torch.autograd.functional import jacobian
 from torch.func import functional_call, grad, jvp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrizations, prune
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from liquid_control import kernels
 from liquid_control.nn import LTC, CfC, parameters
@@ -309,11 +309,21 @@ def test_tensors_without_values_have_shapes(make, given):
     assert layer(fake["x"][:, :2], state)[1].shape == (BATCH, layer.state_size)  # outside of the mode, too
 
 
+class Counter(TorchDispatchMode):
+    """Counts operations, as torch's counter of floating point operations does."""
+
+    operations = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.operations += 1
+        return operation(*args, **(kwargs or {}))
+
+
 def test_operations_can_be_counted(make, given):
     layer = make()
-    with FlopCounterMode(display=False) as counter:
+    with Counter() as counter:
         outputs = layer(**given)
-    assert counter.get_total_flops() > 0
+    assert counter.operations > 10
     close(outputs, layer(**given))
 
 
