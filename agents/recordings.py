@@ -128,3 +128,13 @@ def steering_error(driver: Driver, episodes: Sequence[Episode]) -> float:
         command, _ = driver(batch(each.images), batch(each.gauges), None, batch(each.elapsed))
         errors.append((driver.hands.controls(command) - batch(each.labels)).square().flatten().cpu())
     return float(torch.cat(errors).mean())
+
+
+def explained_share(error: float, episodes: Sequence[Episode]) -> float:
+    """Share of the steering's variance that a driver with this mean squared error explains, 1 - error / variance.
+
+    Where what was steered is one number, it has no variance; 1, the largest variance within -1 to 1, stands for it, so
+    that a smaller error still is a higher share.
+    """
+    labels = np.concatenate([episode.labels for episode in episodes])
+    return 1 - error / (float(labels.var()) if np.ptp(labels) > 0 else 1.0)

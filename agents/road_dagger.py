@@ -19,7 +19,7 @@ from agents.episodes import Episode
 from agents.imitation import Imitation, ImitationConfig
 from agents.initial_driver import check_initial
 from agents.job import begin_run
-from agents.recordings import Recordings, read_recordings, steering_error
+from agents.recordings import Recordings, explained_share, read_recordings, steering_error
 from agents.road_rollout import RoadPlan, drive_road, record_road
 from envs.registration import TRAINING_SEEDS, UDACITY, VALIDATION_SEEDS
 from envs.udacity.recording import RecordingError, find_recordings
@@ -167,8 +167,7 @@ class RoadDagger(Imitation[RoadConfig]):
         explained = 0.0
         if self.recordings.held_out:
             error = steering_error(driver, self.recordings.held_out)
-            labels = np.concatenate([episode.labels for episode in self.recordings.held_out])
-            explained = 100 * (1 - error / float(labels.var()))
+            explained = 100 * explained_share(error, self.recordings.held_out)
             curves.add_scalar("validation/steering_error", error, step)
         if config.agent == "clone":
             return explained

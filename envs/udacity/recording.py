@@ -1,39 +1,26 @@
 """Recorded drives in the simulator's own layout: a ``driving_log.csv`` and its images in ``IMG/``; reading, writing.
 
-A row is ``center,left,right,steering,throttle,brake,speed``: three image files, steering -1 to 1 (right positive,
-1 is 25°), throttle and brake 0 to 1, miles an hour. Logs differ by the simulator's version, by the language of its
-computer and by what people do to them afterwards:
-
-- with a header or without, after each comma a space or none;
-- paths of Windows or Linux, of folders that are long gone, or bare names: only the name counts;
-- where a comma is the decimal sign, numbers fall into two columns, unless they are whole;
-- without side cameras, or with images that are missing or broken.
+What the log says is read by `envs.udacity.driving_log`. Of a path only the name of the file counts, as its folders are
+often long gone; files that are missing or broken are left out and named.
 """
 
 from __future__ import annotations
 
-import csv
 import datetime
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from envs.udacity.driving_log import CAMERAS, LOG_NAME, Line, RecordingError, UnusableError, file_name, read_log
 from envs.udacity.vehicle import LARGEST_GAP, NOMINAL_INTERVAL
 
-CAMERAS = ("center", "left", "right")
-LOG_NAME, IMAGES_NAME = "driving_log.csv", "IMG"
+IMAGES_NAME = "IMG"
 
-_NUMBERS = ("steering", "throttle", "brake", "speed")
-_LIMITS = {"steering": (-1.0, 1.0), "throttle": (-1.0, 1.0), "brake": (0.0, 1.0), "speed": (-100.0, 300.0)}
 _TIME = re.compile(r"(\d{4})_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d{3})")
-
-
-class RecordingError(ValueError):
-    """A folder that no drive can be read from, or written to; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -92,135 +79,81 @@ def read_recording(folder: Path) -> Recording:
     """Reads a drive; images are looked at, not decoded.
 
     Raises:
-        RecordingError: if there is no log, or not one row of it can be used.
+        RecordingError: if there is no log, it is none that can be read for certain, or not one row can be used.
     """
     path = folder / LOG_NAME
-    try:
-        lines = list(csv.reader(path.read_text(encoding="utf-8-sig", errors="replace").splitlines()))
-    except OSError as error:
-        raise RecordingError(f"cannot read {path}: {error.strerror or error}.") from None
-    except csv.Error as error:
-        raise RecordingError(f"{path} is not a table: {error}.") from None
-    images = _Images(folder)
     left_out: dict[str, list[str]] = {}
-    rows: list[Row] = []
-    for number, cells in enumerate(lines, 1):
-        cells = [cell.strip() for cell in cells]
-        if not any(cells) or cells[0].lower() == "center":
-            continue
+    lines = read_log(path, left_out)
+    try:
+        images = _Images(folder)
+    except OSError as error:
+        raise RecordingError(f"cannot list {error.filename}: {error.strerror or error}.") from None
+    rows: dict[Row, None] = {}  # in their order, each once
+    for line in lines:
         try:
-            rows.append(_read_row(cells, images, left_out))
-        except _UnusableError as error:
-            left_out.setdefault(str(error), []).append(error.file or f"line {number}")
+            row = _read_row(line, images, left_out)
+        except UnusableError as error:
+            left_out.setdefault(str(error), []).append(error.file)
+            continue
+        if row in rows:
+            left_out.setdefault("repeated rows", []).append(row.center.name)
+        rows[row] = None
     if not rows:
         reasons = "; ".join(f"{len(which)} {reason}, such as {which[0]}" for reason, which in left_out.items())
         raise RecordingError(f"no row of {path} can be used: {reasons or 'it is empty'}.")
-    return Recording(folder, _stretches(rows), left_out)
-
-
-class _UnusableError(Exception):
-    """Why a row cannot be used; of which file, if of one."""
-
-    def __init__(self, reason: str, file: str = ""):
-        super().__init__(reason)
-        self.file = file
+    return Recording(folder, _stretches(list(rows)), left_out)
 
 
 class _Images:
     """The files of a recording, by name."""
 
     def __init__(self, folder: Path):
-        places = [folder / IMAGES_NAME, folder]
-        self.files = {path.name: path for place in places if place.is_dir() for path in place.iterdir()}
+        places = [*_image_folders(folder), folder]
+        self.files = {path.name: path for place in places for path in place.iterdir()}
 
     def find(self, written: str) -> Path:
         """The file that a log means.
 
         Raises:
-            _UnusableError: if it is missing or broken.
+            UnusableError: if it is missing, broken or no JPEG.
         """
-        name = re.split(r"[\\/]", written)[-1]
+        name = file_name(written)
         path = self.files.get(name)
         if path is None:
-            raise _UnusableError("missing images", name)
+            raise UnusableError("missing images", name)
         try:
             with path.open("rb") as file:
-                begin = file.read(2)
+                begin = file.read(4)
                 file.seek(-2, 2)
-                whole = (begin, file.read()) == (b"\xff\xd8", b"\xff\xd9")  # the marks around a JPEG
+                whole = (begin[:2], file.read()) == (b"\xff\xd8", b"\xff\xd9")  # the marks around a JPEG
         except OSError:
-            whole = False
+            begin, whole = b"", False
+        if begin == b"\x89PNG":
+            raise UnusableError("PNG images, expected JPEG", name)
         if not whole:
-            raise _UnusableError("broken images", name)
+            raise UnusableError("broken images", name)
         return path
 
 
-def _read_row(cells: list[str], images: _Images, left_out: dict[str, list[str]]) -> Row:
-    pictures = list(itertools.takewhile(lambda cell: not _is_number(cell), cells[:3]))
-    if not pictures or not pictures[0]:
-        raise _UnusableError("rows without an image")
-    numbers = read_numbers(cells[len(pictures) :])
-    if numbers is None:
-        raise _UnusableError("rows whose numbers cannot be read")
-    paths: list[Path | None] = [images.find(pictures[0]), None, None]
-    for place, written in enumerate(pictures[1:], 1):
+def _image_folders(folder: Path) -> Iterator[Path]:
+    """``IMG`` in a folder, in any case, and what copying sometimes makes: one in another."""
+    for place in sorted(folder.iterdir()):
+        if place.name.upper() == IMAGES_NAME and place.is_dir():
+            yield from _image_folders(place)
+            yield place
+
+
+def _read_row(line: Line, images: _Images, left_out: dict[str, list[str]]) -> Row:
+    paths: list[Path | None] = [images.find(line.images[0]), None, None]
+    for place, written in enumerate(line.images[1:], 1):
         if written:
             try:
                 paths[place] = images.find(written)
-            except _UnusableError as error:
+            except UnusableError as error:
                 left_out.setdefault(str(error), []).append(error.file)
     center, left, right = paths
     assert center is not None
-    return Row(center, left, right, *numbers, time=_time_of(center.name))
-
-
-def read_numbers(cells: Sequence[str]) -> tuple[float, float, float, float] | None:
-    """Steering, throttle, brake and speed from the last columns of a row; None where they cannot be told.
-
-    With a decimal comma, 0,0858 is two columns and 0 is one, so four to eight columns are four numbers, of which
-    often only one choice lies within all limits. A fraction never ends in 0, and among what is left the choice is
-    taken in which the speed has one, as it is hardly ever whole.
-    """
-    cells = list(cells)
-    while cells and not cells[-1]:
-        cells.pop()
-    if len(cells) == 4 and any("." in cell for cell in cells):
-        return _within_limits(cells)
-    if not 4 <= len(cells) <= 8:
-        return None
-    for split in itertools.product((True, False), repeat=4):  # whether speed, brake, throttle, steering has a fraction
-        if sum(split) != len(cells) - 4:
-            continue
-        columns = iter(cells)
-        words = []
-        for fractional in reversed(split):
-            word = next(columns)
-            if fractional:
-                fraction = next(columns)
-                if not re.fullmatch(r"\d*[1-9](?:[eE][+-]?\d+)?", fraction):
-                    break
-                word += "." + fraction
-            words.append(word)
-        else:
-            numbers = _within_limits(words)
-            if numbers is not None:
-                return numbers
-    return None
-
-
-def _within_limits(words: Iterable[str]) -> tuple[float, float, float, float] | None:
-    numbers = []
-    for name, word in zip(_NUMBERS, words, strict=True):
-        low, high = _LIMITS[name]
-        if not _is_number(word) or not low <= float(word) <= high:
-            return None
-        numbers.append(float(word))
-    steering, throttle, brake, speed = numbers
-    return steering, throttle, brake, speed
-
-
-def _is_number(cell: str) -> bool:
-    return re.fullmatch(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", cell) is not None
+    return Row(center, left, right, *line.numbers, time=_time_of(center.name))
 
 
 def _time_of(name: str) -> float | None:

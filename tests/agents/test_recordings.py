@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.recordings import read_recordings, steering_error
+from agents.recordings import explained_share, read_recordings, steering_error
 from envs.registration import UDACITY
 from envs.udacity.packets import Telemetry
 from envs.udacity.recording import Recorder
@@ -109,6 +109,22 @@ def test_the_error_of_a_driver_that_goes_straight_on_is_the_mean_square(recorded
         driver.hands.offset.zero_()
     labels = np.concatenate([episode.labels for episode in episodes])
     assert steering_error(driver, episodes) == pytest.approx((labels**2).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("steered", [0.0, 0.1, -1.0])
+def test_of_a_drive_of_constant_steering_a_smaller_error_is_a_larger_share(tmp_path, steered):
+    with Recorder(tmp_path / "drive") as recorder:
+        for tick in range(12):
+            recorder.write([encode(np.full((160, 320, 3), 90, np.uint8))], steered, 0.5, 0.0, 12.0, 1000 + 0.08 * tick)
+    episodes = read_recordings(tmp_path, UdacityView(), held_out=0.0).learned
+    shares = [explained_share(error, episodes) for error in (0.0, 0.01, 0.5)]
+    assert shares == [1.0, 0.99, 0.5]
+
+
+def test_the_mean_of_the_steering_explains_none_of_its_variance(recorded):
+    episodes = read_recordings(recorded, UdacityView(), held_out=0.0).learned
+    labels = np.concatenate([episode.labels for episode in episodes])
+    assert explained_share(float(((labels - labels.mean()) ** 2).mean()), episodes) == pytest.approx(0, abs=1e-5)
 
 
 @pytest.mark.skipif(DATA is None, reason="LIQUID_CONTROL_DATA names no folder of recorded drives")

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from envs.udacity.driving_log import read_numbers
 from envs.udacity.recording import (
     Recorder,
     RecordingError,
     find_recordings,
     iterate_pairs,
-    read_numbers,
     read_recording,
     split_in_blocks,
 )
@@ -100,6 +100,157 @@ def test_numbers_with_decimal_commas_come_back(steering, throttle, brake, speed)
         assert (
             found[3] == numbers[3]
         )  # what stands before may be read in two ways: 0,1,0 is 0.1 and 0, or 0 and 1 and 0
+
+
+STAMPS = [f"2017_02_06_10_11_12_{77 * tick:03d}" for tick in range(6)]
+DRIVEN = [
+    (0, 1, 0, 20),
+    (-0.05, 0.5, 0, 20.37),
+    (0.0858, 1, 0.25, 7.5e-05),
+    (1, -0.3, 0, -1.5),
+    (-1, 0, 1, 0),
+    (0.5, 0.1, 0, 30),
+]
+IN_ORDER = ("center", "left", "right", "steering", "throttle", "brake", "speed")
+OTHER_ORDER = ("steering", "throttle", "brake", "speed", "right", "center", "left")
+HEADERS = {
+    "none": (IN_ORDER, None),
+    "in order": (IN_ORDER, IN_ORDER),
+    "words": (
+        IN_ORDER,
+        ("Center Image", "Left Image", "Right Image", "Steering Angle", "Throttle", "Break", "Speed"),
+    ),
+    "index": (("", *IN_ORDER), ("", *IN_ORDER)),
+    "index without a name": (("", *IN_ORDER), None),
+    "other order": (OTHER_ORDER, OTHER_ORDER),
+    "more columns": (
+        ("lap", *IN_ORDER, "weather"),
+        ("lap", "centre", "left", "right", "steering", "throttle", "reverse", "speed", "weather"),
+    ),
+}
+
+
+def saved(header, delimiter=",", decimal=".", folder="IMG/", quoted=False, space=False):
+    """The drive of DRIVEN as a table."""
+    columns, titles = HEADERS[header]
+    quote, sign = '"' if quoted else "", delimiter + (" " if space else "")
+    lines = [delimiter.join(titles)] if titles else []
+    for tick, (stamp, numbers) in enumerate(zip(STAMPS, DRIVEN, strict=True)):
+        cells = {camera: f"{quote}{folder}{camera}_{stamp}.jpg{quote}" for camera in ("center", "left", "right")}
+        for name, number in zip(("steering", "throttle", "brake", "speed"), numbers, strict=True):
+            cells[name] = f"{quote}{str(number).replace('.', decimal)}{quote}"
+        cells |= {"": str(tick), "lap": "1", "weather": "fog"}
+        lines.append(sign.join(cells[column] for column in columns))
+    return lines
+
+
+def driven(folder):
+    """The rows of a recording as numbers, once images and stretches have been looked at."""
+    rows = read_recording(folder).rows
+    assert [row.center.name for row in rows] == [f"center_{stamp}.jpg" for stamp in STAMPS]
+    assert all((row.left.name[:5], row.right.name[:6]) == ("left_", "right_") for row in rows)
+    return [(row.steering, row.throttle, row.brake, row.speed) for row in rows]
+
+
+@pytest.mark.parametrize("header", HEADERS)
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"delimiter": delimiter, "decimal": decimal, "quoted": quoted}
+        for delimiter in ",;\t|"
+        for decimal in ".,"
+        for quoted in (False, True)
+        if quoted or decimal != delimiter
+    ],
+    ids=str,
+)
+def test_a_table_is_read_alike_however_it_was_saved(write, header, table):
+    for index, (encoding, newline) in enumerate(
+        [("utf-8", "\n"), ("utf-8-sig", "\r\n"), ("utf-16", "\r"), ("utf-16-le", "\n"), ("utf-16-be", "\r\n")]
+    ):
+        lines = saved(header, space=index % 2 == 1, **table)
+        assert driven(write(lines, STAMPS, newline, encoding)) == DRIVEN
+
+
+@pytest.mark.parametrize(
+    ("folder", "encoding"),
+    [
+        ("C:\\Users\\Smith, John\\IMG\\", "utf-8"),
+        ("C:\\Users\\a,5, b\\IMG\\", "utf-8"),
+        ("C:\\Users\\张三\\桌面\\IMG\\", "gbk"),
+        ("C:\\Users\\Jörg; privat\\IMG\\", "latin-1"),
+    ],
+)
+@pytest.mark.parametrize("header", ["none", "in order", "index without a name"])
+def test_only_the_name_of_a_path_counts(write, folder, encoding, header):
+    assert driven(write(saved(header, folder=folder), STAMPS, encoding=encoding)) == DRIVEN
+
+
+@pytest.mark.parametrize("place", ["img", "IMG/IMG", "IMG", "."])
+def test_images_are_found_where_copying_puts_them(write, place):
+    folder = write(saved("none"), STAMPS)
+    (folder / "IMG").rename(folder / "kept")
+    if place == ".":
+        for path in (folder / "kept").iterdir():
+            path.rename(folder / path.name)
+    else:
+        (folder / place).parent.mkdir(exist_ok=True)
+        (folder / "kept").rename(folder / place)
+    assert driven(folder) == DRIVEN
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        (["center,steering", "center_1.jpg,0.1"], "names no throttle and no brake and no speed"),
+        (["nombre_imagen,steering,comando", "center_1.jpg,0.1,0"], "names no center"),
+        (["mitte,links,rechts,lenkung,gas,bremse,tempo", "1.jpg,2.jpg,3.jpg,0.1,0,0,9.5"], "names no center"),
+        (
+            ["center,left,right,steering,angle,throttle,brake,speed", "1.jpg,,,0.1,0.2,0,0,9.5"],
+            "1 missing images, such as 1",
+        ),
+        (["center,left,right,wheel angle,steer,throttle,brake,speed"], "names steering 2 times"),
+        ([names() + ",0,1,0,20.5", names() + ",-1.25,1,0,21.5"], r"line 2 of .* steering is -1\.25, .* not in degrees"),
+        ([names() + ",20.5,1,0,0.25"], r"line 1 of .* steering is 20\.5, expected -1 to 1"),
+        ([names() + ",0.25,20.5,0,0"], r"throttle is 20\.5"),
+        ([names() + ",0.25,0,100,20.5"], "brake is 100, expected 0 to 1"),
+        ([names(sign=";") + ";-1,25;1;0;21,5"], r"steering is -1\.25"),
+        (["steering;throttle;brake;speed;center", "25;1;0;20;IMG/center_1.jpg"], "steering is 25"),
+        (["left_1.jpg,center_1.jpg,right_1.jpg,0,0,0,1.5"], r"left_1\.jpg is in the place of center"),
+        (["center,left,right,steering,throttle,brake,speed", "a/center_1.jpg,right_1.jpg,,0,0,0,1.5"], "place of left"),
+        (["0.1,1,0,20.5," + names()], "1 rows whose numbers cannot be read, such as line 1"),
+        ([names() + ",0.1,1,0,20.5,3.5"], "1 rows whose numbers cannot be read"),
+        ([names() + ",0,1,0,3,20.5"], "1 rows whose numbers cannot be read"),  # nor 0, 1, 0.3 and 20.5
+        ([names() + "," + names() + ",0.1,1,0,20.5"], "1 rows with more than three images"),
+        (
+            ["speed,brake,throttle,steering,center", "1.5,0,0,0,center_1.jpg,9"],
+            "rows with more columns than the header",
+        ),
+    ],
+)
+def test_what_may_mean_something_else_is_refused_and_its_cause_named(write, lines, reason):
+    with pytest.raises(RecordingError, match=reason) as error:
+        read_recording(write(lines))
+    assert len(str(error.value).replace(str(error.value).partition("driving_log")[0], "")) < 300
+
+
+def test_png_images_are_named(write):
+    folder = write([line.replace(".jpg", ".png") for line in saved("none")])
+    for stamp in STAMPS:
+        (folder / "IMG" / f"center_{stamp}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(RecordingError, match="6 PNG images, expected JPEG, such as center_2017"):
+        read_recording(folder)
+
+
+def test_a_row_that_is_there_twice_is_read_once(write):
+    recording = read_recording(write(saved("none") * 2, STAMPS))
+    assert len(recording.rows) == 6 and len(recording.stretches) == 1
+    assert len(recording.left_out["repeated rows"]) == 6
+
+
+def test_logs_that_were_joined_may_have_a_header_in_the_middle(write):
+    assert driven(write([*saved("none")[:3], saved("in order")[0], *saved("none")[3:]], STAMPS)) == DRIVEN
+    assert driven(write([*saved("none")[:3], saved("other order")[0], *saved("other order")[4:]], STAMPS)) == DRIVEN
 
 
 def test_what_cannot_be_used_is_counted_and_named(write, jpeg):
