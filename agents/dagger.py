@@ -17,7 +17,7 @@ from agents.demonstrations import read_folder, write_shard
 from agents.episodes import Conditions, Episode, EpisodePlan, drive_episode
 from agents.imitation import Imitation, ImitationConfig
 from envs.registration import TRAINING_SEEDS, VALIDATION_SEEDS
-from liquid_control.support.ranges import NotNegative, Positive
+from liquid_control.support.ranges import Gain, NotNegative, Positive
 from policies.driver import Driver
 
 
@@ -34,9 +34,9 @@ class TrainConfig(ImitationConfig):
     """A folder of recorded episodes to learn from as well; the record command writes them."""
     control_weights: tuple[NotNegative, NotNegative, NotNegative] = (12.0, 1.0, 1.0)
     """Weights of steer, gas and brake in the squared error. Steering labels are small, within ±0.4."""
-    teacher_grip: Positive = 185.0
+    teacher_grip: Gain = 185.0
     """Lateral acceleration that the teacher plans for. The tyres hold 219; close to that, small errors end in spins."""
-    teacher_speed_gain: Positive = 6.0
+    teacher_speed_gain: Gain = 6.0
     """Acceleration that the teacher asks for per speed error (1/s). Lower is smoother, and easier to imitate."""
     leash: Positive = 20.0
     """Distance from the centre line at which a training episode ends. The road is 6.67 wide to each side."""

@@ -22,11 +22,11 @@ from agents.cloning import Cloner, Streams
 from agents.demonstrations import read_shard
 from agents.device import resolve_device
 from agents.episodes import Episode
-from agents.job import JobConfig
+from agents.job import JobConfig, begin_run
 from agents.pool import RolloutPool
 from agents.run_folder import RunFolder, RunProgress, checkpoint_record
 from liquid_control.support.checkpoint import CONFIG_NAME
-from liquid_control.support.ranges import Count, NotNegative
+from liquid_control.support.ranges import Count, NotNegative, Size
 from policies.driver import Driver, DriverConfig
 from policies.precompile import precompile_tick, precompile_training
 from policies.registry import parse_options
@@ -46,9 +46,9 @@ class ImitationConfig(JobConfig):
     """Episodes of each later round. In a quarter of them, learner and teacher take turns."""
     steps: Count = 100
     """Gradient steps per round."""
-    batch: Count = 32
+    batch: Size = 32
     """Episodes that are trained side by side, as the rows of a batch."""
-    time: Count = 32
+    time: Size = 32
     """Time steps that gradients go back through."""
     learning_rate: NotNegative = 4e-3
     """Peak learning rate of Adam. It is warmed up, then falls along a cosine to 2 %."""
@@ -77,6 +77,27 @@ class ImitationProgress(RunProgress):
 
 
 ImitationJob = TypeVar("ImitationJob", bound=ImitationConfig)
+
+
+def describe_learner(config: ImitationConfig) -> DriverConfig:
+    """What a driver that begins with random weights is made of."""
+    return DriverConfig(
+        env=config.env,
+        policy=config.policy,
+        options=parse_options(config.policy, config.policy_options),
+        playfield=config.playfield,
+        features=config.features,
+    )
+
+
+def begin_imitation(config: ImitationJob, path: Path, processors: int) -> ImitationJob:
+    """See :func:`agents.job.begin_run`; whatever driver cannot be built is said before a run folder is there.
+
+    Raises:
+        UserError: if its device is not there, or its options describe no driver.
+    """
+    Driver(describe_learner(config))
+    return begin_run(config, path, processors)
 
 
 class Imitation(ABC, Generic[ImitationJob]):
@@ -128,16 +149,7 @@ class Imitation(ABC, Generic[ImitationJob]):
 
     def _make_driver(self) -> Driver:
         """The driver that learns, with the weights that it begins with."""
-        config = self.config
-        return Driver(
-            DriverConfig(
-                env=config.env,
-                policy=config.policy,
-                options=parse_options(config.policy, config.policy_options),
-                playfield=config.playfield,
-                features=config.features,
-            )
-        )
+        return Driver(describe_learner(self.config))
 
     @abstractmethod
     def _control_weights(self) -> Sequence[float]:

@@ -10,8 +10,9 @@ from typing import Any, Protocol, TypeVar
 from agents.device import resolve_device
 from agents.run_folder import RunProgress
 from envs.registration import OFFICIAL
-from liquid_control.support.ranges import Count, CountOrZero, Seed
-from policies.driver import Driver
+from liquid_control.support.ranges import Count, CountOrZero, Processes, Seed
+from policies.driver import Driver, Width
+from policies.eyes import PictureSide
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,13 @@ class JobConfig:
     """A run folder to continue, with the options that it was begun with."""
     seed: Seed = 0
     """Seed of weights, episodes, noise and batches. The same seed gives the same result on the same machine."""
-    workers: CountOrZero = 0
+    workers: Processes = 0
     """Processes that drive, and threads that train; 0 means one per processor."""
     device: str = "auto"
     """Where the training runs: auto, cpu, cuda or cuda:N. Driving is always on the CPU."""
-    playfield: tuple[Count, Count] = (28, 32)
+    playfield: tuple[PictureSide, PictureSide] = (28, 32)
     """(height, width) of the picture that the eyes get."""
-    features: Count = 32
+    features: Width = 32
     """Features that the eyes pass to the core, in addition to the gauges."""
     validation_episodes: Count = 20
     """Episodes per validation, on seeds that are never trained on. Validations choose the best checkpoint."""

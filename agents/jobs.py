@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from agents.dagger import Dagger, TrainConfig
-from agents.job import JobConfig, Training, begin_run
+from agents.imitation import begin_imitation
+from agents.job import JobConfig, Training
 from agents.ppo import PPO, PPOConfig, begin_ppo, tell_ppo
 from agents.road_dagger import RoadConfig, RoadDagger, begin_roads
 from agents.run_folder import RunFolder
@@ -59,7 +60,7 @@ JOBS: dict[str, Job] = {
         summary="CarRacing-v3, taught by an expert (dagger) or by recorded drives (clone)",
         config=TrainConfig,
         agents=("dagger", "clone"),
-        begin=begin_run,
+        begin=begin_imitation,
         learn=Dagger,
         envs={OFFICIAL: OFFICIAL},
     ),

@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import gymnasium
 import numpy as np
 import torch
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
@@ -49,10 +49,13 @@ from liquid_control.support.ranges import (
     LogSpread,
     NotNegative,
     Positive,
+    Processes,
     Share,
+    Size,
     check_ranges,
 )
-from policies.driver import Driver, DriverConfig, load_driver
+from policies.driver import Driver, DriverConfig, Width, load_driver
+from policies.eyes import PictureSide
 from policies.registry import parse_options
 from policies.sb3 import DriverPolicy
 
@@ -72,21 +75,21 @@ class PPOConfig(JobConfig):
     """ppo: from reward alone. The other agents, dagger and clone, have options of their own."""
     init: Path | None = None
     """A checkpoint to start from instead of random weights. The new driver has its architecture."""
-    workers: CountOrZero = 0
+    workers: Processes = 0
     """Processes that run environments; 0 means one per processor."""
-    threads: CountOrZero = 0
+    threads: Processes = 0
     """Threads that train; 0 means one per processor. On a busy machine, 1 is faster."""
-    playfield: tuple[Count, Count] = (28, 32)
+    playfield: tuple[PictureSide, PictureSide] = (28, 32)
     """CarRacing: (height, width) of the picture that the eyes get."""
-    features: Count = 32
+    features: Width = 32
     """CarRacing: features that the eyes pass to the core, in addition to the gauges."""
     steps: Count = 1_000_000
     """Decisions of the driver, over all environments together. Each lasts --action-repeat environment steps."""
-    envs: Count = 16
+    envs: Size = 16
     """Environments that run side by side."""
-    rollout: Count = 128
+    rollout: Size = 128
     """Decisions of each environment between two updates."""
-    sequence: Count = 32
+    sequence: Size = 32
     """Decisions that gradients go back through; it must divide --rollout."""
     batch: Count = 512
     """Decisions per gradient step."""
@@ -124,7 +127,7 @@ class PPOConfig(JobConfig):
     """Whether the initial state of the core is learned."""
     pedals: bool = True
     """CarRacing: one motor neuron is gas above zero and brake below. With False, each has a motor neuron of its own."""
-    action_repeat: Count | None = None
+    action_repeat: Annotated[int, Ge(1), Le(1000)] | None = None
     """Environment steps that an action lasts, by default 4 in CarRacing and 1 elsewhere."""
     patience: CountOrZero = 25
     """CarRacing: decisions without reward after which a training episode ends early. It pays for the frames left."""

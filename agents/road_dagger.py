@@ -16,9 +16,8 @@ from torch.utils.tensorboard import SummaryWriter
 from agents.augmentation import RoadAugmentation, Variety
 from agents.cloning import Streams
 from agents.episodes import Episode
-from agents.imitation import Imitation, ImitationConfig
+from agents.imitation import Imitation, ImitationConfig, begin_imitation
 from agents.initial_driver import check_initial
-from agents.job import begin_run
 from agents.recordings import Recordings, explained_share, read_recordings, steering_error
 from agents.road_rollout import RoadPlan, drive_road, record_road
 from envs.registration import TRAINING_SEEDS, UDACITY, VALIDATION_SEEDS
@@ -26,8 +25,9 @@ from envs.udacity.recording import RecordingError, find_recordings
 from envs.udacity.stand_in.camera import WEATHERS
 from envs.udacity.stand_in.environment import SMALLEST_SEED
 from liquid_control.support.errors import UserError
-from liquid_control.support.ranges import Count, CountOrZero, NotNegative, Positive, Share
+from liquid_control.support.ranges import Count, CountOrZero, NotNegative, Positive, Share, Speed
 from policies.driver import Driver, load_driver
+from policies.eyes import PictureSide
 from policies.view import UdacityView
 
 
@@ -53,13 +53,13 @@ class RoadConfig(ImitationConfig):
     """Drives of each later round. In a quarter of them, learner and expert take turns."""
     seconds: Positive = 40.0
     """Length of a drive, in seconds."""
-    speeds: tuple[Positive, Positive] = (8.0, 27.0)
+    speeds: tuple[Speed, Speed] = (8.0, 27.0)
     """Lowest and highest speed of a drive, in miles an hour."""
     steps: Count = 150
     """Gradient steps per round."""
     learning_rate: NotNegative = 3e-3
     """Peak learning rate of Adam. It is warmed up, then falls along a cosine to 2 %."""
-    playfield: tuple[Count, Count] = UdacityView.default_size
+    playfield: tuple[PictureSide, PictureSide] = UdacityView.default_size
     """(height, width) of the picture that the eyes get."""
     data_share: Share = 0.3
     """With --data: share of the training that uses recorded drives, where there are other drives too."""
@@ -93,7 +93,7 @@ def begin_roads(config: RoadConfig, path: Path, processors: int) -> RoadConfig:
             raise UserError(str(error)) from None
     if config.init is not None:
         check_initial(config.init, load_driver(config.init).config, config.env, config.policy)
-    return begin_run(config, path, processors)
+    return begin_imitation(config, path, processors)
 
 
 class RoadDagger(Imitation[RoadConfig]):

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from liquid_control.nn.liquid_attention import LiquidAttention
 from liquid_control.nn.liquid_logits import GATES, MODES
+from liquid_control.support.ranges import Count, argument
 
 PLAIN, DIRECT = "F.scaled_dot_product_attention", "direct_pairs"
 EULER_STEPS, DELTA_T = 5, 0.5  # the authors' defaults
@@ -120,10 +121,12 @@ def _status(field: str) -> int:
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=1024)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=5, help="turns of everybody; the direct ones take seconds each")
+    parser.add_argument("--tokens", type=argument(Count), default=1024)
+    parser.add_argument("--width", type=argument(Count), default=64)
+    parser.add_argument("--heads", type=argument(Count), default=4)
+    parser.add_argument(
+        "--rounds", type=argument(Count), default=5, help="turns of everybody; the direct ones take seconds each"
+    )
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     sizes = (arguments.tokens, arguments.width, arguments.heads)

@@ -41,6 +41,7 @@ from envs.udacity.simulator_wire import SimulatorWire
 from envs.udacity.stand_in.expert import RoadExpert
 from envs.udacity.stand_in.simulator import FRAME, encode
 from liquid_control.drive import DriverPilot
+from liquid_control.support.ranges import Count, Positive, argument
 from policies.driver import Driver, DriverConfig, load_driver
 
 HERE = Path(__file__).resolve()
@@ -255,8 +256,8 @@ def main() -> None:
     """Prints the table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--classic", type=Path, default=ROOT / "build" / "classic", help="folder of its environment")
-    parser.add_argument("--seconds", type=float, default=10.0, help="that each turn is measured")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each server in each way to send")
+    parser.add_argument("--seconds", type=argument(Positive), default=10.0, help="that each turn is measured")
+    parser.add_argument("--rounds", type=argument(Count), default=3, help="turns of each server in each way to send")
     parser.add_argument("--serve", choices=["ours", "classic"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:

@@ -27,6 +27,7 @@ from envs.udacity.stand_in.environment import UdacityStandIn
 from envs.udacity.stand_in.scenery import SHOULDER_WIDTH
 from envs.udacity.stand_in.simulator import Autonomous
 from liquid_control.drive import DriverPilot
+from liquid_control.support.ranges import Positive, argument
 
 
 class KeptOnRoad(UdacityStandIn):
@@ -100,8 +101,8 @@ def main() -> None:
     """Prints the table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, nargs="?", help="of a driver; by default an untrained one")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of simulated time in each language")
-    parser.add_argument("--rate", type=float, default=1.0, help="simulated seconds a second")
+    parser.add_argument("--minutes", type=argument(Positive), default=10.0, help="of simulated time in each language")
+    parser.add_argument("--rate", type=argument(Positive), default=1.0, help="simulated seconds a second")
     options = parser.parse_args()
     if not (options.rate > 0 and math.isfinite(options.minutes)):
         parser.error("--rate must be above 0, and --minutes finite.")

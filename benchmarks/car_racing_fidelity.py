@@ -21,6 +21,7 @@ from envs.car_racing.canvas import PLAYFIELD_ROWS
 from envs.car_racing.expert import Expert
 from envs.car_racing.fast import FastCarRacing
 from envs.car_racing.observation import SCORE_COLUMNS
+from liquid_control.support.ranges import Count, Seed, argument
 
 STEPS = 1000
 HOLD = 8  # frames a random action lasts: long enough for the car to go somewhere
@@ -97,8 +98,10 @@ def compare_episode(
 def main() -> None:
     """Compare and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--episodes", type=int, default=20, help="episodes of the expert, and as many random ones")
-    parser.add_argument("--seed", type=int, default=0, help="the first episode's seed; the others follow")
+    parser.add_argument(
+        "--episodes", type=argument(Count), default=20, help="episodes of the expert, and as many random ones"
+    )
+    parser.add_argument("--seed", type=argument(Seed), default=0, help="the first episode's seed; the others follow")
     arguments = parser.parse_args()
 
     pairs = [(CarRacing(domain_randomize=d), FastCarRacing(domain_randomize=d)) for d in (False, True)]

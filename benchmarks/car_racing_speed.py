@@ -25,6 +25,7 @@ from rich.table import Table
 
 from envs.car_racing.expert import Expert
 from envs.car_racing.fast import FastCarRacing
+from liquid_control.support.ranges import Count, argument
 
 STEPS = 1000
 OFFICIAL = "official CarRacing-v3"
@@ -101,8 +102,10 @@ class Timing:
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--episodes", type=int, default=2, help="random episodes a round, and as many of the expert")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--episodes", type=argument(Count), default=2, help="random episodes a round, and as many of the expert"
+    )
+    parser.add_argument("--rounds", type=argument(Count), default=3)
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
 

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from liquid_control.nn import LTC, CfC
 from liquid_control.nn.layer import LiquidLayer
+from liquid_control.support.ranges import Count, argument
 
 BATCH, STEPS, INPUTS = 32, 64, 32
 FUNCTION_OPERATIONS = 20
@@ -208,13 +209,14 @@ def print_steps(console: Console, cells: list[Cell], steps: int) -> None:
                         clock = time.perf_counter()
                         run(row)
                         seconds[name].append(time.perf_counter() - clock)
-        medians = {name: statistics.median(values[100:]) for name, values in seconds.items()}
+        warm_up = min(100, steps // 2)
+        medians = {name: statistics.median(values[warm_up:]) for name, values in seconds.items()}
         for name, values in seconds.items():
             table.add_row(
                 cell.name if name == "ncps" else "",
                 name,
                 f"{1e6 * medians[name]:.2f}",
-                f"{1e6 * float(np.quantile(values[100:], 0.99)):.2f}",
+                f"{1e6 * float(np.quantile(values[warm_up:], 0.99)):.2f}",
                 f"{medians['ncps'] / medians[name]:.0f}",
             )
         table.add_section()
@@ -303,8 +305,8 @@ def print_agreement(console: Console, cells: list[Cell]) -> None:
 def main() -> None:
     """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=40, help="turns of all passes")
-    parser.add_argument("--steps", type=int, default=5000, help="single steps")
+    parser.add_argument("--rounds", type=argument(Count), default=40, help="turns of all passes")
+    parser.add_argument("--steps", type=argument(Count), default=5000, help="single steps")
     parser.add_argument("--only", default="", help="cells whose name contains this")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -14,6 +14,7 @@ import numpy as np
 
 from envs.car_racing.expert import Expert
 from envs.car_racing.fast import FastCarRacing
+from liquid_control.support.ranges import Count, Seed, argument
 
 TEST_SEED = 2_000_000
 
@@ -58,8 +59,8 @@ def drive(env: FastCarRacing, expert: Expert, seed: int) -> Lap:
 def main() -> None:
     """Drive, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--episodes", type=int, default=100, help="number of episodes, one a seed")
-    parser.add_argument("--first-seed", type=int, default=TEST_SEED, help="seed of the first episode")
+    parser.add_argument("--episodes", type=argument(Count), default=100, help="number of episodes, one a seed")
+    parser.add_argument("--first-seed", type=argument(Seed), default=TEST_SEED, help="seed of the first episode")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="constants of the expert to change")
     arguments = parser.parse_args()
     constants = {name: float(value) for name, _, value in (pair.partition("=") for pair in arguments.set)}

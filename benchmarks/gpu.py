@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from liquid_control.nn import LAN, LTC, CfC, Wiring
 from liquid_control.nn.liquid_attention import LiquidAttention, Pairs
 from liquid_control.nn.trace import chunkwise_trace, plastic_trace
+from liquid_control.support.ranges import Count, argument
 
 STEPS, INPUTS = 64, 32
 TOKENS, WIDTH, HEADS = 1024, 64, 4
@@ -305,7 +306,7 @@ def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--interpret", action="store_true", help="compare numbers on the CPU; needs no GPU")
-    parser.add_argument("--rounds", type=int, default=20, help="turns of the timings")
+    parser.add_argument("--rounds", type=argument(Count), default=20, help="turns of the timings")
     options = parser.parse_args()
     console = Console(width=150)
     if options.interpret:

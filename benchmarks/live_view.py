@@ -28,6 +28,7 @@ from bridge import Measured, drive, lap
 from PIL import Image
 
 from envs.registration import UDACITY
+from liquid_control.support.ranges import Count, Positive, argument
 from policies.driver import Driver, DriverConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -169,8 +170,8 @@ def take_screenshot(checkpoint: Path, folder: str, path: Path) -> None:
 def main() -> None:
     """Measures, or takes the screenshot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=10.0, help="that each turn is measured")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each")
+    parser.add_argument("--seconds", type=argument(Positive), default=10.0, help="that each turn is measured")
+    parser.add_argument("--rounds", type=argument(Count), default=3, help="turns of each")
     parser.add_argument("--checkpoint", type=Path, help="who drives; by default an untrained driver")
     parser.add_argument("--screenshot", type=Path, metavar="FILE", help="a PNG to write instead")
     options = parser.parse_args()

@@ -28,6 +28,7 @@ from agents.workers import processor_count
 from liquid_control.evaluate import main as evaluate
 from liquid_control.report.evaluation import EVALUATION_NAME, Evaluation
 from liquid_control.report.statistics import bootstrap_interval, interquartile_mean
+from liquid_control.support.ranges import Count, argument
 from policies.driver import load_driver
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "ppo"
@@ -106,8 +107,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="folder of the run folders")
     parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--core", nargs="+", choices=CORES, default=list(CORES))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--jobs", type=int, default=processor_count(), help="trainings at once")
+    parser.add_argument("--seeds", type=argument(Count), default=5)
+    parser.add_argument("--jobs", type=argument(Count), default=processor_count(), help="trainings at once")
     parser.add_argument("options", nargs="*", help="after --, further options of the training")
     arguments = parser.parse_args()
     runs = {

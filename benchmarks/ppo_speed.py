@@ -37,6 +37,7 @@ from agents.worker_env import WorkerVecEnv
 from agents.workers import processor_count
 from envs.car_racing.observation import playfield
 from envs.registration import FAST, OFFICIAL
+from liquid_control.support.ranges import Count, argument
 from policies.driver import DriverConfig
 from policies.eyes import ConvEyes
 from policies.hands import PedalHands
@@ -124,8 +125,8 @@ def time_update(model: RecurrentPPO, env: VecEnv, callback: Any, threads: int) -
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--updates", type=int, default=3, help="counted updates of each")
-    parser.add_argument("--threads", type=int, default=processor_count(), help="threads that learn")
+    parser.add_argument("--updates", type=argument(Count), default=3, help="counted updates of each")
+    parser.add_argument("--threads", type=argument(Count), default=processor_count(), help="threads that learn")
     arguments = parser.parse_args()
     builders: dict[str, Callable[[], tuple[RecurrentPPO, VecEnv]]] = {
         "LiquidPPO, CfC of 19 neurons, FastCarRacing": build_ours,

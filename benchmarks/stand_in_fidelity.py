@@ -20,6 +20,7 @@ from envs.udacity.packets import decode
 from envs.udacity.recording import read_recording
 from envs.udacity.stand_in.camera import CENTER
 from envs.udacity.stand_in.environment import UdacityStandIn
+from liquid_control.support.ranges import Count, argument
 
 REGIONS = {
     "sky": (slice(0, 40), slice(0, 320)),
@@ -35,7 +36,7 @@ REGIONS = {
 def main() -> None:
     """Prints the table, and writes the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, default=100)
+    parser.add_argument("--frames", type=argument(Count), default=100)
     parser.add_argument("--picture", type=Path, help="a .png to write")
     arguments = parser.parse_args()
     if "LIQUID_CONTROL_DATA" not in os.environ:

@@ -15,6 +15,7 @@ import numpy as np
 from expert_score import drive, physics
 
 from envs.car_racing.expert import Expert
+from liquid_control.support.ranges import Count, NotNegative, Positive, Seed, argument
 
 TUNING_SEED = 3_000_000
 """Tuning seeds start here; the expert is scored on the test seeds from 2,000,000."""
@@ -53,12 +54,20 @@ def objective(constants: dict[str, float], seeds: range, roughness_weight: float
 def main() -> None:
     """Search until the time is over."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=15.0, help="stop after the generation in which this is over")
-    parser.add_argument("--population", type=int, default=14, help="candidates in a generation")
-    parser.add_argument("--episodes", type=int, default=12, help="episodes a candidate, the same for a generation")
-    parser.add_argument("--step", type=float, default=1.0, help="first step size, times the built-in deviations")
-    parser.add_argument("--roughness-weight", type=float, default=20.0, help="return a unit of roughness costs")
-    parser.add_argument("--random-seed", type=int, default=0, help="seed of the search itself")
+    parser.add_argument(
+        "--minutes", type=argument(Positive), default=15.0, help="stop after the generation in which this is over"
+    )
+    parser.add_argument("--population", type=argument(Count), default=14, help="candidates in a generation")
+    parser.add_argument(
+        "--episodes", type=argument(Count), default=12, help="episodes a candidate, the same for a generation"
+    )
+    parser.add_argument(
+        "--step", type=argument(Positive), default=1.0, help="first step size, times the built-in deviations"
+    )
+    parser.add_argument(
+        "--roughness-weight", type=argument(NotNegative), default=20.0, help="return a unit of roughness costs"
+    )
+    parser.add_argument("--random-seed", type=argument(Seed), default=0, help="seed of the search itself")
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.random_seed)
 

@@ -28,6 +28,7 @@ from agents.cloning import Cloner, Streams
 from agents.episodes import Episode
 from agents.recordings import read_recordings, steering_error
 from envs.registration import UDACITY
+from liquid_control.support.ranges import Count, Positive, argument
 from policies.driver import Driver, DriverConfig, load_driver
 from policies.hands import AffineHands
 from policies.view import UdacityView
@@ -106,10 +107,10 @@ def learn(entry: Entry, episodes: list[Episode], seed: int) -> nn.Module:
 def main() -> None:
     """Trains them all and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=argument(Count), default=3)
     parser.add_argument("--only", nargs="+", help="names of rows, such as CfC-19 PilotNet")
     parser.add_argument("--init", type=Path, help="a driver that is also trained on, as a row of its own")
-    parser.add_argument("--quick", type=float, default=1.0, help="share of the gradient steps")
+    parser.add_argument("--quick", type=argument(Positive), default=1.0, help="share of the gradient steps")
     arguments = parser.parse_args()
     if "LIQUID_CONTROL_DATA" not in os.environ:
         parser.error("LIQUID_CONTROL_DATA must name the folder whose udacity/ has the drives lake and lake_v1.")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from liquid_control.report.diagram import save_wiring
 from liquid_control.support.command import parse, run
@@ -27,9 +27,9 @@ class DiagramConfig:
     """The folder of the driver, for example checkpoints/CarRacing-v3/cfc."""
     output: Path = Path("wiring.png")
     """The picture to write."""
-    width: Annotated[int, Ge(300)] = 900
+    width: Annotated[int, Ge(300), Le(10_000)] = 900
     """Width of the picture, in pixels."""
-    height: Annotated[int, Ge(200)] = 720
+    height: Annotated[int, Ge(200), Le(10_000)] = 720
     """Height of the picture, in pixels."""
 
 

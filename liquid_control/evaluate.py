@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from annotated_types import Ge, Le
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from agents.episodes import Episode
@@ -39,7 +40,7 @@ class EvaluateConfig:
     episodes: Count | None = None
     """Number of episodes, by default 100; episode i has the test seed 2000000 + i. For a driver of the Udacity
     simulator: number of roads, by default 10, each driven at 15 and at 25 miles an hour."""
-    workers: Count | None = None
+    workers: Annotated[int, Ge(1), Le(1024)] | None = None
     """Processes that drive, by default one per processor. The scores do not depend on it."""
     env: str = ""
     """The environment, by default the driver's own, and the stand-in for a driver of the Udacity simulator.

@@ -18,8 +18,9 @@ from envs.registration import FAST, OFFICIAL, TRAINING_SEEDS
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError
-from liquid_control.support.ranges import Count, CountOrZero, Positive, Seed
+from liquid_control.support.ranges import Count, Positive, Processes, Seed
 from policies.driver import Driver, DriverConfig, load_driver
+from policies.eyes import PictureSide
 
 PROGRAM = "python -m liquid_control.record"
 
@@ -43,11 +44,11 @@ class RecordConfig:
     """Seed of the first episode's track; the others follow."""
     disturbed: bool = True
     """Whether bursts of noise push the car off its line, so that recoveries are recorded."""
-    playfield: tuple[Count, Count] = (28, 32)
+    playfield: tuple[PictureSide, PictureSide] = (28, 32)
     """(height, width) of the recorded playfield. With --driver, that driver's own size is used."""
     leash: Positive = 20.0
     """An episode ends when the car is this far from the centre line."""
-    workers: CountOrZero = 0
+    workers: Processes = 0
     """Processes that drive; 0 means one per processor."""
     minari: str | None = None
     """Also export what was recorded as the Minari dataset of this name, such as carracing/expert-v0."""

@@ -15,7 +15,7 @@ from envs.udacity.stand_in.simulator import Autonomous, record
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError, nearest
-from liquid_control.support.ranges import Port, Positive, Seed
+from liquid_control.support.ranges import Port, Positive, Seed, Speed
 
 PROGRAM = "python -m liquid_control.simulator"
 
@@ -46,7 +46,7 @@ class SimulatorConfig:
     """A new folder for the drive of an expert who knows the road: driving_log.csv, and IMG/ of three cameras."""
     laps: Positive = 1.0
     """With --record: number of laps."""
-    speed: Positive = 15.0
+    speed: Speed = 15.0
     """With --record: speed on straight road, in miles an hour."""
     seed: Seed = 0
     """With --record: seed of the moments when the car is pushed aside."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from annotated_types import Ge, Le
 
 from agents.ppo import PPOConfig, describe_driver
 from agents.workers import processor_count
@@ -18,7 +19,7 @@ from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError
 from liquid_control.support.files import write_atomically
 from liquid_control.support.lock import held
-from liquid_control.support.ranges import Count, CountOrZero, Seed, Share
+from liquid_control.support.ranges import Count, CountOrZero, Processes, Seed, Share
 from liquid_control.tuning.local_engine import LocalEngine
 from liquid_control.tuning.space import Space, read_space
 from liquid_control.tuning.trial import Engine
@@ -54,10 +55,10 @@ class TuneConfig:
     ray_address: str | None = None
     """A running Ray cluster, such as auto or ray-head:6379; by default Ray is started on this machine. For a cluster
     with a token, set RAY_AUTH_MODE=token in the environment."""
-    parallel: CountOrZero = 0
+    parallel: Processes = 0
     """Trials that run side by side; 0 means as many as the processors allow. With 1, the same seed gives the same
     trials again."""
-    cpus: Count = 1
+    cpus: Annotated[int, Ge(1), Le(1024)] = 1
     """Processors per trial: processes that run its environments, and threads that train. They do not change its
     result."""
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor, nn
+
+PictureSide = Annotated[int, Ge(17), Le(1024)]
+"""Pixels of a side of the image: of less the convolutions see nothing, more no checkpoint may ask for."""
 
 
 class ConvEyes(nn.Module):

@@ -22,6 +22,7 @@ from typing import Any
 
 from liquid_control.nn import GRU, LAN, LSTM, LTC, MLP, CfC, Leaky, LiquidLayer, PlasticCfC, Wiring
 from liquid_control.support.errors import UserError, nearest
+from liquid_control.support.schema import check_sizes
 
 NEURONS = 19
 """Of every liquid driver here: inter, command and motor neurons, the motor ones drive the controls."""
@@ -93,6 +94,8 @@ def _baseline(layer: Callable[..., LiquidLayer], **own: Any) -> Core:
     """A layer of ``units``, or ``neurons`` (0: as many as match the CfC core), and a linear readout."""
 
     def build(inputs: int, motor: int, units: int, neurons: int, **options: Any) -> LiquidLayer:
+        if units < 0 or neurons < 0:
+            raise ValueError(f"units and neurons must be at least 0, given {units} and {neurons}.")
         units = units or neurons or _matching(layer, inputs, motor, **options)
         return layer(inputs, units, output_size=motor, **options)
 
@@ -158,12 +161,14 @@ def build_core(policy: str, inputs: int, motor: int, options: Mapping[str, Any])
     """Builds the core ``policy`` for that many inputs and motor neurons.
 
     Raises:
-        UserError: if the policy or one of its options is unknown; names the nearest.
+        UserError: if the policy or one of its options is unknown; names the nearest. If an option cannot be, or is
+            more than a checkpoint may ask for.
     """
     core = _core(policy)
     for option in options:
         if option not in core.options:
             raise UserError(f"policy {policy!r} has no option {option!r}: {nearest(option, core.options)}")
+    check_sizes(dict(options), f"policy {policy!r}")
     try:
         return core.build(inputs, motor, options)
     except ValueError as error:

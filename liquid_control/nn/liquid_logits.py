@@ -102,7 +102,8 @@ class LiquidLogits(nn.Module):
         ):
             if given not in known:
                 raise ValueError(f"{what} is {given!r}, expected one of {known}.")
-        for what, size in (("heads", heads), ("hidden", hidden), ("euler_steps", euler_steps)):
+        sizes = {"input_size": input_size, "heads": heads, "hidden": hidden, "euler_steps": euler_steps}
+        for what, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{what} must be at least 1, given {size}.")
         for what, value in (("delta_t", delta_t), ("rate", rate)):

@@ -189,8 +189,18 @@ def _refusal(error: OSError) -> str:
     return f"{text}. {advice[error.errno]}, then start again." if error.errno in advice else f"{text}."
 
 
+def _is_lack_of_memory(error: Exception) -> bool:
+    """NumPy has an error for it, torch a text: of the processor's memory, and of a GPU's."""
+    return isinstance(error, MemoryError) or any(
+        words in str(error) for words in ("can't allocate memory", "not enough memory", "out of memory")
+    )
+
+
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs a command: a :class:`UserError` becomes one line and exit status 2, Ctrl-C status 130, SIGTERM 143."""
+    """Runs a command: a :class:`UserError` or a lack of memory becomes one line and exit status 2.
+
+    Ctrl-C is status 130, SIGTERM 143.
+    """
     accept_any_encoding()
     if signal.getsignal(signal.SIGINT) is starting.stop:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -204,6 +214,11 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         # The reader of our output left (`… | head`): that is its right. Keep the interpreter from complaining too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        print(f"error: there is not enough memory: {plain(shortened(error))}", file=sys.stderr)
+        raise SystemExit(2) from None
     except OSError as error:
         # What only the system can refuse: a disk that fills under a curve, a folder that disappears.
         print(f"error: {plain(_refusal(error))}", file=sys.stderr)

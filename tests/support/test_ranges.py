@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from argparse import ArgumentTypeError
 from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -13,7 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt
 import agents
 from liquid_control.__main__ import COMMANDS
 from liquid_control.support.errors import UserError
-from liquid_control.support.ranges import Count, Positive, Share, check_ranges
+from liquid_control.support.ranges import Count, Positive, Share, argument, check_ranges
 
 
 @dataclass
@@ -77,6 +78,32 @@ def is_unbounded(hint):
 def test_every_number_of_a_command_has_its_range(config):
     hints: dict[str, Any] = get_type_hints(config, include_extras=True)
     assert [name for name, hint in hints.items() if is_unbounded(hint)] == []
+
+
+def unlimited(hint):
+    """The whole numbers of a type that may be as large as they like."""
+    if get_origin(hint) is Annotated:
+        number, *bounds = get_args(hint)
+        return number is int and not any(isinstance(bound, Le | Lt) for bound in bounds)
+    return any(unlimited(part) for part in get_args(hint))
+
+
+@pytest.mark.parametrize("config", configs(), ids=lambda config: config.__name__)
+def test_no_whole_number_of_a_command_is_without_an_end(config):
+    """A float may be infinite, as the seconds of a drive; what is counted takes memory or never ends."""
+    hints: dict[str, Any] = get_type_hints(config, include_extras=True)
+    assert [name for name, hint in hints.items() if unlimited(hint)] == []
+
+
+def test_a_number_for_the_parser_of_the_standard_library_has_its_range():
+    assert argument(Count)("3") == 3
+    assert argument(Share)("0.5") == 0.5
+    with pytest.raises(ArgumentTypeError, match="must be at least 1, not 0"):
+        argument(Count)("0")
+    with pytest.raises(ArgumentTypeError, match="must be at least 1 and at most 1000000000, not 1000000001"):
+        argument(Count)("1000000001")
+    with pytest.raises(ArgumentTypeError, match="must be above 0, not nan"):
+        argument(Positive)("nan")
 
 
 def test_the_configs_of_all_commands_are_looked_at():
