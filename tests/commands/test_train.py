@@ -183,7 +183,7 @@ def test_cloning_recorded_demonstrations(tmp_path):
         (["--rounds", "0"], "--rounds must be at least 1"),
         (["--learning-rate", "nan"], "--learning-rate must be at least 0, not nan"),
         (["--seed", "-1"], "--seed must be at least 0, not -1"),
-        (["--playfield", "28", "0"], "--playfield must be at least 1, not 0"),
+        (["--playfield", "28", "0"], "--playfield must be at least 17 and at most 1024, not 0"),
         (["--device", "gpu7"], "device 'gpu7' cannot be used"),
         (["--demos", "nowhere"], "no demonstrations in nowhere"),
         (["--resume", "nowhere"], "nowhere is no run folder"),
