@@ -1,11 +1,23 @@
-"""What may be different about a road without a driver having to do anything else: mirrored, darker, in a shadow."""
+"""What may be different about pictures without a driver having to do anything else: colours, light, things, noise."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
+from annotated_types import Ge, Le
+
+from liquid_control.support.command import read_yaml
+from liquid_control.support.errors import UserError, nearest
+from liquid_control.support.ranges import Count, NotNegative, Share
+from liquid_control.support.schema import validated
+
+Level = Annotated[float, Ge(0), Le(255)]
+"""A number of levels of a colour."""
 
 
 @dataclass(frozen=True)
@@ -85,3 +97,284 @@ def _look_up(images: np.ndarray, gain: np.ndarray, out: np.ndarray) -> None:
     """Each of the three colours of images (T, height, width, 3) times its gain (3,), rounded and clipped."""
     levels = np.clip(np.round(np.arange(256)[:, None] * gain), 0, 255).astype(np.uint8)[None]  # (1, 256, 3)
     cv2.LUT(images.reshape(-1, images.shape[2], 3), levels, out.reshape(-1, images.shape[2], 3))
+
+
+@dataclass(frozen=True)
+class PlayfieldVariety:
+    """How much the playfields of CarRacing are varied. Shares are of episodes."""
+
+    unchanged: Share = 0.3
+    """Share that stays as it is. All others get one or two of what follows, drawn by their weights."""
+    colour: NotNegative = 1.0
+    """Weight of other colours: a turn of colour space around grey, and a shift."""
+    turn: Share = 1.0
+    """How far colours are turned at most: 0 not at all, 1 anywhere."""
+    offset: Level = 50.0
+    """Levels that each colour is shifted by at most."""
+    apart: Level = 35.0
+    """Levels that road and grass differ by at least; colours are drawn again until they do."""
+    curve: NotNegative = 1.0
+    """Weight of a curve from old to new levels for each colour, bent at five places."""
+    bend: Level = 60.0
+    """Levels that the curve is bent by at most."""
+    filter: NotNegative = 1.0
+    """Weight of a random filter of 3 × 3 pixels on a random mix of the colours, blended in (Lee et al. 2020)."""
+    blend: tuple[Share, Share] = (0.2, 1.0)
+    """Least and greatest share of the filtered picture."""
+    shade: NotNegative = 1.0
+    """Weight of smooth light and shade over the picture."""
+    depth: Share = 0.45
+    """How much brighter or darker shade makes the picture at most."""
+    grass: NotNegative = 1.0
+    """Weight of a smooth texture in the place of the grass that drifts along."""
+    noise: NotNegative = 1.0
+    """Weight of noise: speckle, single pixels, or blocks."""
+    posterise: NotNegative = 0.0
+    """Weight of few levels a colour."""
+    vignette: NotNegative = 0.0
+    """Weight of corners that are darker than the middle."""
+    stripes: NotNegative = 0.0
+    """Weight of dark and bright stripes that move over the picture."""
+    things: Share = 0.5
+    """Share with things that lie on the picture and do not move: up to three textured rectangles beside the car."""
+    largest: Count = 13
+    """Pixels of their longer side, at most."""
+
+
+VARIETIES: dict[str, PlayfieldVariety | None] = {"none": None, "mild": PlayfieldVariety()}
+"""Varieties of playfields by name."""
+HELD_OUT = PlayfieldVariety(
+    unchanged=0.0,
+    colour=0.0,
+    curve=0.0,
+    filter=0.0,
+    shade=0.0,
+    grass=0.0,
+    noise=0.0,
+    posterise=1.0,
+    vignette=1.0,
+    stripes=1.0,
+    things=0.0,
+)
+"""What robust validation sees: kinds of variety that :data:`VARIETIES` do not have."""
+
+
+def find_variety(name: str) -> PlayfieldVariety | None:
+    """One of :data:`VARIETIES`, or what a YAML file says.
+
+    Raises:
+        UserError: if there is neither, or the file holds something else.
+    """
+    if name in VARIETIES:
+        return VARIETIES[name]
+    if not Path(name).suffix:
+        raise UserError(f"no variety {name!r}: {nearest(name, VARIETIES)} Or give a YAML file.")
+    variety: PlayfieldVariety = validated(PlayfieldVariety, read_yaml(Path(name)), f"the variety in {name}")
+    return variety
+
+
+ROAD, GRASS = (102.0, 102.0, 102.0), (102.0, 217.0, 102.0)
+"""Colours of CarRacing, the grass between its two shades."""
+CAR = slice(18, 27), slice(12, 20)
+"""Where a playfield of 28 × 32 shows the car: rows and columns."""
+
+
+class Playfield:
+    """What is drawn for an episode, and pictures varied by it.
+
+    Args:
+        variety: how much.
+        rng: draws.
+        size: (height, width) of the pictures.
+    """
+
+    def __init__(self, variety: PlayfieldVariety, rng: np.random.Generator, size: tuple[int, int]):
+        self.variety, self.rng, self.size = variety, rng, size
+        self._changes: list[Callable[[np.ndarray], None]] = []
+        if rng.random() >= variety.unchanged:
+            kinds = (
+                *(self._grass, self._colour, self._curve, self._filter, self._posterise),
+                *(self._shade, self._vignette, self._stripes, self._noise),
+            )
+            weights = np.array([getattr(variety, kind.__name__.removeprefix("_")) for kind in kinds], float)
+            count = min(int(rng.integers(1, 3)), int(np.count_nonzero(weights)))
+            if count:
+                drawn = rng.choice(len(kinds), count, replace=False, p=weights / weights.sum())
+                self._changes = [kinds[place]() for place in sorted(drawn)]
+            if rng.random() < variety.things:
+                self._changes += [self._thing() for _ in range(rng.integers(1, 4))]
+
+    def __call__(self, images: np.ndarray) -> None:
+        """Varies consecutive pictures (T, height, width, 3) uint8 in place."""
+        for change in self._changes:
+            change(images)
+
+    def _colour(self) -> Callable[[np.ndarray], None]:
+        variety, rng = self.variety, self.rng
+        colours = np.array([ROAD, GRASS]) - 128
+        for _ in range(100):
+            turn, share = np.linalg.qr(rng.normal(size=(3, 3)))[0], rng.uniform(0, variety.turn)
+            matrix = (1 - share) * np.eye(3) + share * turn * np.sign(np.linalg.det(turn))
+            shift = rng.uniform(-variety.offset, variety.offset, 3)
+            road, grass = np.clip(colours @ matrix.T + 128 + shift, 0, 255)
+            if np.abs(road - grass).max() > variety.apart:
+                break
+        else:
+            matrix, shift = np.eye(3), np.zeros(3)
+        affine = np.column_stack([matrix, 128 + shift - matrix.sum(1) * 128])
+
+        def change(images: np.ndarray) -> None:
+            cv2.transform(_stacked(images), affine, dst=_stacked(images))
+
+        return change
+
+    def _curve(self) -> Callable[[np.ndarray], None]:
+        bend = self.rng.uniform(-self.variety.bend, self.variety.bend, (5, 3))
+        levels, knots = np.arange(256), np.linspace(0, 255, 5)
+        curves = [np.clip(levels + np.interp(levels, knots, bend[:, channel]), 0, 255) for channel in range(3)]
+        table = np.stack(curves, -1).astype(np.uint8)[None]
+
+        def change(images: np.ndarray) -> None:
+            cv2.LUT(_stacked(images), table, dst=_stacked(images))
+
+        return change
+
+    def _filter(self) -> Callable[[np.ndarray], None]:
+        rng = self.rng
+        kernel, mix = rng.normal(size=(3, 3)), rng.dirichlet(np.ones(3), 3)
+        kernel /= np.abs(kernel).sum() * rng.choice((-1, 1))
+        share = rng.uniform(*self.variety.blend)
+        grey = 0.0 if kernel.sum() > 0 else 255.0  # a negative picture stays within the levels
+
+        def change(images: np.ndarray) -> None:
+            stacked = _stacked(images)  # the filter sees a row of the next picture at the edge: one more variation
+            filtered = cv2.filter2D(cv2.transform(stacked, mix), cv2.CV_8U, kernel, delta=grey)
+            cv2.addWeighted(filtered, share, stacked, 1 - share, 0, dst=stacked)
+
+        return change
+
+    def _shade(self) -> Callable[[np.ndarray], None]:
+        coarse = self.rng.uniform(1 - self.variety.depth, 1 + self.variety.depth, (3, 3)).astype(np.float32)
+        gain = np.maximum(cv2.resize(coarse, self.size[::-1], interpolation=cv2.INTER_CUBIC), 0)[..., None]
+        return lambda images: np.copyto(images, np.minimum(images * gain, 255), casting="unsafe")
+
+    def _grass(self) -> Callable[[np.ndarray], None]:
+        rng, (height, width) = self.rng, self.size
+        cells = int(rng.integers(3, 12))
+        coarse = rng.uniform(0, 255, (cells, cells, 3)).astype(np.float32)
+        coarse += (rng.uniform(0, 255, 3) - coarse) * rng.uniform(0, 0.8)
+        texture = np.clip(cv2.resize(coarse, (2 * width, 2 * height), interpolation=cv2.INTER_CUBIC), 0, 255)
+        texture = np.tile(texture.astype(np.uint8), (2, 2, 1))
+        place, drift = rng.uniform(0, (2 * height, 2 * width)), rng.uniform(-2, 2, 2)
+
+        def change(images: np.ndarray) -> None:
+            nonlocal place
+            green = images[..., 1].astype(np.int16) - np.maximum(images[..., 0], images[..., 2]) > 40
+            for picture, is_grass in zip(images, green, strict=True):
+                row, column = place.astype(int)
+                np.copyto(picture, texture[row : row + height, column : column + width], where=is_grass[..., None])
+                place = (place + drift) % (2 * height, 2 * width)
+
+        return change
+
+    def _posterise(self) -> Callable[[np.ndarray], None]:
+        steps = int(self.rng.integers(3, 7))
+        table = (np.round(np.arange(256) / 255 * (steps - 1)) / (steps - 1) * 255).astype(np.uint8)
+
+        def change(images: np.ndarray) -> None:
+            cv2.LUT(_stacked(images), table, dst=_stacked(images))
+
+        return change
+
+    def _vignette(self) -> Callable[[np.ndarray], None]:
+        height, width = self.size
+        rows, columns = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
+        gain = (1 - self.rng.uniform(0.2, 0.45) * (rows**2 + columns**2)).clip(0)[..., None].astype(np.float32)
+        return lambda images: np.copyto(images, images * gain, casting="unsafe")
+
+    def _stripes(self) -> Callable[[np.ndarray], None]:
+        rng, (height, width) = self.rng, self.size
+        angle, period, strength = rng.uniform(0, np.pi), rng.uniform(3, 12), rng.uniform(10, 40)
+        across = np.cos(angle) * np.arange(height)[:, None] + np.sin(angle) * np.arange(width)
+        phase, drift = rng.uniform(0, 2 * np.pi), rng.uniform(-0.5, 0.5)
+
+        def change(images: np.ndarray) -> None:
+            nonlocal phase
+            phases = phase + drift * np.arange(len(images))
+            waves = strength * np.sin(2 * np.pi / period * across + phases[:, None, None]).astype(np.float32)
+            np.copyto(images, (images + waves[..., None]).clip(0, 255), casting="unsafe")
+            phase += drift * len(images)
+
+        return change
+
+    def _noise(self) -> Callable[[np.ndarray], None]:
+        rng, kind, strength = self.rng, int(self.rng.integers(3)), self.rng.uniform(0.2, 1)
+
+        def change(images: np.ndarray) -> None:
+            if kind == 0:  # speckle
+                gain = rng.random(images.shape, np.float32)
+                gain *= strength
+                gain += 1 - strength / 2
+                np.copyto(images, np.minimum(images * gain, 255), casting="unsafe")
+            elif kind == 1:  # single pixels, black or white
+                where = rng.random(images.shape[:3], np.float32)
+                images[where < 0.06 * strength] = 0
+                images[where > 1 - 0.06 * strength] = 255
+            else:  # blocks of four pixels
+                time, height, width, _ = images.shape
+                blocks = rng.integers(0, 256, (time, -(-height // 4), -(-width // 4), 3), np.uint8)
+                hit = rng.random(blocks.shape[:3], np.float32) < 0.12 * strength
+                blocks, hit = (part.repeat(4, 1).repeat(4, 2)[:, :height, :width] for part in (blocks, hit))
+                np.copyto(images, blocks, where=hit[..., None])
+
+        return change
+
+    def _thing(self) -> Callable[[np.ndarray], None]:
+        rng, (height, width) = self.rng, self.size
+        rows, columns = (int(rng.integers(2, min(self.variety.largest, length) + 1)) for length in self.size)
+        car_rows, car_columns = (
+            range(part.start * length // of, -(-part.stop * length // of))
+            for part, length, of in zip(CAR, self.size, (28, 32), strict=True)
+        )
+        for _ in range(100):
+            top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
+            beside = top >= car_rows.stop or top + rows <= car_rows.start
+            if beside or left >= car_columns.stop or left + columns <= car_columns.start:
+                break
+        else:
+            rows = 0  # there is no room beside the car
+        texture = rng.uniform(0, 255, 3) + rng.normal(0, rng.uniform(0, 60), (rows, columns, 3))
+        pixels = np.clip(texture, 0, 255).astype(np.uint8)
+
+        def change(images: np.ndarray) -> None:
+            images[:, top : top + rows, left : left + columns] = pixels
+
+        return change
+
+
+class PlayfieldAugmentation:
+    """Varies stretches of episodes in place; what is drawn for an episode holds until the next begins in its stream.
+
+    Args:
+        variety: how much.
+        rng: draws.
+    """
+
+    def __init__(self, variety: PlayfieldVariety, rng: np.random.Generator):
+        self.variety, self.rng = variety, rng
+        self._episodes: dict[int, Playfield] = {}
+
+    def __call__(self, images: np.ndarray, labels: np.ndarray, fresh: np.ndarray) -> None:
+        """Varies images (B, T, height, width, 3) uint8; fresh (B,) tells where episodes begin. Labels stay."""
+        batch, _, height, width, _ = images.shape
+        if len(self._episodes) != batch:
+            self._episodes, fresh = {}, np.ones(batch, bool)
+        for row in range(batch):
+            if fresh[row]:
+                self._episodes[row] = Playfield(self.variety, self.rng, (height, width))
+            self._episodes[row](images[row])
+
+
+def _stacked(images: np.ndarray) -> np.ndarray:
+    """Pictures (T, height, width, 3) one below the other."""
+    return images.reshape(-1, images.shape[2], 3)

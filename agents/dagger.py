@@ -13,9 +13,13 @@ from pathlib import Path
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
+from agents.augmentation import HELD_OUT, PlayfieldAugmentation, find_variety
+from agents.cloning import Streams
 from agents.demonstrations import read_folder, write_shard
 from agents.episodes import Conditions, Episode, EpisodePlan, drive_episode
-from agents.imitation import Imitation, ImitationConfig
+from agents.imitation import Imitation, ImitationConfig, begin_imitation
+from agents.pool import RolloutPool
+from agents.run_folder import RunFolder
 from envs.registration import TRAINING_SEEDS, VALIDATION_SEEDS
 from liquid_control.support.ranges import Gain, NotNegative, Positive
 from policies.driver import Driver
@@ -40,8 +44,22 @@ class TrainConfig(ImitationConfig):
     """Acceleration that the teacher asks for per speed error (1/s). Lower is smoother, and easier to imitate."""
     leash: Positive = 20.0
     """Distance from the centre line at which a training episode ends. The road is 6.67 wide to each side."""
+    variety: str = "none"
+    """How much the pictures that it learns from are varied: none, mild, or a YAML file with fields of
+    agents.augmentation.PlayfieldVariety. Two of five drives of the learner see varied pictures, too, and validation is
+    half on kinds of variety that are never trained on."""
     video: bool = True
     """Whether to record a lap at the end."""
+
+
+def begin_dagger(config: TrainConfig, path: Path, processors: int) -> TrainConfig:
+    """See :func:`agents.imitation.begin_imitation`; the variety is looked for, too.
+
+    Raises:
+        UserError: if there is no such variety.
+    """
+    find_variety(config.variety)
+    return begin_imitation(config, path, processors)
 
 
 class Dagger(Imitation[TrainConfig]):
@@ -51,11 +69,19 @@ class Dagger(Imitation[TrainConfig]):
     hairpins.
     """
 
+    def __init__(self, config: TrainConfig, folder: RunFolder, pool: RolloutPool):
+        self.variety = find_variety(config.variety)
+        super().__init__(config, folder, pool)
+
     def _control_weights(self) -> Sequence[float]:
         return self.config.control_weights
 
     def _given(self) -> list[Episode]:
         return read_folder(self.config.demos, self.config.env, self.shape) if self.config.demos else []
+
+    def _streams(self, rng: np.random.Generator) -> Streams:
+        augment = None if self.variety is None else PlayfieldAugmentation(self.variety, rng)
+        return Streams(self.episodes, self.config.batch, self.config.time, rng, augment=augment)
 
     def _drive(self, round: int) -> None:
         config = self.config
@@ -68,12 +94,13 @@ class Dagger(Imitation[TrainConfig]):
         plans = [
             EpisodePlan(int(seed), expert_share=1.0, disturbed=True)
             if round == 0
-            else EpisodePlan(int(seed), expert_share=0.3 if index % 4 == 3 else 0.0)
+            else EpisodePlan(int(seed), expert_share=0.3 if index % 4 == 3 else 0.0, varied=index % 5 in (1, 3))
             for index, seed in enumerate(seeds)
         ]
         conditions = Conditions(
             record=True,
             leash=config.leash,
+            variety=self.variety,
             teacher=(
                 ("lateral_grip", config.teacher_grip),
                 ("braking_grip", config.teacher_grip * 2 / 3),
@@ -89,8 +116,12 @@ class Dagger(Imitation[TrainConfig]):
         )
 
     def _judge(self, curves: SummaryWriter) -> float:
-        plans = [EpisodePlan(VALIDATION_SEEDS + index) for index in range(self.config.validation_episodes)]
-        episodes = self.pool.drive(self._average_on_cpu(), plans, Conditions())
+        varied = self.variety is not None
+        plans = [
+            EpisodePlan(VALIDATION_SEEDS + index, varied=varied and index % 2 == 1)
+            for index in range(self.config.validation_episodes)
+        ]
+        episodes = self.pool.drive(self._average_on_cpu(), plans, Conditions(variety=HELD_OUT))
         curves.add_scalar("validation/laps", np.mean([episode.lap for episode in episodes]), self.cloner.step)
         curves.add_scalar("validation/tiles", np.mean([episode.tiles for episode in episodes]), self.cloner.step)
         return float(np.mean([episode.score for episode in episodes]))

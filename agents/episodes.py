@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.box2d.car_racing import CarRacing
 
+from agents.augmentation import Playfield, PlayfieldVariety
 from envs.car_racing.expert import Expert
 from envs.disturbance import Disturbance
 from envs.partial import IrregularTime
@@ -31,6 +32,8 @@ class EpisodePlan:
     """Share of the half-second stretches in which the expert drives instead of the driver."""
     disturbed: bool = False
     """Whether bursts of steering noise are added, so that recoveries are seen."""
+    varied: bool = False
+    """Whether the driver sees pictures of :attr:`Conditions.variety`. What is kept is how they were."""
 
 
 @dataclass
@@ -78,6 +81,8 @@ class Conditions:
     """Probability that an observation is lost; see `envs.partial.IrregularTime`."""
     jitter: int = 0
     """Steps by which an observation may be late; see `envs.partial.IrregularTime`."""
+    variety: PlayfieldVariety | None = None
+    """Of the pictures that varied episodes show."""
 
 
 class _Lane:
@@ -185,11 +190,18 @@ def drive_episode(driver: Driver, plan: EpisodePlan, conditions: Conditions) -> 
         _lanes[key] = _Lane(*key)
     lane, compiled = _lanes[key], driver.compile_step()
     lane.start(plan, conditions)
+    vary = None
+    if plan.varied and conditions.variety is not None:
+        vary = Playfield(conditions.variety, np.random.default_rng([plan.seed, 13]), compiled.view.image_shape[:2])
     while lane.busy:
-        if conditions.record:
-            seen = compiled.view(lane.observation)
+        if conditions.record or vary:
+            image, gauges = compiled.view(lane.observation)
             elapsed = 1.0 if lane.elapsed is None else lane.elapsed
-            lane.advance(compiled.act_on(seen, elapsed), seen)
+            shown = image
+            if vary:
+                shown = image.copy()
+                vary(shown[None])
+            lane.advance(compiled.act_on((shown, gauges), elapsed), (image, gauges) if conditions.record else None)
         else:
             action = compiled.act(lane.observation, lane.elapsed)
             lane.advance(action, looks=not compiled.holds)

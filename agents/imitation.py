@@ -28,6 +28,7 @@ from agents.run_folder import RunFolder, RunProgress, checkpoint_record
 from liquid_control.support.checkpoint import CONFIG_NAME
 from liquid_control.support.ranges import Count, NotNegative, Size
 from policies.driver import Driver, DriverConfig
+from policies.eyes import Encoding
 from policies.precompile import precompile_tick, precompile_training
 from policies.registry import parse_options
 
@@ -50,6 +51,8 @@ class ImitationConfig(JobConfig):
     """Episodes that are trained side by side, as the rows of a batch."""
     time: Size = 32
     """Time steps that gradients go back through."""
+    encoding: Encoding = "rgb"
+    """How the eyes see levels of colour: rgb, as they are, or norm, relative to the picture's own mean and contrast."""
     learning_rate: NotNegative = 4e-3
     """Peak learning rate of Adam. It is warmed up, then falls along a cosine to 2 %."""
     validate_every: Count = 4
@@ -87,6 +90,7 @@ def describe_learner(config: ImitationConfig) -> DriverConfig:
         options=parse_options(config.policy, config.policy_options),
         playfield=config.playfield,
         features=config.features,
+        encoding=config.encoding,
     )
 
 

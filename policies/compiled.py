@@ -11,7 +11,7 @@ import torch
 from liquid_control.kernels import kernel_device
 from liquid_control.nn import LiquidLayer
 from policies.cruise import Cruise
-from policies.eyes import ConvEyes, GaugeScale
+from policies.eyes import CONTRAST, LEAST_CONTRAST, ConvEyes, GaugeScale
 from policies.hands import Hands
 from policies.repeat import build_repeat
 from policies.view import View
@@ -149,7 +149,10 @@ def _kernel_eyes(eyes: ConvEyes) -> See:
     features = np.empty(bias.size, np.float32)
 
     def see(pixels: np.ndarray) -> np.ndarray:
-        kernel.normalise(pixels.reshape(len(pixels), -1), first)
+        if eyes.encoding == "rgb":
+            kernel.normalise(pixels.reshape(len(pixels), -1), first)
+        else:
+            kernel.standardise(pixels.reshape(len(pixels), -1), CONTRAST, LEAST_CONTRAST, first)
         for layer in layers:
             kernel.convolve(*layer)
         kernel.connect(image, width * channels, weight, bias, features)

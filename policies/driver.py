@@ -21,7 +21,7 @@ from liquid_control.support.errors import UserError
 from liquid_control.support.schema import check_sizes, shortened, validated
 from policies.compiled import CompiledDriver
 from policies.cruise import Cruise
-from policies.eyes import ConvEyes, GaugeScale
+from policies.eyes import ConvEyes, Encoding, GaugeScale
 from policies.hands import AffineHands, Bound, ChoiceHands, Hands, PedalHands
 from policies.registry import build_core
 from policies.repeat import build_repeat
@@ -54,6 +54,8 @@ class DriverConfig:
     """Features that the eyes give to the core, beside the gauges."""
     pedals: bool = False
     """Whether gas and brake are one motor neuron's two sides; otherwise each control has its own."""
+    encoding: Encoding = "rgb"
+    """How the eyes see levels of colour: rgb, as they are, or norm, relative to the picture's own mean and contrast."""
     bound: Bound = "clip"
     """How commands are kept within the controls' range: clip or tanh."""
     action_repeat: Annotated[int, Ge(1), Le(1000)] = 1
@@ -86,7 +88,9 @@ class Driver(nn.Module):
         self.eyes: ConvEyes | None = None
         self.scale: GaugeScale | None = None
         if config.vector is None:
-            self.eyes = ConvEyes(self.view.image_shape, config.channels, config.kernels, config.features)
+            self.eyes = ConvEyes(
+                self.view.image_shape, config.channels, config.kernels, config.features, config.encoding
+            )
         else:
             self.scale = GaugeScale(len(self.view.gauges))
         self.hands = _build_hands(config, self.view)

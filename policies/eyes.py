@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Le
@@ -12,15 +12,28 @@ from torch import Tensor, nn
 PictureSide = Annotated[int, Ge(17), Le(1024)]
 """Pixels of a side of the image: of less the convolutions see nothing, more no checkpoint may ask for."""
 
+Encoding = Literal["rgb", "norm"]
+"""How pictures become numbers: as they are, or each relative to its own mean and contrast."""
+CONTRAST, LEAST_CONTRAST = 0.3, 4.0
+"""Of the encoding "norm": the spread of its numbers, and levels that count as no contrast."""
+
 
 class ConvEyes(nn.Module):
     """Three strided convolutions and one linear layer, ReLU between: (N, height, width, 3) pixels -> (N, features).
+
+    The convolutions are given, of the levels p of a pixel's channel c,
+
+        rgb     p / 255 - 1/2
+        norm    0.3 (p - mean_c) / (rms + 4)    mean_c of the channel over the picture, rms of all p - mean_c
+
+    so to a driver that sees "norm" a picture that is darker, of less contrast, or in even fog is the same picture.
 
     Args:
         image_shape: (height, width, channels) of the uint8 image.
         channels: output channels of the convolutions.
         kernels: their kernel sizes; every stride is 2.
         features: width of the output.
+        encoding: "rgb" or "norm".
     """
 
     def __init__(
@@ -29,6 +42,7 @@ class ConvEyes(nn.Module):
         channels: Sequence[int] = (8, 16, 16),
         kernels: Sequence[int] = (5, 3, 3),
         features: int = 32,
+        encoding: Encoding = "rgb",
     ):
         super().__init__()
         height, width, depth = image_shape
@@ -40,7 +54,7 @@ class ConvEyes(nn.Module):
             raise ValueError(f"an image of shape {tuple(image_shape)} is too small for kernels {tuple(kernels)}.")
         self.convolutions = nn.Sequential(*layers)
         self.linear = nn.Linear(height * width * depth, features)
-        self.image_shape, self.features = tuple(image_shape), features
+        self.image_shape, self.features, self.encoding = tuple(image_shape), features, encoding
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, height, width, 3) uint8 -> (N, features), each feature in [-1, 1]."""
@@ -48,8 +62,12 @@ class ConvEyes(nn.Module):
         return torch.tanh(self.linear(x.flatten(1)))
 
     def normalise(self, image: Tensor) -> Tensor:
-        """(N, height, width, 3) uint8 -> (N, 3, height, width), from -0.5 to 0.5: what the convolutions are given."""
-        return image.permute(0, 3, 1, 2).to(self.linear.weight.dtype).div(255).sub(0.5)
+        """(N, height, width, 3) uint8 -> (N, 3, height, width), encoded: what the convolutions are given."""
+        levels = image.permute(0, 3, 1, 2).to(self.linear.weight.dtype)
+        if self.encoding == "rgb":
+            return levels.div(255).sub(0.5)
+        levels = levels - levels.mean((2, 3), keepdim=True)
+        return levels * (CONTRAST / (levels.square().mean((1, 2, 3), keepdim=True).sqrt() + LEAST_CONTRAST))
 
 
 class GaugeScale(nn.Module):

@@ -49,6 +49,27 @@ def normalise(pixels, image):
 
 
 @njit(cache=True, **OPTIONS)
+def standardise(pixels, contrast, least, image):
+    """Pixels (H, W·3) uint8 to ``image``: each channel without its mean, all times contrast / (their rms + least)."""
+    height, width = pixels.shape
+    sums, squares = np.zeros(3), 0.0
+    for row in range(height):
+        for column in range(0, width, 3):
+            for channel in range(3):
+                level = float(pixels[row, column + channel])
+                sums[channel] += level
+                squares += level * level
+    count = height * width // 3
+    means = sums / count
+    variance = squares / (3 * count) - (means * means).sum() / 3
+    scale = contrast / (np.sqrt(max(variance, 0.0)) + least)
+    for row in range(height):
+        for column in range(0, width, 3):
+            for channel in range(3):
+                image[row, column + channel] = (pixels[row, column + channel] - means[channel]) * scale
+
+
+@njit(cache=True, **OPTIONS)
 def convolve(image, channels, weight, bias, stride, out, out_width, out_channels):
     """relu(weight ∗ image + bias), no padding.
 

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from agents.augmentation import RoadAugmentation, Variety
+from agents.augmentation import (
+    CAR,
+    HELD_OUT,
+    PlayfieldAugmentation,
+    PlayfieldVariety,
+    RoadAugmentation,
+    Variety,
+    find_variety,
+)
+from liquid_control.support.errors import UserError
 
 STILL = {"mirrored": 0.0, "brightness": 0.0, "tint": 0.0, "shadow": 0.0, "tilt": 0.0}
 
@@ -84,3 +93,105 @@ def test_the_same_draws_give_the_same_pictures(batch):
         results.append((images, labels))
     np.testing.assert_array_equal(results[0][0], results[1][0])
     np.testing.assert_array_equal(results[0][1], results[1][1])
+
+
+# Playfields of CarRacing
+
+KINDS = ("grass", "colour", "curve", "filter", "posterise", "shade", "vignette", "stripes", "noise")
+
+
+def only(kind):
+    """A variety of one kind in every episode."""
+    weights = {other: float(other == kind) for other in KINDS}
+    return PlayfieldVariety(unchanged=0.0, things=float(kind == "things"), **weights)
+
+
+def playfields(batch=2, time=5, height=28, width=32):
+    """Grass with a road up the middle."""
+    images = np.empty((batch, time, height, width, 3), np.uint8)
+    images[:] = (102, 204, 102)
+    images[:, :, :, 12:20] = 102
+    return images
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "things"])
+def test_each_kind_of_variety_changes_pictures_and_the_same_draw_the_same_way(kind):
+    outcomes = []
+    for seed in (1, 1, 2):
+        images, labels = playfields(), np.ones((2, 5, 3), np.float32)
+        PlayfieldAugmentation(only(kind), np.random.default_rng(seed))(images, labels, np.ones(2, bool))
+        assert (labels == 1).all()
+        outcomes.append(images)
+    assert (outcomes[0] != playfields()).mean() > 0.005
+    np.testing.assert_array_equal(outcomes[0], outcomes[1])
+    assert (outcomes[0] != outcomes[2]).any()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("noise", "grass", "stripes")])
+def test_what_is_drawn_for_an_episode_holds_until_the_next(kind):
+    augment = PlayfieldAugmentation(only(kind), np.random.default_rng(1))
+    first, again, other = playfields(), playfields(), playfields()
+    augment(first, np.zeros((2, 5, 3)), np.ones(2, bool))
+    augment(again, np.zeros((2, 5, 3)), np.zeros(2, bool))
+    np.testing.assert_array_equal(again, first)
+    augment(other, np.zeros((2, 5, 3)), np.array([True, False]))
+    assert (other[0] != first[0]).any()
+    np.testing.assert_array_equal(other[1], first[1])
+
+
+def test_a_share_of_the_episodes_stays_as_it_is():
+    images = playfields(batch=300, time=1)
+    PlayfieldAugmentation(PlayfieldVariety(), np.random.default_rng(1))(
+        images, np.zeros((300, 1, 3)), np.ones(300, bool)
+    )
+    unchanged = (images == playfields(300, 1)).all((1, 2, 3, 4)).mean()
+    assert 0.22 < unchanged < 0.4
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_things_never_lie_on_the_car(seed):
+    images = playfields(batch=8)
+    PlayfieldAugmentation(only("things"), np.random.default_rng(seed))(images, np.zeros((8, 5, 3)), np.ones(8, bool))
+    np.testing.assert_array_equal(images[:, :, *CAR], playfields(batch=8)[:, :, *CAR])
+
+
+def test_colours_keep_road_and_grass_apart():
+    for seed in range(50):
+        images = playfields(batch=1, time=1)
+        PlayfieldAugmentation(only("colour"), np.random.default_rng(seed))(
+            images, np.zeros((1, 1, 3)), np.ones(1, bool)
+        )
+        road, grass = images[0, 0, 0, 15].astype(int), images[0, 0, 0, 2].astype(int)
+        assert np.abs(road - grass).max() > 25, seed
+
+
+def test_robust_validation_sees_no_kind_that_is_trained_on():
+    assert not [kind for kind in KINDS if getattr(HELD_OUT, kind) and getattr(PlayfieldVariety(), kind)]
+
+
+def test_a_variety_comes_by_name_or_from_a_file(tmp_path):
+    assert find_variety("none") is None
+    assert find_variety("mild") == PlayfieldVariety()
+    path = tmp_path / "wild.yaml"
+    path.write_text("unchanged: 0.1\nblend: [0.5, 1]\n")
+    assert find_variety(str(path)) == PlayfieldVariety(unchanged=0.1, blend=(0.5, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("unchanged: 2\n", "wrong at unchanged"),
+        ("colours: 1\n", "wrong at colours"),
+        ("- 1\n", "must be a mapping"),
+    ],
+)
+def test_a_file_that_is_no_variety_is_one_error(content, message, tmp_path):
+    path = tmp_path / "wild.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        find_variety(str(path))
+
+
+def test_an_unknown_variety_is_answered_with_the_nearest():
+    with pytest.raises(UserError, match="no variety 'mid': did you mean 'mild'"):
+        find_variety("mid")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from gymnasium.envs.box2d.car_racing import CarRacing
 
+from agents.augmentation import HELD_OUT
 from agents.episodes import Conditions, Episode, EpisodePlan, drive_episode
 from agents.pool import RolloutPool
 from envs.car_racing.expert import Expert
@@ -21,6 +22,17 @@ from policies.driver import Driver, DriverConfig
 def driver():
     torch.manual_seed(0)
     return Driver(DriverConfig()).eval()
+
+
+def test_a_varied_episode_shows_other_pictures_and_keeps_those_that_were(driver):
+    conditions = Conditions(record=True, leash=3, variety=HELD_OUT)
+    plain = drive_episode(driver, EpisodePlan(3), conditions)
+    varied, again = (drive_episode(driver, EpisodePlan(3, varied=True), conditions) for _ in range(2))
+    np.testing.assert_array_equal(varied.images[0], plain.images[0])
+    assert (varied.actions[0] != plain.actions[0]).any(), "the driver saw the same picture"
+    np.testing.assert_array_equal(varied.actions, again.actions)
+    judged = drive_episode(driver, EpisodePlan(3, varied=True), Conditions(leash=3, variety=HELD_OUT))
+    assert same(judged, varied)
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,9 @@ def test_it_drives_as_the_driver_does(policy, observations):
     np.testing.assert_allclose(compiled.state, driver.state[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [{"playfield": (42, 48)}, {"channels": (8, 24), "kernels": (5, 3), "features": 20}])
+@pytest.mark.parametrize(
+    "shape", [{"playfield": (42, 48)}, {"channels": (8, 24), "kernels": (5, 3), "features": 20}, {"encoding": "norm"}]
+)
 def test_eyes_of_every_shape_see_the_same(shape, observations):
     driver = driver_of("cfc", **shape)
     compiled = driver.compile_step()

@@ -11,6 +11,7 @@ import liquid_control
 from liquid_control.support.checkpoint import load_checkpoint, save_checkpoint
 from liquid_control.support.errors import UserError
 from policies.driver import Driver, DriverConfig
+from policies.eyes import ConvEyes
 from policies.registry import CORES, build_core, parse_options
 from policies.view import CarRacingView, build_view
 
@@ -150,3 +151,15 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     save_checkpoint(tmp_path / "b", tensors, config)
     with pytest.raises(UserError, match="does not describe a driver of this release"):
         liquid_control.load_driver(tmp_path / "b")
+
+
+def test_pictures_that_are_relative_to_themselves_look_alike_in_any_even_light():
+    eyes = ConvEyes((28, 32, 3), encoding="norm")
+    picture = torch.randint(40, 160, (1, 28, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    seen = eyes.normalise(picture)
+    levels = picture.permute(0, 3, 1, 2).float()
+    levels -= levels.mean((2, 3), keepdim=True)
+    torch.testing.assert_close(seen, levels * 0.3 / (levels.square().mean().sqrt() + 4))
+    for other in (picture // 2 + 60, picture + torch.tensor([0, 50, 90], dtype=torch.uint8)):
+        assert (eyes.normalise(other) - seen).abs().max() < 0.12 * seen.abs().max()
+    assert eyes.normalise(torch.full_like(picture, 90)).abs().max() == 0
