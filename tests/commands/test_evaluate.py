@@ -138,7 +138,7 @@ def test_a_broken_checkpoint_is_one_line_and_status_2(broken_checkpoint, command
         (["--env", "nowhere:CarRacing-v3"], "cannot be made (No module named 'nowhere')"),
         (["--env", "CartPole-v1"], "this driver sees observations of shape (96, 96, 3)"),
         (["--episodes", "0"], "--episodes must be at least 1, not 0"),
-        (["--workers", "0"], "workers must be at least 1, not 0"),
+        (["--workers", "0"], "--workers must be at least 1 and at most 1024, not 0"),
         (["--output", "/dev/null/evaluation.json"], "cannot write /dev/null/evaluation.json"),
         (["--output", "scores.csv"], "should be a .json file"),
     ],
