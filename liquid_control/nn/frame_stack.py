@@ -41,6 +41,8 @@ class MLP(LiquidLayer):
         *,
         learn_initial_state: bool = False,
     ):
+        if units < 1:
+            raise ValueError(f"units must be at least 1, given {units}.")
         if frames < 1:
             raise ValueError(f"frames must be at least 1, the present input, given {frames}.")
         history = {"frames": (frames - 1) * input_size}

@@ -43,6 +43,8 @@ class GatedLayer(LiquidLayer):
     def __init__(
         self, input_size: int, units: int, output_size: int | None = None, *, learn_initial_state: bool = False
     ):
+        if units < 1:
+            raise ValueError(f"units must be at least 1, given {units}.")
         super().__init__(input_size, dict.fromkeys(self.remembers, units), output_size or units, learn_initial_state)
         self.units, self.readout_size = units, output_size
         self.cell = self._cell()

@@ -71,8 +71,8 @@ class Leaky(LiquidLayer):
     ):
         if integration not in INTEGRATIONS:
             raise ValueError(f"integration is {integration!r}, expected one of {INTEGRATIONS}.")
-        if not tau_min > 0:
-            raise ValueError(f"tau_min must be positive, given {tau_min}.")
+        if not 0 < tau_min < math.inf:
+            raise ValueError(f"tau_min must be positive and finite, given {tau_min}.")
         if ode_unfolds < 1:
             raise ValueError(f"ode_unfolds must be at least 1, given {ode_unfolds}.")
         circuit = build_circuit(units, input_size)

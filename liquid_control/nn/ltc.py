@@ -25,6 +25,7 @@ An opening s is between 0 and 1, so with τ_i = cm_i/g_i and W_i = Σ_j w_ji/cm_
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -175,6 +176,8 @@ class LTC(LiquidLayer):
                 raise ValueError(f"{what} is {mapping!r}, expected one of {MAPPINGS}.")
         if ode_unfolds < 1:
             raise ValueError(f"ode_unfolds must be at least 1, given {ode_unfolds}.")
+        if not 0 <= epsilon < math.inf:
+            raise ValueError(f"epsilon must be a number ≥ 0, given {epsilon}.")
         if solver not in SOLVERS:
             raise ValueError(f"solver is {solver!r}, expected one of {tuple(SOLVERS)}.")
         circuit = build_circuit(units, input_size)

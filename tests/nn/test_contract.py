@@ -395,6 +395,28 @@ def test_a_wrong_config_is_refused(change, message):
         build_layer(CfC(INPUTS, 4).config | change)
 
 
+@pytest.mark.parametrize(
+    "build",
+    [
+        *(lambda n=n: CfC(INPUTS, 4, backbone_units=n) for n in (0, -1)),
+        lambda: CfC(INPUTS, 4, backbone_layers=-1),
+        *(lambda p=p: CfC(INPUTS, 4, backbone_dropout=p) for p in (-1, 1, float("nan"))),
+        *(
+            lambda e=e, kind=kind: kind(INPUTS, 4, epsilon=e)
+            for e in (-1, float("nan"))
+            for kind in (LTC, ClosedFormLTC)
+        ),
+        lambda: Leaky(INPUTS, 4, tau_min=float("inf")),
+        *(lambda n=n, kind=kind: kind(INPUTS, n, output_size=2) for n in (0, -1) for kind in (MLP, GRU, LSTM)),
+        lambda: LAN(INPUTS, 4, heads=0),
+        lambda: LAN(INPUTS, 4, window=1),
+    ],
+)
+def test_a_number_that_no_layer_can_have_is_refused_by_its_name(build):
+    with pytest.raises(ValueError, match=r"must be (at least|positive|in|a number).*given"):
+        build()
+
+
 def test_a_config_that_lacks_its_size_is_refused():
     with pytest.raises(ValueError, match="lacks 'units'"):
         build_layer({"layer": "ltc", "input_size": 3})

@@ -117,7 +117,7 @@ def test_an_input_reaches_the_motor_neurons_of_an_ncp_within_three_unfolds():
     ("options", "message"),
     [
         ({"integration": "euler"}, "integration is 'euler', expected one of"),
-        ({"tau_min": 0}, "tau_min must be positive, given 0"),
+        ({"tau_min": 0}, "tau_min must be positive and finite, given 0"),
         ({"ode_unfolds": 0}, "ode_unfolds must be at least 1, given 0"),
     ],
 )
