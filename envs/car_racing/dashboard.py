@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache, lru_cache
 
 import numpy as np
@@ -32,23 +33,39 @@ def draw_gauges(car: Car, frame: np.ndarray) -> None:
         car: the official car.
         frame: (96, 96, 3) uint8; rows 84–95 are overwritten.
     """
-    panel = frame[PLAYFIELD_ROWS:]
-    panel.fill(0)
+    frame[PLAYFIELD_ROWS:].fill(0)
     hull = car.hull
     velocity = hull.linearVelocity
     vx, vy = velocity.x, velocity.y
     wheels = car.wheels
-    panel[:, SPEED_COLUMNS] = _speed_bar(_vertical_end(math.sqrt(vx * vx + vy * vy), 0.02))
+    speeds = (wheels[0].omega, wheels[1].omega, wheels[2].omega, wheels[3].omega)
+    _draw_bars(math.sqrt(vx * vx + vy * vy), speeds, wheels[0].joint.angle, hull.angularVelocity, frame)
+
+
+def draw_values(values: Sequence[float], frame: np.ndarray) -> None:
+    """Draw bars that show these values, and leave the printed score alone.
+
+    Args:
+        values: 7 numbers, in the order and units of `envs.car_racing.observation.GAUGES`.
+        frame: (96, 96, 3) uint8; columns 12–95 of rows 84–95 are overwritten.
+    """
+    frame[PLAYFIELD_ROWS:, SPEED_COLUMNS.start :] = 0
+    speed, *wheels, angle, gyro = values
+    _draw_bars(speed, wheels, angle, gyro, frame)
+
+
+def _draw_bars(speed: float, wheels: Sequence[float], angle: float, gyro: float, frame: np.ndarray) -> None:
+    """Draw bars over a black panel."""
+    panel = frame[PLAYFIELD_ROWS:]
+    panel[:, SPEED_COLUMNS] = _speed_bar(_vertical_end(speed, 0.02))
     panel[:, WHEEL_COLUMNS] = _wheel_bars(
-        _vertical_end(wheels[0].omega, 0.01),
-        _vertical_end(wheels[1].omega, 0.01),
-        _vertical_end(wheels[2].omega, 0.01),
-        _vertical_end(wheels[3].omega, 0.01),
+        _vertical_end(wheels[0], 0.01),
+        _vertical_end(wheels[1], 0.01),
+        _vertical_end(wheels[2], 0.01),
+        _vertical_end(wheels[3], 0.01),
     )
-    angle = wheels[0].joint.angle
     if abs(angle) > SMALLEST:
         panel[:, WIDE_COLUMNS, 1] = _wide_bar(STEERING_COLUMN, _wide_end(20, -10.0 * angle))
-    gyro = hull.angularVelocity
     if abs(gyro) > SMALLEST:
         panel[:, WIDE_COLUMNS, 0] = _wide_bar(GYRO_COLUMN, _wide_end(30, -0.8 * gyro))
 

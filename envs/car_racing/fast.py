@@ -17,7 +17,7 @@ from envs.car_racing.car import LeanCar
 from envs.car_racing.car_picture import draw_car
 from envs.car_racing.dashboard import draw_gauges
 from envs.car_racing.road_map import RoadMap
-from envs.car_racing.track import START_ALPHA, draw_track, kerb_corners, kerbs, lay_tiles, tile_corners
+from envs.car_racing.track import START_ALPHA, TrackPoint, draw_track, lay_road, tile_shades
 
 
 class FastCarRacing(CarRacing):
@@ -169,7 +169,7 @@ class FastCarRacing(CarRacing):
                 print("The track does not close: drawing another one.")
         self.car = LeanCar(self.world, *self.track[0][1:])
         if self._road_map is not None:
-            self._road_map.paint(self.track, self._kerbs, self._shades(), self.bg_color, self.grass_color)
+            self._road_map.paint(self.track, self._kerbs, tile_shades(self.road_color), self.bg_color, self.grass_color)
         if self.render_mode == "human":
             self.render()
         self._advance_physics()
@@ -268,10 +268,6 @@ class FastCarRacing(CarRacing):
         draw_gauges(self.car, frame)
         return frame
 
-    def _shades(self) -> list[np.ndarray]:
-        """The colours that the tiles take in turn until they are touched."""
-        return [self.road_color + 0.01 * k * 255 for k in range(3)]
-
     def _create_track(self) -> bool:
         self.start_alpha = START_ALPHA
         self.road = []
@@ -280,24 +276,17 @@ class FastCarRacing(CarRacing):
             return False
         if self.verbose:
             print(f"Track generation: {len(track)} tiles")
-        self.track = track
-        self._kerbs = kerbs(track)
-        corners = [tile_corners(track, i) for i in range(len(track))]
-        shades = self._shades()
-        self.visited = np.zeros(len(track), bool)
-        for i, tile in enumerate(lay_tiles(self.world, self.fd_tile, corners)):
-            tile.userData = tile
-            tile.color = shades[i % 3].copy()
-            tile.road_visited = False
-            tile.road_friction = 1.0
-            tile.idx = i
-            tile.touched = False
-            self.road.append(tile)
-            self.road_poly.append((corners[i], tile.color))
-            if self._kerbs[i]:
-                colour = (255, 255, 255) if i % 2 == 0 else (255, 0, 0)
-                self.road_poly.append((kerb_corners(track, i), colour))
+        self.lay_road(track)
         return True
+
+    def lay_road(self, track: list[TrackPoint]) -> None:
+        """Lay the tiles and kerbs of a track: the road of the episode.
+
+        Args:
+            track: N points.
+        """
+        self._kerbs = lay_road(self, track)
+        self.visited = np.zeros(len(track), bool)
 
 
 class TileContacts(contactListener):

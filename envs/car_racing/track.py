@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 from Box2D.b2 import bodyDef
 from gymnasium.envs.box2d.car_racing import (
     BORDER,
@@ -176,6 +177,40 @@ def kerb_corners(track: list[TrackPoint], i: int) -> Quad:
         (x_before + outer * c_before, y_before + outer * s_before),
         (x_before + inner * c_before, y_before + inner * s_before),
     ]
+
+
+def tile_shades(road_colour: np.ndarray) -> list[np.ndarray]:
+    """The colours that tiles take in turn until they are touched."""
+    return [road_colour + 0.01 * k * 255 for k in range(3)]
+
+
+def lay_road(env: Any, track: list[TrackPoint]) -> list[bool]:
+    """Make the tiles and kerbs of a track, as the end of the official `_create_track` does.
+
+    Args:
+        env: the official environment or the fast one; its `track`, `road` and `road_poly` are set.
+        track: N points.
+
+    Returns:
+        N flags: whether a tile has a kerb.
+    """
+    flags = kerbs(track)
+    corners = [tile_corners(track, i) for i in range(len(track))]
+    shades = tile_shades(env.road_color)
+    env.track, env.road = track, []
+    for i, tile in enumerate(lay_tiles(env.world, env.fd_tile, corners)):
+        tile.userData = tile
+        tile.color = shades[i % 3].copy()
+        tile.road_visited = False
+        tile.road_friction = 1.0
+        tile.idx = i
+        tile.touched = False
+        env.road.append(tile)
+        env.road_poly.append((corners[i], tile.color))
+        if flags[i]:
+            colour = (255, 255, 255) if i % 2 == 0 else (255, 0, 0)
+            env.road_poly.append((kerb_corners(track, i), colour))
+    return flags
 
 
 def lay_tiles(world: Any, tile_definition: Any, corners: list[Quad]) -> list[Any]:

@@ -252,9 +252,12 @@ class ShiftWrapper(gymnasium.Wrapper, RecordConstructorArgs):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begins an episode; ``seed`` settles what the shift draws, None goes on with its generator."""
+        self._seed_generator(seed)
+        return self.env.reset(seed=seed, options=options)
+
+    def _seed_generator(self, seed: int | None) -> None:
         if seed is not None:
             self.rng = own_generator(seed, self.name, self.severity)
-        return self.env.reset(seed=seed, options=options)
 
 
 class ShiftedPictures(gymnasium.Wrapper, RecordConstructorArgs):

@@ -18,14 +18,24 @@ from envs.shifts.base import (
     own_generator,
     scene_of,
 )
+from envs.shifts.body import BODY
 from envs.shifts.camera import CAMERA
+from envs.shifts.published import PUBLISHED
+from envs.shifts.sensors import SENSORS
+from envs.shifts.timing import TIME
+from envs.shifts.weather import WEATHER
 from liquid_control.support.errors import UserError, nearest
 
 CLEAN = "clean"
 """How no shift is written."""
 
 FAMILIES: dict[str, tuple[type[PictureShift] | type[ShiftWrapper], ...]] = {
+    "published": PUBLISHED,
     "camera": CAMERA,
+    "weather": WEATHER,
+    "body": BODY,
+    "time": TIME,
+    "sensors": SENSORS,
 }
 """The shifts, by what changes."""
 
