@@ -9,7 +9,9 @@ import gymnasium
 import numpy as np
 
 from envs.shifts.base import (
+    CAR_RACING,
     SEVERITIES,
+    UDACITY,
     PictureShift,
     Pose,
     ShiftedPictures,
@@ -167,13 +169,16 @@ class PictureShifts:
             pose: where the car is; None where that is not known, as in recordings: then the world stands still.
 
         Raises:
-            UserError: if no environment shows pictures of such a shape or type.
+            UserError: if no environment shows pictures of such a shape or type, or a shift is not for what does.
         """
         if picture.dtype != np.uint8:
             raise UserError(f"a picture is {picture.dtype}, but must be uint8.")
         if picture.shape != self._shape:
             scene, self._shape = scene_of(picture.shape), picture.shape
+            shown = CAR_RACING if scene.kind == "above" else UDACITY
             for shift in self._shifts:
+                if shown not in shift.environments:
+                    raise UserError(f"the shift {shift.name!r} is for {shift.environments[0]}, not for {shown}.")
                 shift.begin(own_generator(self._seed, shift.name, shift.severity), scene)
         picture = picture.copy()
         for shift in self._shifts:
@@ -192,7 +197,7 @@ def shift_picture(text: str, picture: np.ndarray, seed: int = 0, frame: int = 0)
             :class:`PictureShifts`.
 
     Raises:
-        UserError: see :class:`PictureShifts`.
+        UserError: as :class:`PictureShifts`.
     """
     shifts = PictureShifts(text)
     shifts.begin(seed)
