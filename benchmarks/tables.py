@@ -1,4 +1,4 @@
-"""The tables of scores in README and docs, from config.json and evaluation.json of the shipped checkpoints.
+"""The tables in README and docs: scores, from the files of the shipped checkpoints, and shifts, from their own table.
 
 python benchmarks/tables.py             # prints them
 python benchmarks/tables.py --write     # writes them into the pages, between <!-- table: NAME --> and <!-- end -->
@@ -15,6 +15,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from envs.shifts import SHIFTS
 
 ROOT = Path(__file__).parent.parent
 CAR_RACING = ("cfc", "ltc", "lan", "leaky", "plastic", "lstm", "gru", "mlp", "cfc-tuned", "cfc-ppo")
@@ -130,7 +132,15 @@ def udacity() -> str:
     return markdown(head, rows)
 
 
-TABLES = {"front": front, "car_racing": car_racing, "tuning": tuning, "udacity": udacity}
+def shifts() -> str:
+    """All distribution shifts."""
+    rows = [
+        (f"`{name}`", info.family, info.line.rstrip("."), ", ".join(info.environments)) for name, info in SHIFTS.items()
+    ]
+    return markdown(("shift", "family", "what it does", "for"), rows)
+
+
+TABLES = {"front": front, "car_racing": car_racing, "tuning": tuning, "udacity": udacity, "shifts": shifts}
 
 
 def rewrite(text: str) -> str:

@@ -1,11 +1,12 @@
-"""Draws the pictures of the Concepts pages from the layers themselves: python docs/pictures.py.
+"""Draws the pictures of the Concepts pages from the layers themselves, and that of the shifts: python docs/pictures.py.
 
-Each is an SVG beside its page, small enough for git, and the same at every run.
+Each is an SVG beside its page, small enough for git, and the same at every run; the shifts are a JPEG of frames.
 """
 
 from __future__ import annotations
 
 import argparse
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import matplotlib
 
 matplotlib.use("svg")
 
+import cv2
+import gymnasium
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
@@ -22,6 +25,10 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path as MplPath
 from torch import Tensor
 
+from envs.car_racing.expert import Expert
+from envs.registration import FAST, STAND_IN
+from envs.shifts import SHIFTS, apply_shifts
+from envs.shifts.base import UDACITY
 from liquid_control.nn import LTC, CfC, Circuit, Wiring
 from liquid_control.nn.liquid_logits import progress
 from liquid_control.nn.trace import plastic_trace
@@ -215,6 +222,55 @@ def time() -> Figure:
     return figure
 
 
+SHOWN = (
+    "clean",
+    *(name for name, info in SHIFTS.items() if info.family in ("published", "camera", "weather")),
+)
+"""What the picture of the shifts has."""
+HIGH, COLUMNS = 112, 4
+"""Rows of a frame in it, and shifts in a row."""
+
+
+def shifts() -> np.ndarray:
+    """All shifts of pictures at severity 3, (height, width, 3) uint8 RGB: a frame of CarRacing, one of the stand-in."""
+    road = gymnasium.make(STAND_IN, start_speed=15.0)
+    tiles = [shift_tile(name, road) for name in SHOWN]
+    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % COLUMNS)
+    return np.vstack([np.hstack(tiles[row : row + COLUMNS]) for row in range(0, len(tiles), COLUMNS)])
+
+
+@cache
+def drive(tracks: bool) -> list[np.ndarray]:
+    """What the expert does in the first 70 steps, on the official road of a seed or on that of the shift ``tracks``."""
+    env, expert = apply_shifts(gymnasium.make(FAST), "tracks:3" if tracks else "clean"), Expert()
+    env.reset(seed=5)
+    expert.reset(env)
+    actions = []
+    for _ in range(70):
+        actions.append(expert.act(env))
+        env.step(actions[-1])
+    return actions
+
+
+def shift_tile(name: str, stand_in: gymnasium.Env) -> np.ndarray:
+    """The frames of a shift under its name."""
+    text = "clean" if name == "clean" else f"{name}:3"
+    env = apply_shifts(gymnasium.make(FAST), text)
+    above = env.reset(seed=5)[0]
+    for action in drive(name == "tracks"):
+        above = env.step(action)[0]
+    tile = np.full((HIGH + 18, 3 * HIGH + 8, 3), 255, np.uint8)
+    tile[18:, :HIGH] = cv2.resize(above, (HIGH, HIGH), interpolation=cv2.INTER_CUBIC)
+    if name == "clean" or UDACITY in SHIFTS[name].environments:
+        road = apply_shifts(stand_in, text)
+        ahead = road.reset(seed=6, options={"start": 0.42})[0]
+        for _ in range(3):
+            ahead = road.step(np.zeros(2, np.float32))[0]
+        tile[18:, HIGH : 3 * HIGH] = cv2.resize(ahead["image"], (2 * HIGH, HIGH), interpolation=cv2.INTER_AREA)
+    cv2.putText(tile, name, (2, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (40, 40, 40), 1, cv2.LINE_AA)
+    return tile
+
+
 PICTURES = {picture.__name__: picture for picture in (ltc, cfc, lan, plastic, wirings, time)}
 
 
@@ -227,7 +283,14 @@ def draw(folder: Path) -> None:
             plt.close(figure)
 
 
+def draw_shifts(path: Path) -> None:
+    """Draws the picture of the shifts into a file."""
+    cv2.imwrite(str(path), cv2.cvtColor(shifts(), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0])
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "concepts", help="where they go")
-    draw(parser.parse_args().folder)
+    parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="where they go, beside their pages")
+    folder = parser.parse_args().folder
+    draw(folder / "concepts")
+    draw_shifts(folder / "how_to/shifts.jpg")

@@ -178,7 +178,8 @@ class _Field(PictureShift):
 class Noise(_Field):
     """The grass is fresh noise in every frame: AttentionAgent's hardest variant.
 
-    Every channel of every pixel of the field and its lighter squares is drawn evenly from 0 to 255.
+    Every channel of every pixel of the field and its lighter squares is drawn evenly from 0 to 255. They are known by
+    their colours, so this shift stands before those that change colours in the picture.
 
     ## Arguments
     - `severity`: 0.35, 0.7 of the way from grass to noise; the noise itself, the published one; the noise with 1.7
@@ -198,7 +199,8 @@ class Backgrounds(_Field):
     """The grass is a picture: AttentionNeuron's idea, with patterns of our own in random colours.
 
     Checks, stripes, dots, clouds or bricks, one of them and three colours drawn for an episode, lie on the ground and
-    move under the car; a pattern begins again every 85 world units.
+    move under the car; a pattern begins again every 85 world units. The grass is known by its colours, so this shift
+    stands before those that change colours in the picture.
 
     ## Arguments
     - `severity`: 0.35, 0.7 of the way from grass to the picture; the picture itself, as published; the picture with 1.7

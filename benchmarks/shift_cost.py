@@ -1,0 +1,77 @@
+"""What each shift costs: median milliseconds a frame at severity 3, on CarRacing's picture and on the Udacity camera's.
+
+python benchmarks/shift_cost.py
+python benchmarks/shift_cost.py --frames 1000 --severity 5
+
+One process, one thread, a car that drives. Of a shift that is no function of pictures, it is the time that its wrapper
+takes beside the environment's own steps; the push of `wind` is part of the physics and not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+import cv2
+import gymnasium
+import numpy as np
+
+from envs.registration import FAST, STAND_IN
+from envs.shifts import SHIFTS
+from envs.shifts.base import CAR_RACING, SEVERITIES, UDACITY
+
+ENVIRONMENTS = {CAR_RACING: FAST, UDACITY: STAND_IN}
+ACTIONS = {CAR_RACING: np.array([0.02, 0.3, 0.0], np.float32), UDACITY: np.array([0.0, 0.3], np.float32)}
+
+
+class Clock(gymnasium.Wrapper):
+    """Adds up the seconds that the environment's own steps take, and counts them."""
+
+    seconds, steps = 0.0, 0
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """See the environment."""
+        begin = time.perf_counter()
+        result = self.env.step(action)
+        self.seconds += time.perf_counter() - begin
+        self.steps += 1
+        return result
+
+
+def cost(env: Clock, name: str, severity: int, frames: int, action: np.ndarray) -> float:
+    """Median milliseconds of a shift a frame of the environment."""
+    shifted = SHIFTS[name].wrap(env, severity)
+    shifted.reset(seed=0)
+    costs = []
+    for _ in range(frames):
+        begin, inside, steps = time.perf_counter(), env.seconds, env.steps
+        *_, terminated, truncated, _ = shifted.step(action)
+        spent = time.perf_counter() - begin - (env.seconds - inside)
+        costs.append(spent / max(env.steps - steps, 1))
+        if terminated or truncated:
+            shifted.reset()
+    return 1e3 * float(np.median(costs))
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=200, help="frames of each shift")
+    parser.add_argument("--severity", type=int, default=3, choices=SEVERITIES)
+    arguments = parser.parse_args()
+    cv2.setNumThreads(1)
+    made = {shown: Clock(gymnasium.make(name)) for shown, name in ENVIRONMENTS.items()}
+    print("| shift | family | CarRacing, 96 × 96 | Udacity, 160 × 320 |\n|---|---|---|---|")
+    for name, info in SHIFTS.items():
+        cells = [
+            f"{cost(made[shown], name, arguments.severity, arguments.frames, ACTIONS[shown]):.3f}"
+            if shown in info.environments
+            else ""
+            for shown in made
+        ]
+        print(f"| {name} | {info.family} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
