@@ -13,6 +13,7 @@ import itertools
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_origin, get_type_hints
@@ -182,6 +183,23 @@ def _terminate(*_: object) -> None:
     raise Terminated
 
 
+def _stop_again(swallowed: sys.UnraisableHookArgs) -> None:
+    """Where C calls Python, as Numba's compiler does, an exception ends nothing. If it was a stop, it comes again."""
+    if not (swallowed.exc_type and issubclass(swallowed.exc_type, KeyboardInterrupt)):
+        return sys.__unraisablehook__(swallowed)
+    number = signal.SIGTERM if issubclass(swallowed.exc_type, Terminated) else signal.SIGINT
+
+    def send() -> None:
+        if hasattr(signal, "pthread_kill"):  # not on Windows
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
+        else:
+            signal.raise_signal(number)
+
+    again = threading.Timer(0.1, send)
+    again.daemon = True
+    again.start()
+
+
 def _refusal(error: OSError) -> str:
     """What the system refused, and what to do about it where that is known."""
     text = f"{error.strerror or error}: {error.filename}" if error.filename else str(error.strerror or error)
@@ -205,6 +223,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     if signal.getsignal(signal.SIGINT) is starting.stop:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminate)
+    sys.unraisablehook = _stop_again
     try:
         main(sys.argv[1:])
     except UserError as error:

@@ -1,5 +1,6 @@
 """The command line and the YAML file are one parser; what is wrong is said in one line."""
 
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -151,3 +152,32 @@ def test_no_file_ends_in_anything_but_one_short_error(tmp_path, text, message):
 def test_a_value_of_a_file_is_never_an_option(tmp_path):
     (tmp_path / "job.yaml").write_text("options: [--help, --rounds, '9']\nlearning_rate: 1e-4\n")
     assert parse(Job, ["--config", str(tmp_path / "job.yaml")], "job") == Job(3, 1e-4, ("--help", "--rounds", "9"))
+
+
+SWALLOWS = """
+import ctypes, os, signal, sys, threading, time
+from liquid_control.support.command import run
+
+def main(_):
+    @ctypes.CFUNCTYPE(None)
+    def called_by_c():
+        print("inside", flush=True)
+        time.sleep(60)
+
+    called_by_c()
+    print("ended nothing", flush=True)
+    time.sleep(60)
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_that_c_code_swallows_comes_again(number, status):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SWALLOWS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "inside\n"
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=30)
+    assert (process.returncode, output, errors) == (status, "ended nothing\n", "stopped.\n")
