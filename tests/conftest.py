@@ -6,6 +6,7 @@ What is marked cuda runs where there is a GPU.
 """
 
 import signal
+import sys
 
 import pytest
 import torch
@@ -23,6 +24,8 @@ def pytest_runtest_setup(item):
 def own_signals():
     """A command that a test calls in its own process sets handlers for good; the next tests' children inherit them."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    unraisable = sys.unraisablehook
     yield
+    sys.unraisablehook = unraisable
     for number, handler in before.items():
         signal.signal(number, handler)
