@@ -19,6 +19,7 @@ from envs.car_racing.expert import Expert
 from envs.disturbance import Disturbance
 from envs.partial import IrregularTime
 from envs.registration import FAST
+from envs.shifts import apply_shifts
 from policies.driver import Driver
 
 
@@ -34,6 +35,8 @@ class EpisodePlan:
     """Whether bursts of steering noise are added, so that recoveries are seen."""
     varied: bool = False
     """Whether the driver sees pictures of :attr:`Conditions.variety`. What is kept is how they were."""
+    traced: bool = False
+    """Whether the way of the car is kept."""
 
 
 @dataclass
@@ -64,6 +67,8 @@ class Episode:
     """(T,) float32: the environment's reward for it."""
     elapsed: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32), repr=False)
     """(T,) float32: steps since the image before; empty where every image came one step after the other."""
+    way: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.float32), repr=False)
+    """(T // 10, 2) float32: where the car was after every tenth step, in track units; empty unless it was asked for."""
 
 
 @dataclass(frozen=True)
@@ -83,41 +88,50 @@ class Conditions:
     """Steps by which an observation may be late; see `envs.partial.IrregularTime`."""
     variety: PlayfieldVariety | None = None
     """Of the pictures that varied episodes show."""
+    shifts: str = ""
+    """What is different from training, for example ``rain:3+delay:2``; see `envs.shifts`."""
 
 
 class _Lane:
     """An environment and the episode that it is in."""
 
     STRETCH = 25  # steps between decisions on who drives: half a second
+    TRACED = 10  # steps between two points of the way
 
-    def __init__(self, env: str, drop_frames: float, jitter: int):
+    def __init__(self, env: str, drop_frames: float, jitter: int, shifts: str):
         self.env = gymnasium.make(env, disable_env_checker=True)
         self.car_racing: Any = self.env.unwrapped if isinstance(self.env.unwrapped, CarRacing) else None
         self.irregular = drop_frames > 0 or jitter > 0
         if self.irregular:
             self.env = IrregularTime(self.env, drop_frames, jitter)
+        self.shifted = bool(shifts)
+        if self.shifted:
+            self.env = apply_shifts(self.env, shifts)
         self.elapsed: float | None = None  # what the observation tells, or one step
         self.busy = False
         # The official car draws every step, which is nearly all that a step costs, whether somebody looks or not.
-        self.draws_unseen = type(self.car_racing) is CarRacing and not self.irregular
+        self.draws_unseen = type(self.car_racing) is CarRacing and not self.irregular and not self.shifted
 
     def start(self, plan: EpisodePlan, conditions: Conditions) -> None:
         self.plan, self.conditions = plan, conditions
         self.expert = Expert(**dict(conditions.teacher))
         self.rng = np.random.default_rng([plan.seed, 7])
-        self._see(self.env.reset(seed=plan.seed)[0])
+        self._see(*self.env.reset(seed=plan.seed))
         self.needs_expert = self.conditions.record or plan.expert_share > 0
         if self.needs_expert or self.conditions.leash is not None:
             self.expert.reset(self.env)
         self.episode = Episode(plan.seed, score=0.0, steps=0, lap=False, tiles=0.0, off_road=0.0)
         self.frames: list[tuple[Any, ...]] = []
         self.times: list[float] = []
+        self.way: list[tuple[float, float]] = []
         self.disturbance = Disturbance(self.rng, every=50, size=(0.1, 0.3), steps=(4, 9))
         self.busy = True
 
-    def _see(self, observation: Any) -> None:
+    def _see(self, observation: Any, info: dict[str, Any]) -> None:
         if self.irregular:
             observation, self.elapsed = observation["obs"], float(observation["elapsed"][0])
+        elif self.shifted:  # by some of which time is told
+            self.elapsed = float(info["elapsed"]) if "elapsed" in info else None
         self.observation = observation
 
     def advance(
@@ -140,7 +154,7 @@ class _Lane:
         elapsed = self.elapsed
         with nullcontext() if looks or not self.draws_unseen else _without_drawing(self.car_racing):
             observation, reward, terminated, truncated, info = self.env.step(taken)
-        self._see(observation)
+        self._see(observation, info)
         if seen is not None:
             self.frames.append((*seen, label, taken, np.float32(reward)))
             if elapsed is not None:
@@ -150,6 +164,8 @@ class _Lane:
         episode.steps += 1
         if self.car_racing is not None:
             episode.off_road += not any(wheel.tiles for wheel in self.car_racing.car.wheels)
+            if self.plan.traced and episode.steps % self.TRACED == 0:
+                self.way.append(tuple(self.car_racing.car.hull.position))
         leash = self.conditions.leash
         strayed = leash is not None and self.expert.off_road_distance(self.env) > leash
         if terminated or truncated or strayed:
@@ -167,6 +183,8 @@ class _Lane:
             episode.images, episode.gauges, episode.labels, episode.actions, episode.rewards = columns
             episode.elapsed = np.array(self.times, np.float32)
             self.frames, self.times = [], []
+        if self.way:
+            episode.way = np.array(self.way, np.float32)
         self.busy = False
 
 
@@ -180,15 +198,22 @@ def _without_drawing(car_racing: Any) -> Iterator[None]:
         del car_racing._render
 
 
-_lanes: dict[tuple[str, float, int], _Lane] = {}
+_lanes: dict[tuple[str, float, int, str], _Lane] = {}
+
+
+def _find_lane(conditions: Conditions) -> _Lane:
+    key = conditions.env, conditions.drop_frames, conditions.jitter, conditions.shifts
+    if key not in _lanes:
+        if conditions.shifts:  # of which there are hundreds, driven one after the other: one of them is kept
+            for other in [each for each in _lanes if each[3]]:
+                _lanes.pop(other).env.close()
+        _lanes[key] = _Lane(*key)
+    return _lanes[key]
 
 
 def drive_episode(driver: Driver, plan: EpisodePlan, conditions: Conditions) -> Episode:
     """Drives the planned episode in this process, which keeps the environment for the next call."""
-    key = conditions.env, conditions.drop_frames, conditions.jitter
-    if key not in _lanes:
-        _lanes[key] = _Lane(*key)
-    lane, compiled = _lanes[key], driver.compile_step()
+    lane, compiled = _find_lane(conditions), driver.compile_step()
     lane.start(plan, conditions)
     vary = None
     if plan.varied and conditions.variety is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol
@@ -18,6 +20,11 @@ from policies.precompile import precompile_tick
 def _call(task: bytes) -> Any:
     function, arguments = pickle.loads(task)
     return function(*arguments)
+
+
+def _drive_timed(driver: Driver, plan: EpisodePlan, conditions: Conditions) -> tuple[Episode, float]:
+    begin = time.perf_counter()
+    return drive_episode(driver, plan, conditions), time.perf_counter() - begin
 
 
 class EpisodePool(Protocol):
@@ -103,6 +110,28 @@ class RolloutPool:
                 if done is not None:
                     done(episode)
         return [episodes[index] for index in range(len(plans))]
+
+    def drive_each(
+        self, drives: Iterable[tuple[Driver, EpisodePlan, Conditions]]
+    ) -> Iterator[tuple[int, Episode, float]]:
+        """Episodes of any drivers under any conditions, as they end; none of them depends on which process drove it.
+
+        Only a few are handed out ahead: ten thousand drivers at once would fill the memory.
+
+        Args:
+            drives: what drives, the episode, and what it has in common with others.
+
+        Yields:
+            The place among ``drives``, counted from 0, the episode, and the seconds that it took.
+        """
+        waiting, pending = enumerate(drives), dict[Future[Any], int]()
+        while True:
+            for index, drive in itertools.islice(waiting, 2 * self.workers - len(pending)):
+                pending[self._submit(_drive_timed, *drive)] = index
+            if not pending:
+                return
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                yield pending.pop(future), *self._result(future)
 
     def _submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         # Pickled here, tensors go as their values. The executor would send file descriptors of shared memory, which

@@ -15,6 +15,7 @@ from agents.pool import RolloutPool
 from envs.car_racing.expert import Expert
 from envs.registration import FAST, OFFICIAL
 from liquid_control.support.errors import UserError
+from policies.compiled import CompiledDriver
 from policies.driver import Driver, DriverConfig
 
 
@@ -145,3 +146,57 @@ def test_a_recording_with_uneven_time_tells_the_time_of_every_image(drop_frames,
 def test_a_recording_with_even_time_has_no_times(driver):
     episode = drive_episode(driver, EpisodePlan(3, expert_share=1.0), Conditions(record=True, leash=3))
     assert episode.elapsed.size == 0
+
+
+def test_a_shift_changes_what_is_seen_and_neither_the_track_nor_the_next_drive_without(reckless):
+    plan, clean = EpisodePlan(5, traced=True), Conditions()
+    before = drive_episode(reckless, plan, clean)
+    shifted = drive_episode(reckless, plan, Conditions(shifts="gaussian:5"))  # who does not look drives the same
+    assert same(before, shifted)
+    np.testing.assert_array_equal(before.way, shifted.way)
+    seen = [drive_episode(reckless, plan, Conditions(record=True, shifts=text)).images for text in ("", "dark:3")]
+    assert seen[1].mean() < 0.8 * seen[0].mean()
+    assert same(before, drive_episode(reckless, plan, clean))
+
+
+def test_the_driver_is_told_how_much_time_has_passed(driver, monkeypatch):
+    told = []
+    act = CompiledDriver.act
+
+    def listen(self, observation, elapsed=None):
+        told.append(elapsed)
+        return act(self, observation, elapsed)
+
+    monkeypatch.setattr(CompiledDriver, "act", listen)
+    for shifts, expected in (
+        ("", {None}),
+        ("rain:1", {None}),
+        ("jitter:1", {1.0, 2.0}),
+        ("jitter_untold:1", {None}),
+    ):
+        told.clear()
+        drive_episode(driver, EpisodePlan(6), Conditions(shifts=shifts))
+        assert set(told) == expected, shifts
+
+
+def test_where_the_car_was_is_kept_where_it_is_asked_for(reckless):
+    assert drive_episode(reckless, EpisodePlan(5), Conditions()).way.shape == (0, 2)
+    episode = drive_episode(reckless, EpisodePlan(5, traced=True), Conditions())
+    assert episode.way.shape == (episode.steps // 10, 2)
+    env = gymnasium.make(FAST, disable_env_checker=True)
+    env.reset(seed=5)
+    assert np.hypot(*(episode.way[0] - env.unwrapped.car.hull.position)) < 10
+
+
+def test_many_drivers_share_processes_and_none_of_their_episodes_depends_on_it(driver, reckless):
+    drives = [
+        (each, EpisodePlan(seed), Conditions(shifts=shifts, leash=5.0))
+        for shifts in ("", "friction:3", "colour:5")
+        for each in (driver, reckless)
+        for seed in (5, 6)
+    ]
+    alone = [drive_episode(*drive) for drive in drives]
+    with RolloutPool(2) as pool:
+        shared = {index: episode for index, episode, seconds in pool.drive_each(iter(drives)) if seconds > 0}
+    assert sorted(shared) == list(range(len(drives)))
+    assert all(same(alone[index], episode) for index, episode in shared.items())
