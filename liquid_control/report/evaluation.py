@@ -165,7 +165,7 @@ def evaluate(
     """
     if not seeds:
         raise UserError("an evaluation needs at least one episode.")
-    _check_environment(driver, env)
+    check_environment(driver, env)
     start = time.perf_counter()
     with RolloutPool(min(workers, len(seeds))) as pool:
         plans, conditions = [EpisodePlan(int(seed)) for seed in seeds], Conditions(env=env)
@@ -180,7 +180,12 @@ def evaluate(
     )
 
 
-def _check_environment(driver: Driver, env: str) -> None:
+def check_environment(driver: Driver, env: str) -> None:
+    """Makes an environment to see whether a driver can drive there.
+
+    Raises:
+        UserError: if the environment is unknown, or shows or takes something else than the driver was trained for.
+    """
     module, _, name = env.rpartition(":")
     try:
         if module:  # it registers the environment, as in envs:liquid_control/FastCarRacing-v3

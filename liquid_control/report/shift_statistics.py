@@ -1,4 +1,4 @@
-"""Statistics of scores under distribution shift, over trainings, tracks and cells (a cell is one shift at one severity).
+"""Statistics of scores under distribution shift: over trainings, tracks and cells (one shift at one severity each).
 
 Every policy drives the same tracks in every cell, so scores are an array (S, T, C): S trainings of the policy that
 differ by their seed, T tracks, C cells. Aggregates are those of Agarwal et al. 2021 ("Deep Reinforcement Learning at

@@ -31,6 +31,8 @@ Gain = Annotated[float, Gt(0), Le(1e6)]
 Speed = Annotated[float, Gt(0), Le(100)]
 """Miles an hour; the simulator's car goes 30."""
 Share = Annotated[float, Ge(0), Le(1)]
+Severity = Annotated[int, Ge(1), Le(5)]
+"""Of a distribution shift."""
 Finite = Annotated[float, Gt(float("-inf")), Lt(float("inf"))]
 LogSpread = Annotated[float, Ge(-20), Le(2)]
 """Logarithm of a standard deviation, within the bounds of Haarnoja et al. (2018)."""

@@ -1,5 +1,7 @@
-"""A driver that needs no training and ends its episodes soon, and commands run as a shell would run them."""
+"""A driver that needs no training and ends its episodes soon, commands run as a shell would, and a real browser."""
 
+import os
+import shutil
 import sys
 
 import pytest
@@ -77,3 +79,22 @@ def broken_checkpoint(request, checkpoint):
     spoil, message = request.param
     spoil(checkpoint)
     return checkpoint, message
+
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+--disable-component-update --disable-sync""".split()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("there is no chromium on this machine, and CI must not go without: apt-get install chromium")
+        pytest.skip("there is no chromium on this machine: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        yield browser
+        browser.close()

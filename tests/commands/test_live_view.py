@@ -7,8 +7,6 @@ import http.client
 import io
 import json
 import logging
-import os
-import shutil
 import socket
 import threading
 import time
@@ -372,24 +370,6 @@ def test_an_open_door_is_warned_of_and_unused_connections_are_not(caplog):
 
 
 # ---- in a browser ----
-
-CHROMIUM = shutil.which("chromium")
-FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
---disable-component-update --disable-sync""".split()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("there is no chromium on this machine, and CI must not go without: apt-get install chromium")
-        pytest.skip("there is no chromium on this machine: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @contextlib.contextmanager

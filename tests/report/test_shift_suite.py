@@ -1,0 +1,117 @@
+"""Suites: which cells they have, who takes part, and that every shift they name is there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from envs.registration import FAST, OFFICIAL, UDACITY
+from envs.shifts import SHIFTS
+from liquid_control.report.shift_results import Cell
+from liquid_control.report.shift_suite import (
+    ALL,
+    SUITES,
+    check_entrants,
+    choose_cells,
+    enter,
+    find_suite,
+    keys_of,
+    left_out,
+    seeds_of,
+)
+from liquid_control.support.errors import UserError
+from policies.driver import Driver, DriverConfig
+
+
+def save(folder, seed=0, env=OFFICIAL, training=0):
+    torch.manual_seed(seed)
+    Driver(DriverConfig(env=env)).eval().save(folder, {"job": {"seed": training}})
+    return folder
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_shift_of_a_suite_is_there_and_is_for_car_racing(name):
+    suite = SUITES[name]
+    assert suite.shifts
+    assert all("CarRacing" in SHIFTS[shift].environments for shift in suite.shifts)
+    cells = choose_cells(suite)
+    assert cells[0] == Cell()
+    assert len(cells) == 1 + len(suite.shifts) * len(suite.severities)
+
+
+def test_the_quick_suite_has_every_family_and_about_250_episodes():
+    quick = SUITES["quick"]
+    assert {SHIFTS[shift].family for shift in quick.shifts} == {SHIFTS[shift].family for shift in ALL}
+    assert 200 <= len(choose_cells(quick)) * quick.episodes <= 260
+    assert quick.env == SUITES["full"].env == FAST and SUITES["published"].env == OFFICIAL
+
+
+def test_a_suite_says_what_it_leaves_out():
+    told = left_out(FAST, choose_cells(SUITES["quick"]))
+    assert f"{len(ALL) - len(SUITES['quick'].shifts)} of {len(ALL)} shifts (colour3, " in told
+    assert "severities 2, 4" in told and "the official environment" in told
+    everything = left_out(OFFICIAL, choose_cells(SUITES["full"]))
+    assert "severities" not in everything and "shifts" not in everything and "official" not in everything
+
+
+def test_shifts_and_severities_may_be_others():
+    suite = SUITES["quick"]
+    assert choose_cells(suite, ("fog", "clean", "rain:3+delay:2", "rain+fog"), (5, 2, 5)) == (
+        Cell(), Cell("fog", 2), Cell("fog", 5), Cell("rain:3+delay:2"), Cell("rain+fog", 2), Cell("rain+fog", 5),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("suite", "found"),
+    [("shift", "quick"), ("shift:quick", "quick"), ("shift:full", "full"), ("shift:published", "published")],
+)
+def test_suites_are_found_by_name(suite, found):
+    assert find_suite(suite).name == found
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: find_suite("shift:quik"), "unknown suite 'shift:quik'. did you mean 'shift:quick'?"),
+        (lambda: find_suite("quick"), "unknown suite 'quick'"),
+        (lambda: choose_cells(SUITES["quick"], ("fogg",)), "unknown shift 'fogg'. did you mean 'fog'?"),
+        (lambda: choose_cells(SUITES["quick"], ("fog:9",)), "the severity of 'fog:9'"),
+        (lambda: choose_cells(SUITES["quick"], ("rain+fogg",)), "did you mean 'fog'?"),
+    ],
+)
+def test_what_is_unknown_is_answered_with_the_nearest(call, message):
+    with pytest.raises(UserError) as caught:
+        call()
+    assert message in str(caught.value)
+
+
+def test_policies_are_called_by_their_folders_and_their_trainings_by_their_seeds(tmp_path):
+    paths = [
+        save(tmp_path / "cfc"),
+        save(tmp_path / "run" / "best", 1, training=4),
+        Path(f"mine={save(tmp_path / 'a', 2, training=1)}"),
+        Path(f"mine={save(tmp_path / 'b', 3, training=2)}"),
+    ]
+    entrants = enter(paths)
+    assert [(each.policy, each.training) for each in entrants] == [("cfc", 0), ("run", 4), ("mine", 1), ("mine", 2)]
+    assert entrants[0].weights == json.loads((tmp_path / "cfc" / "config.json").read_text())["sha256"]
+    keys = keys_of(entrants, FAST, (Cell(), Cell("rain", 3)), seeds_of(2))
+    assert len(keys) == len(set(keys)) == 16
+    assert keys[1] == ("cfc", 0, FAST, "clean", 0, 2_000_001)
+
+
+def test_two_checkpoints_of_one_name_and_one_training_seed_are_told_apart(tmp_path):
+    one, other = save(tmp_path / "a" / "cfc"), save(tmp_path / "b" / "cfc", 1)
+    with pytest.raises(UserError, match="are both 'cfc' with training seed 0: tell them apart"):
+        enter([one, other])
+    assert len(enter([one, Path(f"other={other}")])) == 2
+
+
+def test_a_driver_of_another_environment_is_named(tmp_path):
+    entrants = enter([save(tmp_path / "cfc"), save(tmp_path / "roads", env=UDACITY)])
+    with pytest.raises(UserError, match="roads: this driver sees observations of shape"):
+        check_entrants(entrants, FAST, (Cell(),))
+    check_entrants(entrants[:1], FAST, (Cell(), Cell("colour", 3)))
