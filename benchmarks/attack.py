@@ -48,6 +48,7 @@ from envs.udacity.packets import Command
 from envs.udacity.server import UdacityServer
 from liquid_control.support.command import parse
 from liquid_control.support.errors import UserError
+from liquid_control.support.ranges import Gain, Seed, argument
 from liquid_control.train import PROGRAM
 from policies.driver import Driver, DriverConfig, load_driver
 
@@ -474,8 +475,8 @@ def main() -> None:
     """Prints the table as Markdown; the exit status is 1 if there was a fault."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("attacks", nargs="*", metavar="ATTACK", help=f"some of {', '.join(ATTACKS)}; all by default")
-    parser.add_argument("--share", type=float, default=1.0, help="of the usual number of attacks")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--share", type=argument(Gain), default=1.0, help="of the usual number of attacks")
+    parser.add_argument("--seed", type=argument(Seed), default=0)
     options = parser.parse_args()
     if unknown := set(options.attacks) - set(ATTACKS):
         parser.error(f"unknown attack {min(unknown)!r}: choose from {', '.join(ATTACKS)}")

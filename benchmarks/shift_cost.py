@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import gymnasium
 import numpy as np
+from annotated_types import Ge, Le
 
 from envs.registration import FAST, STAND_IN
 from envs.shifts import SHIFTS
 from envs.shifts.base import CAR_RACING, SEVERITIES, UDACITY
+from liquid_control.support.ranges import Count, argument
 
 ENVIRONMENTS = {CAR_RACING: FAST, UDACITY: STAND_IN}
 ACTIONS = {CAR_RACING: np.array([0.02, 0.3, 0.0], np.float32), UDACITY: np.array([0.0, 0.3], np.float32)}
@@ -57,8 +59,8 @@ def cost(env: Clock, name: str, severity: int, frames: int, action: np.ndarray) 
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, default=200, help="frames of each shift")
-    parser.add_argument("--severity", type=int, default=3, choices=SEVERITIES)
+    parser.add_argument("--frames", type=argument(Count), default=200, help="frames of each shift")
+    parser.add_argument("--severity", type=argument(Annotated[int, Ge(1), Le(SEVERITIES[-1])]), default=3)
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     made = {shown: Clock(gymnasium.make(name)) for shown, name in ENVIRONMENTS.items()}

@@ -140,8 +140,8 @@ def test_the_command_writes_the_picture_of_a_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--width", "10"], "--width must be at least 300, not 10"),
-        (["--height", "10"], "--height must be at least 200, not 10"),
+        (["--width", "10"], "--width must be at least 300 and at most 10000, not 10"),
+        (["--height", "10"], "--height must be at least 200 and at most 10000, not 10"),
         (["--output", "wiring.svg"], "should be a .png file"),
     ],
 )
