@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import pickle
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -20,11 +19,6 @@ from policies.precompile import precompile_tick
 def _call(task: bytes) -> Any:
     function, arguments = pickle.loads(task)
     return function(*arguments)
-
-
-def _drive_timed(driver: Driver, plan: EpisodePlan, conditions: Conditions) -> tuple[Episode, float]:
-    begin = time.perf_counter()
-    return drive_episode(driver, plan, conditions), time.perf_counter() - begin
 
 
 class EpisodePool(Protocol):
@@ -111,27 +105,28 @@ class RolloutPool:
                     done(episode)
         return [episodes[index] for index in range(len(plans))]
 
-    def drive_each(
-        self, drives: Iterable[tuple[Driver, EpisodePlan, Conditions]]
-    ) -> Iterator[tuple[int, Episode, float]]:
-        """Episodes of any drivers under any conditions, as they end; none of them depends on which process drove it.
+    def map_as_completed(
+        self, function: Callable[..., Any], shares: Iterable[tuple[Any, ...]]
+    ) -> Iterator[tuple[int, Any]]:
+        """Calls ``function(*share)`` for every share in the pool; results as they come.
 
-        Only a few are handed out ahead: ten thousand drivers at once would fill the memory.
+        Only a few shares are handed out ahead: ten thousand drivers at once would fill the memory.
 
         Args:
-            drives: what drives, the episode, and what it has in common with others.
+            function: of a module, so that a process finds it.
+            shares: its arguments.
 
         Yields:
-            The place among ``drives``, counted from 0, the episode, and the seconds that it took.
+            The place among the shares, counted from 0, and the result.
         """
-        waiting, pending = enumerate(drives), dict[Future[Any], int]()
+        waiting, pending = enumerate(shares), dict[Future[Any], int]()
         while True:
-            for index, drive in itertools.islice(waiting, 2 * self.workers - len(pending)):
-                pending[self._submit(_drive_timed, *drive)] = index
+            for index, share in itertools.islice(waiting, 2 * self.workers - len(pending)):
+                pending[self._submit(function, *share)] = index
             if not pending:
                 return
             for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                yield pending.pop(future), *self._result(future)
+                yield pending.pop(future), self._result(future)
 
     def _submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         # Pickled here, tensors go as their values. The executor would send file descriptors of shared memory, which

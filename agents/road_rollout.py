@@ -11,6 +11,7 @@ import numpy as np
 from agents.demonstrations import write_shard
 from agents.episodes import Episode
 from envs.disturbance import Disturbance
+from envs.shifts import apply_shifts
 from envs.udacity.stand_in.environment import UdacityStandIn
 from envs.udacity.stand_in.expert import RoadExpert
 from envs.udacity.stand_in.scenery import SHOULDER_WIDTH
@@ -139,7 +140,9 @@ def autonomy(departures: int, seconds: float) -> float:
     return 100 * max(0.0, 1 - 6 * departures / seconds)
 
 
-def judge_road(driver: Driver, track: str, speed: float, laps: float, weather: str = "clear") -> RoadJudgement:
+def judge_road(
+    driver: Driver, track: str, speed: float, laps: float, weather: str = "clear", shifts: str = ""
+) -> RoadJudgement:
     """Drives some laps, whatever happens; gives up at one departure every 25 metres.
 
     Args:
@@ -148,9 +151,11 @@ def judge_road(driver: Driver, track: str, speed: float, laps: float, weather: s
         speed: miles an hour that are kept where the bends allow it.
         laps: how far.
         weather: of the stand-in.
+        shifts: what is different from training, for example ``rain:3``; see `envs.shifts`.
     """
     env = UdacityStandIn(track, interval=(3, 6), weather=weather)
-    observation, info = env.reset(seed=0, options={"start": 0.0})
+    seen = apply_shifts(env, shifts)
+    observation, info = seen.reset(seed=0, options={"start": 0.0})
     compiled = driver.compile_step()
     compiled.reset()
     assert compiled.cruise is not None
@@ -158,7 +163,7 @@ def judge_road(driver: Driver, track: str, speed: float, laps: float, weather: s
     judged = RoadJudgement(track, speed, weather, laps)
     way, driven, aside, speeds, beyond = laps * env.road.length, 0.0, [], [], False
     while driven + env.progress < way and judged.departures < way / 25:
-        observation, _, _, _, info = env.step(compiled.act(observation))
+        observation, _, _, _, info = seen.step(compiled.act(observation))
         judged.seconds += float(observation["elapsed"][0])
         aside.append(abs(info["cross_track"]))
         speeds.append(float(observation["speed"][0]))
@@ -167,7 +172,7 @@ def judge_road(driver: Driver, track: str, speed: float, laps: float, weather: s
         if aside[-1] > env.road.half_width + SHOULDER_WIDTH:
             judged.departures += 1
             driven += max(env.progress, 0.0)
-            observation, info = env.reset(options={"start": env.nearest / len(env.road.points)})
+            observation, info = seen.reset(options={"start": env.nearest / len(env.road.points)})
             compiled.reset()
             beyond = False
     judged.rms, judged.farthest = float(np.sqrt(np.mean(np.square(aside)))), max(aside)

@@ -33,6 +33,7 @@ from liquid_control.report.shift_suite import (
     find_suite,
     keys_of,
     left_out,
+    on_roads,
     seeds_of,
 )
 from liquid_control.support.command import parse, run
@@ -157,9 +158,13 @@ def _on_roads(config: EvaluateConfig, driver: Driver, console: Console) -> RoadE
 
 def _under_shift(config: EvaluateConfig, console: Console) -> None:
     """Drives what is missing of a suite, and writes its report."""
-    suite = find_suite(config.suite)
+    find_suite(config.suite)
+    if not config.checkpoint:
+        raise UserError("a suite needs at least one checkpoint, for example checkpoints/CarRacing-v3/cfc.")
+    entrants = enter(config.checkpoint)
+    suite = find_suite(config.suite, on_roads(entrants))
     cells = choose_cells(suite, config.shifts, config.severities)
-    entrants, env = enter(config.checkpoint), config.env or suite.env
+    env = config.env or suite.env
     check_entrants(entrants, env, cells)
     names = list(dict.fromkeys(entrant.policy for entrant in entrants))
     for name in (*config.primary, *([config.baseline] if config.baseline else ())):

@@ -20,9 +20,8 @@ from torch.utils.tensorboard import SummaryWriter
 from envs.shifts import SHIFTS
 from liquid_control.report.shift_pictures import Chart, example_frames, png_data, road_of, stroke, svg_path, ways_of
 from liquid_control.report.shift_results import CLEAN, Cell, Key, Results, Run
-from liquid_control.report.shift_statistics import BEST_RETURN
 from liquid_control.report.shift_suite import Entrant, Suite, left_out
-from liquid_control.report.shift_summary import THRESHOLDS, CellScores, Comparison, Summary, summarize_shifts
+from liquid_control.report.shift_summary import HIGH, THRESHOLDS, CellScores, Comparison, Summary, summarize_shifts
 from liquid_control.report.shift_tables import (
     Value,
     html_table,
@@ -46,6 +45,12 @@ HOW = (
     "corruption error (Hendrycks and Dietterich 2019) is, for each shift, the sum of 1 - score / 1000 over severities, "
     "in percent of the baseline's; mCE is its mean over shifts, less is better. P values are of permutations: of the "
     "signs of tracks where each policy has one training, else of trainings between policies."
+)
+
+
+ON_ROADS = (
+    "On roads, the score is the autonomy in percent: 100 less the share of the time that departures take, each as one "
+    "of 6 s (Bojarski et al. 2016). A lap there is one without a departure, at both speeds. "
 )
 
 
@@ -135,7 +140,8 @@ class Report:
     # ---- the numbers ----
 
     def _summary_rows(self) -> tuple[list[str], list[list[Value]]]:
-        head = ["policy", "trainings", "clean", "shifted", "IQM", "95 % interval", "drop", "laps", "off road"]
+        head = ["policy", "trainings", "clean", "shifted", "IQM", "95 % interval", "drop", "laps"]
+        head += ["departures a lap"] if self.summary.roads else ["off road"]
         head += ["mCE"] if self.summary.baseline else []
         rows = []
         for each in self.summary.policies:
@@ -148,15 +154,15 @@ class Report:
                 interval_of(each.interval),
                 number(each.drop),
                 percent(each.laps),
-                percent(each.off_road),
+                number(each.departures, 2) if self.summary.roads else percent(each.off_road),
             ]
             rows.append(row + ([number(each.mce, 0, " %")] if each.mce is not None else []))
         return head, rows
 
     def _cell_rows(self) -> tuple[list[str], list[list[Value]]]:
         head = ["shift", "severity", "policy", "mean", "± std", "IQM", "95 % interval", "drop", "drop, 95 %", "laps"]
-        head += ["tiles", "off road"]
-        return head, [_cell_row(each) for each in self.summary.scores.values()]
+        head += ["departures a lap", "line crossed a lap"] if self.summary.roads else ["tiles", "off road"]
+        return head, [_cell_row(each, self.summary.roads) for each in self.summary.scores.values()]
 
     def _summary_section(self) -> str:
         head, rows = self._summary_rows()
@@ -175,7 +181,7 @@ class Report:
         head = ["shift", *summary.names]
         rows = [[Value(shift), *(self._over_severities(name, shift) for name in summary.names)]
                 for shift in (CLEAN, *summary.shifts)]  # fmt: skip
-        caption = "Mean score over the severities of a shift; the colour goes from 0 or less to 1000"
+        caption = f"Mean score over the severities of a shift; the colour goes from 0 or less to {summary.best:g}"
         return html_table(caption, head, rows, kind="heat")
 
     def _over_severities(self, name: str, shift: str) -> Value:
@@ -183,7 +189,7 @@ class Report:
         mean = sum(each.mean for each in cells) / len(cells)
         laps, count = sum(each.laps for each in cells), sum(each.episodes for each in cells)
         title = f"{name}, {shift}: {laps} of {count} laps"
-        return Value(f"{mean:.0f}", mean, title, round(100 * min(max(mean / BEST_RETURN, 0), 1)))
+        return Value(f"{mean:.0f}", mean, title, round(100 * min(max(mean / self.summary.best, 0), 1)))
 
     def _table_of_cells(self) -> str:
         return html_table("Scores, laps and the drop against clean", *self._cell_rows())
@@ -215,7 +221,10 @@ class Report:
         shifts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(line)}</dd>" for name, line in lines)
         mixed = len({tuple(sorted(run.versions.items())) for run in self.runs}) > 1
         warning = "<p><strong>The runs had different versions of packages.</strong></p>" if mixed else ""
-        return f"<p>{escape(HOW)}</p>{warning}<dl>{told}</dl><h3>Shifts</h3><dl>{shifts}</dl>"
+        return f"<p>{escape(self._how())}</p>{warning}<dl>{told}</dl><h3>Shifts</h3><dl>{shifts}</dl>"
+
+    def _how(self) -> str:
+        return ON_ROADS + HOW.replace(" / 1000", " / 100") if self.summary.roads else HOW
 
     # ---- the pictures ----
 
@@ -232,7 +241,8 @@ class Report:
         summary = self.summary
         cells = [cell for cell in summary.cells if cell.shift in (CLEAN, shift)]
         least = min(0.0, *(summary.scores[name, cell].interval[0] for name in summary.names for cell in cells))
-        chart = Chart((0, 5), (math.floor(least / 100) * 100, BEST_RETURN))
+        best = summary.best
+        chart = Chart((0, 5), (math.floor(10 * least / best) * best / 10, best))
         for place, name in enumerate(summary.names):
             scores = [summary.scores[name, cell] for cell in cells]
             x = [cell.severity for cell in cells]
@@ -242,17 +252,19 @@ class Report:
             f"{name}: " + ", ".join(f"{summary.scores[name, cell].iqm:.0f} at {cell.severity}" for cell in cells)
             for name in summary.names
         )
-        return chart.svg(f"IQM under {shift} over severity. {told}", range(6), (0, 500, 1000))
+        return chart.svg(f"IQM under {shift} over severity. {told}", range(6), (0, best / 2, best))
 
     def _profiles(self) -> str:
-        chart = Chart((0, BEST_RETURN), (0, 1))
+        best = self.summary.best
+        chart = Chart((0, best), (0, 1))
+        thresholds = [best * threshold for threshold in THRESHOLDS]
         for place, policy in enumerate(self.summary.policies):
-            chart.line(THRESHOLDS, policy.profile, place)
-        shares = {each.policy: each.profile[THRESHOLDS.index(900)] for each in self.summary.policies}
+            chart.line(thresholds, policy.profile, place)
+        shares = {each.policy: each.profile[THRESHOLDS.index(HIGH)] for each in self.summary.policies}
         told = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-        label = f"Share of the episodes above a score. Above 900: {told}"
-        drawn = chart.svg(label, (0, 250, 500, 750, 1000), (0, 0.5, 1))
-        note = f"Share of the episodes, over all shifts, that score more than what is on the axis. Above 900: {told}."
+        label = f"Share of the episodes above a score. Above {HIGH * best:g}: {told}"
+        drawn = chart.svg(label, [best * quarter / 4 for quarter in range(5)], (0, 0.5, 1))
+        note = f"Share of the episodes, over all shifts, that score more. Above {HIGH * best:g}: {told}."
         return f'<p class="faint">{escape(note)}</p>{self._legend()}<div class="grid"><figure>{drawn}</figure></div>'
 
     def _frames(self) -> str:
@@ -333,8 +345,13 @@ class Report:
             ("## The other pairs", summary.others),
         ):
             parts += [title, markdown_table(*_compared(compared))] if compared else []
-        parts += ["## How it was measured", HOW, self.left_out]
+        parts += ["## How it was measured", self._how(), self.left_out]
         return "\n\n".join(parts) + "\n"
+
+    def _more(self, scores: CellScores) -> list[tuple[str, float]]:
+        if self.summary.roads:
+            return [("departures", scores.departures), ("touches", scores.touches)]
+        return [("tiles", scores.tiles), ("off_road", scores.off_road)]
 
     def write_curves(self, folder: Path) -> None:
         """Scalars for TensorBoard, over severity; those of an earlier report are replaced."""
@@ -346,14 +363,18 @@ class Report:
                     ("score", scores.mean),
                     ("iqm", scores.iqm),
                     ("laps", scores.laps / scores.episodes),
-                    ("tiles", scores.tiles),
-                    ("off_road", scores.off_road),
+                    *self._more(scores),
                     ("drop", scores.drop),
                 ):
                     curves.add_scalar(f"{name}/{cell.shift}/{what}", value, cell.severity)
 
 
-def _cell_row(each: CellScores) -> list[Value]:
+def _cell_row(each: CellScores, roads: bool) -> list[Value]:
+    last = (
+        [number(each.departures, 2), number(each.touches, 2)]
+        if roads
+        else [percent(each.tiles), percent(each.off_road)]
+    )
     return [
         Value(each.cell.shift),
         Value(str(each.cell.severity) if each.cell.severity else "–", each.cell.severity),
@@ -365,8 +386,7 @@ def _cell_row(each: CellScores) -> list[Value]:
         number(each.drop),
         interval_of(each.drop_interval),
         Value(f"{each.laps}/{each.episodes}", each.laps / each.episodes),
-        percent(each.tiles),
-        percent(each.off_road),
+        *last,
     ]
 
 

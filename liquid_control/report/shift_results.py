@@ -68,15 +68,21 @@ class Row:
     seed: Seed
     """Of the track."""
     score: Finite
-    """The undiscounted return."""
+    """The undiscounted return; on the roads of the Udacity stand-in the autonomy in percent."""
     lap: bool
+    """Whether every tile was visited; on roads, whether the car never left the shoulder."""
     tiles: Share
-    """Share of the track's tiles that were visited."""
+    """Share of the track's tiles that were visited; on roads 0."""
     off_road: Share
-    """Share of the steps with all four wheels off the road."""
+    """Share of the steps with all four wheels off the road; on roads 0."""
     steps: CountOrZero
+    """On roads, simulated seconds."""
     seconds: Finite
     """Of wall-clock time that the episode took; of all fields this one alone is never the same twice."""
+    departures: CountOrZero = 0
+    """On the roads of the Udacity stand-in: times that the car left the shoulder."""
+    touches: CountOrZero = 0
+    """There: times that it crossed the yellow line."""
     way: tuple[tuple[float, float], ...] = ()
     """Where the car was after every tenth step, in track units; kept for one track of every cell."""
 

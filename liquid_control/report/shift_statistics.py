@@ -111,19 +111,20 @@ def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> np.ndarray:
     return np.asarray(1 - np.searchsorted(ordered, thresholds, side="right") / ordered.size)
 
 
-def normalized_error(scores: ArrayLike) -> np.ndarray:
+def normalized_error(scores: ArrayLike, best: float = BEST_RETURN) -> np.ndarray:
     """1 - normalised score: 1 where nothing was driven, 0 at the bound that no lap reaches.
 
-    The normalised score is the return over :data:`BEST_RETURN`, cut at 0: leaving the field costs 100 and is no worse
-    here than standing still.
+    The normalised score is the score over ``best``, cut at 0: to leave CarRacing's field costs 100 and is no worse here
+    than to stand still.
 
     Args:
-        scores: returns of CarRacing, any shape.
+        scores: any shape.
+        best: what no score exceeds; of CarRacing's returns :data:`BEST_RETURN`.
 
     Returns:
         0 to 1, the same shape.
     """
-    return np.asarray(1 - np.clip(np.asarray(scores, np.float64) / BEST_RETURN, 0, 1))
+    return np.asarray(1 - np.clip(np.asarray(scores, np.float64) / best, 0, 1))
 
 
 def corruption_error(errors: ArrayLike, baseline: ArrayLike) -> np.ndarray:

@@ -6,17 +6,21 @@ alone: neither on the number of workers nor on what was driven before.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import gymnasium
 
-from agents.episodes import Conditions, Episode, EpisodePlan
-from envs.registration import FAST, OFFICIAL, TEST_SEEDS
+from agents.episodes import Conditions, EpisodePlan, drive_episode
+from agents.road_rollout import autonomy, judge_road
+from envs.registration import FAST, OFFICIAL, STAND_IN, TEST_SEEDS
 from envs.shifts import SHIFTS, apply_shifts, parse_shifts
 from liquid_control.report.evaluation import check_environment
+from liquid_control.report.judging import scoreboard
+from liquid_control.report.road_evaluation import SPEEDS
 from liquid_control.report.shift_results import CLEAN, Cell, Key, Row
 from liquid_control.support.checkpoint import load_checkpoint, weights_digest
 from liquid_control.support.errors import UserError, nearest
@@ -61,11 +65,21 @@ SUITES = {
     )
 }
 """The suites by name."""
+ON_ROADS = tuple(name for name, info in SHIFTS.items() if info.family in ("camera", "weather"))
+ROAD_SUITES = {
+    "quick": Suite("quick", STAND_IN, ("gaussian", "contrast", "rain", "night"), (3,), 2),
+    "full": Suite("full", STAND_IN, ON_ROADS, (3,), 10),
+}
+"""The suites for drivers of the Udacity simulator, on roads of the stand-in."""
 COMMAND = "shift"
 
 
-def find_suite(text: str) -> Suite:
+def find_suite(text: str, roads: bool = False) -> Suite:
     """The suite that ``shift``, ``shift:quick``, ``shift:published`` or ``shift:full`` stands for; the first is quick.
+
+    Args:
+        text: its name.
+        roads: whether the drivers are the Udacity simulator's.
 
     Raises:
         UserError: if there is none of that name.
@@ -73,7 +87,15 @@ def find_suite(text: str) -> Suite:
     known = [COMMAND, *(f"{COMMAND}:{name}" for name in SUITES)]
     if text not in known:
         raise UserError(f"unknown suite {text!r}. {nearest(text, known)}")
-    return SUITES[text.partition(":")[2] or "quick"]
+    name, suites = text.partition(":")[2] or "quick", ROAD_SUITES if roads else SUITES
+    if name not in suites:
+        raise UserError(f"the suite {text!r} is of CarRacing alone: for roads there are {' and '.join(suites)}.")
+    return suites[name]
+
+
+def on_roads(entrants: Sequence[Entrant]) -> bool:
+    """Whether the first of the drivers is the Udacity simulator's; then all have to be."""
+    return scoreboard(entrants[0].driver) == STAND_IN
 
 
 def choose_cells(suite: Suite, shifts: Sequence[str] = (), severities: Sequence[int] = ()) -> tuple[Cell, ...]:
@@ -103,11 +125,12 @@ def left_out(env: str, cells: Iterable[Cell]) -> str:
     cells = list(cells)
     driven = {part.partition(":")[0] for cell in cells for part in cell.shift.split("+")}
     severities = [str(each) for each in (1, 2, 3, 4, 5) if not any(f":{each}" in cell.text for cell in cells)]
-    missing = [name for name in ALL if name not in driven]
+    known = ON_ROADS if env == STAND_IN else ALL
+    missing = [name for name in known if name not in driven]
     parts = [
-        f"{len(missing)} of {len(ALL)} shifts ({', '.join(missing)})" if missing else "",
+        f"{len(missing)} of {len(known)} shifts ({', '.join(missing)})" if missing else "",
         f"severities {', '.join(severities)}" if severities else "",
-        "" if env == OFFICIAL else "the official environment",
+        "" if env == OFFICIAL else "shifts of body and time" if env == STAND_IN else "the official environment",
         "attacks, which depend on who drives",
     ]
     return f"Left out: {'; '.join(part for part in parts if part)}."
@@ -195,12 +218,12 @@ def keys_of(entrants: Sequence[Entrant], env: str, cells: Iterable[Cell], seeds:
 
 
 class Pool(Protocol):
-    """Whatever drives episodes side by side."""
+    """Whatever calls functions side by side."""
 
-    def drive_each(
-        self, drives: Iterable[tuple[Driver, EpisodePlan, Conditions]]
-    ) -> Iterator[tuple[int, Episode, float]]:
-        """See `agents.pool.RolloutPool.drive_each`."""
+    def map_as_completed(
+        self, function: Callable[..., Any], shares: Iterable[tuple[Any, ...]]
+    ) -> Iterator[tuple[int, Any]]:
+        """See `agents.pool.RolloutPool.map_as_completed`."""
 
 
 def drive(
@@ -224,28 +247,49 @@ def drive(
     for name, entrant in by_name.items():
         if name in driven:
             precompile_tick(entrant.driver)  # or each process would, at the same time
-    drives = (
-        (
-            by_name[key.policy, key.training].driver,
-            EpisodePlan(key.seed, traced=key.seed == TEST_SEEDS),
-            Conditions(env=key.env, shifts=Cell(key.shift, key.severity).text),
-        )
-        for key in keys
-    )
-    for index, episode, seconds in pool.drive_each(drives):
-        done(_row(keys[index], by_name[keys[index][:2]].weights, run, episode, seconds))
+    chosen = (by_name[key.policy, key.training] for key in keys)
+    shares = ((each.driver, each.weights, key, run) for each, key in zip(chosen, keys, strict=True))
+    for _, row in pool.map_as_completed(drive_row, shares):
+        done(row)
 
 
-def _row(key: Key, weights: str, run: int, episode: Episode, seconds: float) -> Row:
-    return Row(
-        run=run,
-        weights=weights,
-        **key._asdict(),
-        score=float(episode.score),
-        lap=bool(episode.lap),
-        tiles=float(episode.tiles),
-        off_road=float(episode.off_road),
-        steps=int(episode.steps),
-        seconds=round(seconds, 3),
-        way=tuple((round(float(x), 1), round(float(y), 1)) for x, y in episode.way),
-    )
+def drive_row(driver: Driver, weights: str, key: Key, run: int) -> Row:
+    """Drives one episode, in this process; on the roads of the stand-in, a lap at each of its speeds.
+
+    Args:
+        driver: who drives.
+        weights: its sha256.
+        key: the episode.
+        run: number of the run.
+    """
+    begin, shifts = time.perf_counter(), Cell(key.shift, key.severity).text
+    told = _drive_roads(driver, key.seed, shifts) if key.env == STAND_IN else _drive_episode(driver, key, shifts)
+    seconds = round(time.perf_counter() - begin, 3)
+    return Row(run=run, weights=weights, **key._asdict(), **told, seconds=seconds)
+
+
+def _drive_episode(driver: Driver, key: Key, shifts: str) -> dict[str, Any]:
+    plan = EpisodePlan(key.seed, traced=key.seed == TEST_SEEDS)
+    episode = drive_episode(driver, plan, Conditions(env=key.env, shifts=shifts))
+    return {
+        "score": float(episode.score),
+        "lap": bool(episode.lap),
+        "tiles": float(episode.tiles),
+        "off_road": float(episode.off_road),
+        "steps": int(episode.steps),
+        "way": tuple((round(float(x), 1), round(float(y), 1)) for x, y in episode.way),
+    }
+
+
+def _drive_roads(driver: Driver, seed: int, shifts: str) -> dict[str, Any]:
+    laps = [judge_road(driver, str(seed), speed, 1.0, shifts=shifts) for speed in SPEEDS]
+    departures, seconds = sum(lap.departures for lap in laps), sum(lap.seconds for lap in laps)
+    return {
+        "score": autonomy(departures, seconds),
+        "lap": departures == 0,
+        "tiles": 0.0,
+        "off_road": 0.0,
+        "steps": round(seconds),
+        "departures": departures,
+        "touches": sum(int(lap.touches) for lap in laps),
+    }

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from envs.registration import STAND_IN
+from liquid_control.report.road_evaluation import SPEEDS
 from liquid_control.report.shift_results import CLEAN, Cell, Key, Row
 from liquid_control.report.shift_statistics import (
+    BEST_RETURN,
     comparison_p_value,
     corruption_error,
     holm,
@@ -20,8 +23,11 @@ from liquid_control.report.shift_statistics import (
     stratified_interval,
 )
 
-THRESHOLDS = tuple(range(0, 1000, 25))
-"""Scores at which the performance profile is read."""
+THRESHOLDS = tuple(step / 40 for step in range(40))
+"""Scores at which the performance profile is read, as shares of the best."""
+HIGH = 0.9
+"""One of them: a score that a driver is proud of."""
+BEST_AUTONOMY = 100.0
 Interval = tuple[float, float]
 
 
@@ -41,6 +47,10 @@ class CellScores:
     laps: int
     tiles: float
     off_road: float
+    departures: float
+    """On roads, a lap."""
+    touches: float
+    """On roads, a lap."""
     drop: float
     """Mean score without a shift less that under it, on the same tracks by the same trainings."""
     drop_interval: Interval
@@ -64,6 +74,8 @@ class PolicyScores:
     laps: float
     """Share of the episodes."""
     off_road: float
+    departures: float
+    """On roads, a lap."""
     mce: float | None
     """Mean corruption error in percent of the baseline's; None without one."""
     profile: tuple[float, ...]
@@ -106,6 +118,16 @@ class Summary:
     """The primary pair, shift by shift."""
 
     @property
+    def roads(self) -> bool:
+        """Whether it was driven on the roads of the Udacity stand-in."""
+        return self.env == STAND_IN
+
+    @property
+    def best(self) -> float:
+        """What no score exceeds."""
+        return best_score(self.env)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Of the policies."""
         return tuple(policy.policy for policy in self.policies)
@@ -120,6 +142,11 @@ class Summary:
         return [cell.severity for cell in self.cells if cell.shift == shift]
 
 
+def best_score(env: str) -> float:
+    """What no score exceeds in an environment."""
+    return BEST_AUTONOMY if env == STAND_IN else BEST_RETURN
+
+
 class _Episodes:
     """The episodes of a policy as arrays (S, T, C), cell 0 of which is without a shift."""
 
@@ -132,14 +159,14 @@ class _Episodes:
         seeds: Sequence[int],
         rows: Mapping[Key, Row],
     ):
-        self.policy, self.trainings, self.cells = policy, tuple(trainings), tuple(cells)
+        self.policy, self.trainings, self.cells, self.best = policy, tuple(trainings), tuple(cells), best_score(env)
         grid = [
             [[rows[Key(policy, training, env, *cell, seed)] for cell in cells] for seed in seeds]
             for training in trainings
         ]
-        self.scores, self.laps, self.tiles, self.off_road, self.steps = (
+        self.scores, self.laps, self.tiles, self.off_road, self.steps, self.departures, self.touches = (
             np.array([[[float(getattr(row, name)) for row in track] for track in each] for each in grid])
-            for name in ("score", "lap", "tiles", "off_road", "steps")
+            for name in ("score", "lap", "tiles", "off_road", "steps", "departures", "touches")
         )
 
     def under(self, shift: str = "") -> np.ndarray:
@@ -160,13 +187,15 @@ class _Episodes:
             laps=int(self.laps[..., index].sum()),
             tiles=float(self.tiles[..., index].mean()),
             off_road=float(np.average(self.off_road[..., index], weights=self.steps[..., index])),
+            departures=float(self.departures[..., index].mean() / len(SPEEDS)),
+            touches=float(self.touches[..., index].mean() / len(SPEEDS)),
             drop=float(drop.mean()),
             drop_interval=stratified_interval(drop, _means),
         )
 
     def errors(self, shift: str) -> np.ndarray:
         """Mean errors, one a severity."""
-        return normalized_error(self.under(shift)).mean(axis=(0, 1))
+        return normalized_error(self.under(shift), self.best).mean(axis=(0, 1))
 
     def together(self, baseline: _Episodes | None, shifts: Sequence[str]) -> PolicyScores:
         shifted = self.under()
@@ -185,8 +214,9 @@ class _Episodes:
             drop=float((self.scores[..., [0]] - shifted).mean()),
             laps=float(self.laps[..., 1:].mean()),
             off_road=float(np.average(self.off_road[..., 1:], weights=self.steps[..., 1:])),
+            departures=float(self.departures[..., 1:].mean() / len(SPEEDS)),
             mce=None if errors is None else float(np.mean(errors)),
-            profile=tuple(performance_profile(shifted, THRESHOLDS).tolist()),
+            profile=tuple(performance_profile(shifted, self.best * np.array(THRESHOLDS)).tolist()),
         )
 
 

@@ -197,6 +197,6 @@ def test_many_drivers_share_processes_and_none_of_their_episodes_depends_on_it(d
     ]
     alone = [drive_episode(*drive) for drive in drives]
     with RolloutPool(2) as pool:
-        shared = {index: episode for index, episode, seconds in pool.drive_each(iter(drives)) if seconds > 0}
+        shared = dict(pool.map_as_completed(drive_episode, iter(drives)))
     assert sorted(shared) == list(range(len(drives)))
     assert all(same(alone[index], episode) for index, episode in shared.items())

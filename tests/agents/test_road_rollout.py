@@ -9,6 +9,7 @@ from agents.pool import RolloutPool
 from agents.road_rollout import RoadJudgement, RoadPlan, drive_road, judge_road, record_road
 from envs.registration import UDACITY
 from liquid_control.report.road_evaluation import RoadEvaluation, evaluate_on_roads, unseen_tracks
+from policies.compiled import CompiledDriver
 from policies.driver import Driver, DriverConfig
 
 
@@ -106,3 +107,18 @@ def test_results_come_in_the_order_of_what_was_asked():
         count = []
         assert pool.map(divmod, [(7, 2), (9, 4)], lambda: count.append(1)) == [(3, 1), (2, 1)]
     assert len(count) == 2
+
+
+def test_a_judged_driver_sees_the_road_under_shifts(monkeypatch):
+    seen = []
+    act = CompiledDriver.act
+
+    def look(self, observation, elapsed=None):
+        seen.append(float(observation["image"].mean()))
+        return act(self, observation, elapsed)
+
+    monkeypatch.setattr(CompiledDriver, "act", look)
+    clean, dark = (judge_road(steering_driver(0.0), "150", 15.0, laps=0.01, shifts=shifts) for shifts in ("", "dark:5"))
+    middle = len(seen) // 2
+    assert clean == dark  # who looks at nothing drives the same
+    assert sum(seen[middle:]) < 0.3 * sum(seen[:middle])

@@ -10,7 +10,9 @@ import time
 import pytest
 import torch
 
-from envs.registration import FAST, UDACITY
+from agents.pool import RolloutPool
+from agents.road_rollout import RoadJudgement
+from envs.registration import FAST, STAND_IN, UDACITY
 from liquid_control.evaluate import main
 from liquid_control.report.shift_results import read_results
 from policies.driver import Driver, DriverConfig
@@ -179,6 +181,40 @@ def test_a_broken_checkpoint_is_one_line(broken_checkpoint, command, tmp_path):
     status, _, errors = command(main, checkpoint, *TINY, "--output", tmp_path / "results")
     assert status == 2
     assert message in errors and errors.count("\n") == 1
+
+
+def test_drivers_of_the_simulator_are_judged_on_roads(tmp_path, command, monkeypatch):
+    judged = []
+
+    def judge(driver, track, speed, laps, shifts):
+        judged.append((track, speed, laps, shifts))
+        bad = shifts == "dark:3" and speed > 20
+        return RoadJudgement(track, speed, "clear", laps, seconds=60.0, departures=2 * bad, touches=3)
+
+    class Pool(RolloutPool):
+        """In this process."""
+
+        def map_as_completed(self, function, shares):
+            return ((index, function(*share)) for index, share in enumerate(shares))
+
+    monkeypatch.setattr("liquid_control.report.shift_suite.judge_road", judge)
+    monkeypatch.setattr("liquid_control.evaluate.RolloutPool", Pool)
+    Driver(DriverConfig(env=UDACITY)).save(tmp_path / "roads")
+    words = ["--suite", "shift:full", "--shifts", "dark:3", "--episodes", "1", "--workers", "1"]
+    status, output, _ = command(main, tmp_path / "roads", *words, "--output", tmp_path / "results")
+    assert status == 0
+    assert "departures a lap" in output and "shifts of body and time" in output
+    assert judged == [("2000000", speed, 1.0, shifts) for shifts in ("", "dark:3") for speed in (15.0, 25.0)]
+    clean, dark = read_results(tmp_path / "results" / "episodes.jsonl").rows.values()
+    assert (clean.env, clean.score, clean.lap, clean.departures, clean.steps) == (STAND_IN, 100.0, True, 0, 120)
+    assert (dark.score, dark.lap, dark.departures, dark.touches) == (90.0, False, 2, 6)  # twice 6 of 120 seconds
+    text = (tmp_path / "results" / "report.md").read_text()
+    assert "line crossed a lap" in text and "Bojarski" in text and "tiles" not in text
+    row = next(line for line in text.splitlines() if line.startswith("| dark:3 | – |"))
+    assert row.endswith("| 0/1 | 1.00 | 3.00 |")
+    status, _, errors = command(main, tmp_path / "roads", "--suite", "shift:published")
+    assert (status, errors.count("\n")) == (2, 1)
+    assert "is of CarRacing alone: for roads there are quick and full" in errors
 
 
 # ---- in a browser ----

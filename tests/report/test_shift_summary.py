@@ -52,7 +52,7 @@ def test_policies_are_told_of_under_all_shifts_together(summary):
     # Errors: of cfc 1 - 0.8085 and 1 - 0.6085; of mlp 1 - 0.905 and 1, as scores below 0 count as 0.
     assert cfc.mce == pytest.approx(100 * (0.1915 + 0.3915) / (0.095 + 1))
     assert mlp.mce == pytest.approx(100)
-    assert cfc.profile[THRESHOLDS.index(700)] == 0.5 and cfc.profile[0] == 1.0 and mlp.profile[0] == 0.5
+    assert cfc.profile[THRESHOLDS.index(0.7)] == 0.5 and cfc.profile[0] == 1.0 and mlp.profile[0] == 0.5
 
 
 def test_the_primary_comparison_stands_apart_and_the_rest_is_adjusted(summary):
