@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from annotated_types import Ge, Le
@@ -43,6 +43,9 @@ from liquid_control.support.files import check_writable, write_atomically
 from liquid_control.support.lock import held
 from liquid_control.support.ranges import Count, Severity
 from policies.driver import Driver, load_driver
+
+if TYPE_CHECKING:  # it is optional
+    from liquid_control.tuning.ray_engine import RayCalls
 
 PROGRAM = "python -m liquid_control.evaluate"
 EPISODES, ROADS = 100, 10
@@ -88,6 +91,10 @@ class EvaluateConfig:
     and the last."""
     baseline: str = ""
     """With --suite, name of the policy whose corruption error is 100 %; by default the last of several."""
+    engine: Literal["local", "ray"] = "local"
+    """With --suite, where episodes are driven: on this machine, or on a Ray cluster."""
+    ray_address: str | None = None
+    """A running Ray cluster, such as auto or ray-head:6379; by default Ray is started on this machine."""
 
 
 def _default_output(checkpoint: Path, env: str, driver: Driver) -> Path:
@@ -122,9 +129,10 @@ def _only_checkpoint(config: EvaluateConfig) -> Path:
     Raises:
         UserError: if there is none or more than one, or an option is for suites.
     """
-    given = [name for name in ("shifts", "severities", "primary", "baseline") if getattr(config, name)]
+    given = [name for name in ("shifts", "severities", "primary", "baseline", "ray_address") if getattr(config, name)]
+    given += ["engine"] if config.engine != "local" else []
     if given:
-        raise UserError(f"--{given[0]} is an option of --suite, for example --suite shift:quick.")
+        raise UserError(f"--{given[0].replace('_', '-')} is an option of --suite, for example --suite shift:quick.")
     if len(config.checkpoint) != 1:
         raise UserError(
             f"{len(config.checkpoint)} checkpoints were given: one is evaluated at a time, or any number with "
@@ -159,6 +167,8 @@ def _on_roads(config: EvaluateConfig, driver: Driver, console: Console) -> RoadE
 def _under_shift(config: EvaluateConfig, console: Console) -> None:
     """Drives what is missing of a suite, and writes its report."""
     find_suite(config.suite)
+    if config.ray_address is not None and config.engine != "ray":
+        raise UserError("--ray-address is for --engine ray.")
     if not config.checkpoint:
         raise UserError("a suite needs at least one checkpoint, for example checkpoints/CarRacing-v3/cfc.")
     entrants = enter(config.checkpoint)
@@ -219,7 +229,7 @@ def _drive_missing(
     with (
         ResultsWriter(path, begun, len(results.runs)) as writer,
         Progress(*columns, *_times(), console=console, transient=True) as bar,
-        RolloutPool(min(config.workers or processor_count(), len(missing))) as pool,
+        _pool(config, len(missing)) as pool,
     ):
         results.runs.append(begun)
         task = bar.add_task("driving", total=len(missing), cell="")
@@ -230,6 +240,17 @@ def _drive_missing(
             bar.update(task, advance=1, cell=str(Cell(row.shift, row.severity)))
 
         drive(pool, entrants, missing, len(results.runs) - 1, keep)
+
+
+def _pool(config: EvaluateConfig, episodes: int) -> RolloutPool | RayCalls:
+    workers = min(config.workers or processor_count(), episodes)
+    if config.engine == "local":
+        return RolloutPool(workers)
+    try:
+        from liquid_control.tuning.ray_engine import RayCalls
+    except ModuleNotFoundError as error:
+        raise UserError(f"--engine ray needs {error.name}: pip install 'liquid-control[ray]'.") from None
+    return RayCalls(config.ray_address, workers)
 
 
 def _times() -> tuple[ProgressColumn, ...]:

@@ -1,12 +1,16 @@
-"""Trials as tasks of a Ray cluster, the episodes of their validations as tasks of their own: Ray places them all."""
+"""Trials as tasks of a Ray cluster, the episodes of their validations as tasks of their own: Ray places them all.
+
+:class:`RayCalls` is for whatever else is done side by side, such as the episodes of a suite.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +40,7 @@ class RayEngine:
     """
 
     def __init__(self, address: str | None, places: int, cpus: int, own_cpus: int):
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use to its makers unless told not to
-        try:
-            ray.init(
-                address=address or "local",
-                num_cpus=None if address else (places or own_cpus // cpus or 1) * cpus,
-                include_dashboard=None if address else False,
-                # What goes wrong in a trial is told by its message.
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        except (ConnectionError, RayError, ValueError, RuntimeError) as error:
-            hint = " A cluster that asks for a token wants RAY_AUTH_MODE=token." if address else ""
-            raise UserError(f"no Ray at {address or 'this machine'}: {' '.join(str(error).split())}{hint}") from None
-        sizes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+        sizes = _begin_ray(address, (places or own_cpus // cpus or 1) * cpus)
         self.places = places or sum(size // cpus for size in sizes)
         if max(sizes) < cpus:
             ray.shutdown()
@@ -90,6 +81,24 @@ class RayEngine:
     def close(self) -> None:
         """Leaves the cluster, which ends whatever runs."""
         ray.shutdown()
+
+
+def _begin_ray(address: str | None, own_cpus: int) -> list[int]:
+    """Joins a cluster, or begins one on this machine; returns how many processors each of its machines has."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use to its makers unless told not to
+    try:
+        ray.init(
+            address=address or "local",
+            num_cpus=None if address else own_cpus,
+            include_dashboard=None if address else False,
+            # What goes wrong in a trial is told by its message.
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, RayError, ValueError, RuntimeError) as error:
+        hint = " A cluster that asks for a token wants RAY_AUTH_MODE=token." if address else ""
+        raise UserError(f"no Ray at {address or 'this machine'}: {' '.join(str(error).split())}{hint}") from None
+    return [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
 
 
 def _first_line(error: RayError) -> str:
@@ -137,3 +146,52 @@ def _drive(driver: Driver, plan: EpisodePlan, conditions: Conditions) -> Episode
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     return drive_episode(driver, plan, conditions)
+
+
+class RayCalls:
+    """Calls functions wherever a Ray cluster has a processor; as a context manager it leaves the cluster.
+
+    Args:
+        address: of a running cluster, or None: then a Ray of this machine's own is begun.
+        own_cpus: processors of this machine's own Ray.
+
+    Raises:
+        UserError: if there is no cluster at that address.
+    """
+
+    def __init__(self, address: str | None, own_cpus: int):
+        self.places = sum(_begin_ray(address, own_cpus))
+
+    def __enter__(self) -> RayCalls:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        ray.shutdown()
+
+    def map_as_completed(
+        self, function: Callable[..., Any], shares: Iterable[tuple[Any, ...]]
+    ) -> Iterator[tuple[int, Any]]:
+        """See `agents.pool.RolloutPool.map_as_completed`; what a machine lost is called again elsewhere.
+
+        Raises:
+            UserError: if the cluster is lost.
+        """
+        waiting, pending = enumerate(shares), dict[Any, int]()
+        while True:
+            for index, share in itertools.islice(waiting, 2 * self.places - len(pending)):
+                pending[_call.remote(function, share)] = index
+            if not pending:
+                return
+            (done,), _ = ray.wait(list(pending), num_returns=1)
+            try:
+                result = ray.get(done)
+            except RayError as error:
+                raise UserError(f"Ray lost what it was given: {_first_line(error)}") from None
+            yield pending.pop(done), result
+
+
+@ray.remote(num_cpus=1)
+def _call(function: Callable[..., Any], share: tuple[Any, ...]) -> Any:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    return function(*share)

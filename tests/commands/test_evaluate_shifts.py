@@ -108,6 +108,22 @@ def test_what_was_stopped_and_torn_goes_on_to_the_same_rows(suite, command, tmp_
     assert {key: told(row) for key, row in results.rows.items()} == expected
 
 
+def test_a_ray_of_two_processors_drives_the_same_rows(suite, command, tmp_path):
+    finished, checkpoints, _ = suite
+    words = [*TINY, "--shifts", "dark:1", "--engine", "ray", "--output", tmp_path / "ray"]
+    status, _, errors = command(main, checkpoints[0], *words)
+    assert status == 0, errors
+    rows = read_results(tmp_path / "ray" / "episodes.jsonl").rows
+    expected = read_results(finished / "episodes.jsonl").rows
+    driven = [
+        each
+        for each in expected.values()
+        if each.policy == "straight" and (each.shift, each.severity) in (("clean", 0), ("dark", 1))
+    ]
+    assert sorted(each.score for each in rows.values()) == sorted(each.score for each in driven)
+    assert len(rows) == 4
+
+
 def other_version(folder, checkpoint):
     path = folder / "episodes.jsonl"
     path.write_text(path.read_text().replace('"version":1', '"version":2', 1))
@@ -135,6 +151,7 @@ def unchanged(folder, checkpoint):
         ([*TINY, "--baseline", "strait"], unchanged, "did you mean 'straight'?"),
         ([*TINY, "--primary", "straight"], unchanged, "--primary names two policies, not 1"),
         ([*TINY, "--env", "CarRacing-v4"], unchanged, "did you mean 'CarRacing-v3'?"),
+        ([*TINY, "--ray-address", "auto"], unchanged, "--ray-address is for --engine ray"),
         (TINY, other_version, "has version 2 of the format"),
         (TINY, other_weights, "driven by other weights"),
     ],
@@ -167,6 +184,7 @@ def test_a_checkpoint_of_another_environment_is_named_and_nothing_is_driven(chec
     [
         (["--shifts", "rain"], "--shifts is an option of --suite"),
         (["--baseline", "mlp"], "--baseline is an option of --suite"),
+        (["--engine", "ray"], "--engine is an option of --suite"),
         (["another"], "2 checkpoints were given: one is evaluated at a time"),
     ],
 )
