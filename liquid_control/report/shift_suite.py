@@ -7,7 +7,7 @@ alone: neither on the number of workers nor on what was driven before.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -163,8 +163,8 @@ def enter(paths: Iterable[Path]) -> tuple[Entrant, ...]:
     for path in paths:
         name, folder = _named(path)
         driver = load_driver(folder)
-        training = load_checkpoint(folder)[1].get("record", {}).get("job", {}).get("seed", 0)
-        entrant = Entrant(name, int(training), folder, driver, weights_digest(driver))
+        training = _training_seed(load_checkpoint(folder)[1])
+        entrant = Entrant(name, training, folder, driver, weights_digest(driver))
         twin = entrants.setdefault((name, entrant.training), entrant)
         if twin is not entrant:
             raise UserError(
@@ -172,6 +172,14 @@ def enter(paths: Iterable[Path]) -> tuple[Entrant, ...]:
                 f"names, for example {name}-a={twin.folder} {name}-b={folder}."
             )
     return tuple(entrants.values())
+
+
+def _training_seed(config: Mapping[str, Any]) -> int:
+    """What a checkpoint says of it; 0 where it says nothing, or nonsense."""
+    told: Any = config
+    for name in ("record", "job", "seed"):
+        told = told.get(name) if isinstance(told, Mapping) else None
+    return told if isinstance(told, int) and told >= 0 else 0
 
 
 def _named(path: Path) -> tuple[str, Path]:

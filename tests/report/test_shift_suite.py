@@ -103,6 +103,12 @@ def test_policies_are_called_by_their_folders_and_their_trainings_by_their_seeds
     assert keys[1] == ("cfc", 0, FAST, "clean", 0, 2_000_001)
 
 
+@pytest.mark.parametrize("record", [{}, {"job": 3}, {"job": {"seed": "x"}}, {"job": {"seed": -1}}])
+def test_a_checkpoint_that_does_not_tell_its_training_seed_has_0(tmp_path, record):
+    Driver(DriverConfig()).save(tmp_path / "cfc", record)
+    assert enter([tmp_path / "cfc"])[0].training == 0
+
+
 def test_two_checkpoints_of_one_name_and_one_training_seed_are_told_apart(tmp_path):
     one, other = save(tmp_path / "a" / "cfc"), save(tmp_path / "b" / "cfc", 1)
     with pytest.raises(UserError, match="are both 'cfc' with training seed 0: tell them apart"):
