@@ -151,7 +151,11 @@ class CfC(LiquidLayer):
             raise ValueError(f"mode is {mode!r}, expected one of {MODES}.")
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation is {activation!r}, expected one of {tuple(ACTIVATIONS)}.")
-        for what, count, least in (("backbone_units", backbone_units, 1), ("backbone_layers", backbone_layers, 0)):
+        narrowest = 0 if backbone_layers == 0 else 1
+        for what, count, least in (
+            ("backbone_units", backbone_units, narrowest),
+            ("backbone_layers", backbone_layers, 0),
+        ):
             if count is not None and count < least:
                 raise ValueError(f"{what} must be at least {least}, given {count}.")
         if not 0 <= (backbone_dropout or 0.0) < 1:
