@@ -109,7 +109,7 @@ def attack_file(tally: Tally, read: Callable[[], bool]) -> None:
                 print("accepted and different")
     except UserError as error:
         tally.refused += 1
-        if len(str(error)) > 500:
+        if len(str(error)) > 1000:  # the longest names all options of a job
             tally.faults += 1
             print(f"an error of {len(str(error))} characters: {str(error)[:200]}")
     except (Exception, Hang) as error:

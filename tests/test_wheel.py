@@ -11,7 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("liquid_control", "envs", "agents", "policies")
-DATA = {"liquid_control/py.typed", "liquid_control/report/live_view.html"}
+DATA = {
+    "liquid_control/py.typed",
+    "liquid_control/report/live_view.html",
+    "liquid_control/report/shift_report.html",
+}
 BUILD = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
 USE = """
 import importlib, pkgutil, sys

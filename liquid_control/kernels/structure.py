@@ -37,6 +37,11 @@ class Structured(nn.Module):
             if held.is_meta and device.type != "meta":
                 self._buffers[name] = value.to(device, held.dtype, copy=True)
 
+    def known_constant(self, name: str) -> Tensor:
+        """A constant as its buffer has it; on the meta device, what the buffer will have."""
+        held = self._held(name)
+        return self._constants[name] if held.is_meta else held
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         empty = [name for name in self._constants if self._held(name).is_meta]
         super()._apply(fn, recurse)

@@ -214,8 +214,10 @@ class CfC(LiquidLayer):
         heads = [head for cell in cells for head in cell.heads()]
         self._calls_linears = settle([*self._backbone(), *heads], called=True)
         masks = [cell.sparsity_mask for cell in cells]
-        if not is_traced() and self._watch.sees_change([mask for mask in masks if mask is not None]):
-            now = [None if mask is None else read_mask(mask) for mask in masks]
+        if not is_traced() and self._watch.sees_change(
+            [mask for mask in masks if mask is not None and not mask.is_meta]
+        ):
+            now = [None if mask is None or mask.is_meta else read_mask(mask) for mask in masks]
             pairs = zip(now, self.masks, strict=True)
             if any(mask is not None and not np.array_equal(mask, cast(np.ndarray, old)) for mask, old in pairs):
                 self._adopt(now)
@@ -404,7 +406,7 @@ class CfC(LiquidLayer):
     def parameter_count(self) -> int:
         """Parameters in use: weights that the masks take out are not counted."""
         unused = sum(
-            int((cell.sparsity_mask == 0).sum())
+            int((cell.known_constant("sparsity_mask") == 0).sum())
             for cell in self.cells
             if isinstance(cell.sparsity_mask, Tensor)
             for head in range(len(cell.heads()))

@@ -150,5 +150,5 @@ class Leaky(LiquidLayer):
 
     def parameter_count(self) -> int:
         """Parameters in use: synapses that the wiring leaves out are not counted."""
-        unused = int((self.connected == 0).sum()) * (2 if self.adaptive else 1)
+        unused = int((self.known_constant("connected") == 0).sum()) * (2 if self.adaptive else 1)
         return super().parameter_count() - unused

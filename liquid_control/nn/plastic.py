@@ -327,7 +327,7 @@ class PlasticCfC(LiquidLayer):
 
     def parameter_count(self) -> int:
         """Parameters in use: weights that the masks take out are not counted."""
-        unused = 0 if self.modulator is None else int((self.connected == 0).sum())
+        unused = 0 if self.modulator is None else int((self.known_constant("connected") == 0).sum())
         static = sum(parameter.numel() for parameter in self.cfc.parameters()) - self.cfc.parameter_count()
         return sum(parameter.numel() for parameter in self.parameters()) - unused - static
 

@@ -350,6 +350,7 @@ def test_a_layer_comes_back_from_the_meta_device(built_there, assign, make, give
             layer = make()
     else:
         layer = make().to("meta")
+    assert layer.parameter_count() == trained.parameter_count()
     if not assign:
         layer = layer.to_empty(device="cpu")
     layer.load_state_dict(trained.state_dict(), assign=assign)
