@@ -32,10 +32,9 @@ class Structured(nn.Module):
 
     def restore_constants(self, device: torch.device) -> None:
         """Those that are on the meta device still, on another one."""
-        for name, value in self._constants.items():
-            held = self._held(name)
-            if held.is_meta and device.type != "meta":
-                self._buffers[name] = value.to(device, held.dtype, copy=True)
+        for name in self._constants:
+            if self._held(name).is_meta:
+                self._restore(name, device)
 
     def known_constant(self, name: str) -> Tensor:
         """A constant as its buffer has it; on the meta device, what the buffer will have."""
@@ -46,10 +45,12 @@ class Structured(nn.Module):
         empty = [name for name in self._constants if self._held(name).is_meta]
         super()._apply(fn, recurse)
         for name in empty:
-            device, dtype = self._held(name).device, self._held(name).dtype
-            if device.type != "meta":
-                self._buffers[name] = self._constants[name].to(device, dtype, copy=True)
+            self._restore(name, self._held(name).device)
         return self
+
+    def _restore(self, name: str, device: torch.device) -> None:
+        if device.type != "meta":
+            self._buffers[name] = self._constants[name].to(device, self._held(name).dtype, copy=True)
 
     def _held(self, name: str) -> Tensor:
         held = self._buffers[name]

@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from liquid_control.kernels import are_plain, is_traced, use_reference
+from liquid_control.kernels import are_plain, use_reference
 from liquid_control.kernels.lockstep import Lockstep, merge_gate
 from liquid_control.kernels.structure import Structured
 from liquid_control.nn.layer import Elapsed, LiquidLayer, by_step
-from liquid_control.nn.parameters import Watch, find_parameter, read, settle
-from liquid_control.nn.wiring import Circuit, Wiring, build_circuit, read_mask, reject_other_masks
+from liquid_control.nn.parameters import MaskWatch, find_parameter, read, settle
+from liquid_control.nn.wiring import Circuit, Wiring, build_circuit, reject_other_masks
 
 if TYPE_CHECKING:
     from liquid_control.kernels.cfc import CfCPlan
@@ -196,7 +196,7 @@ class CfC(LiquidLayer):
         last = sum(self.group_sizes[:-1])
         self.motor = slice(last, last + outputs)
         self.fc: nn.Module = nn.Identity() if proj_size is None else nn.Linear(outputs, proj_size)
-        self._watch, self._calls_linears = Watch(), False
+        self._watch, self._calls_linears = MaskWatch(), False
         self._adopt([None] if masks is None else masks)
 
     @property
@@ -213,14 +213,9 @@ class CfC(LiquidLayer):
         settle(cells)
         heads = [head for cell in cells for head in cell.heads()]
         self._calls_linears = settle([*self._backbone(), *heads], called=True)
-        masks = [cell.sparsity_mask for cell in cells]
-        if not is_traced() and self._watch.sees_change(
-            [mask for mask in masks if mask is not None and not mask.is_meta]
-        ):
-            now = [None if mask is None or mask.is_meta else read_mask(mask) for mask in masks]
-            pairs = zip(now, self.masks, strict=True)
-            if any(mask is not None and not np.array_equal(mask, cast(np.ndarray, old)) for mask, old in pairs):
-                self._adopt(now)
+        edited = self._watch.edited([cell.sparsity_mask for cell in cells], self.masks)
+        if edited is not None:
+            self._adopt(edited)
 
     def _adopt(self, masks: Sequence[np.ndarray | None]) -> None:
         """Prepares for 0/1 masks of the groups, or None: what kernels and plastic synapses leave out."""

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import ncps.wirings
 import numpy as np
@@ -35,13 +35,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from liquid_control.kernels import are_plain, is_traced, use_reference
+from liquid_control.kernels import are_plain, use_reference
 from liquid_control.kernels.structure import Structured
 from liquid_control.nn.layer import Elapsed, LiquidLayer, is_readable, per_tick
-from liquid_control.nn.parameters import Watch, find_parameter, read, settle
+from liquid_control.nn.parameters import MaskWatch, find_parameter, read, settle
 from liquid_control.nn.solvers import SOLVERS
 from liquid_control.nn.synapses import build_synapses
-from liquid_control.nn.wiring import Circuit, Synapse, Wiring, build_circuit, read_mask, reject_other_masks, synapses_of
+from liquid_control.nn.wiring import Circuit, Synapse, Wiring, build_circuit, reject_other_masks, synapses_of
 
 if TYPE_CHECKING:
     from liquid_control.kernels.ltc import LTCPlan, Synapses
@@ -187,18 +187,16 @@ class LTC(LiquidLayer):
         self.ode_unfolds, self.epsilon, self.solver = ode_unfolds, epsilon, solver
         self.implicit_param_constraints = implicit_param_constraints
         self.rnn_cell = LTCCell(circuit, input_mapping, output_mapping, implicit_param_constraints)
-        self._watch = Watch()
+        self._watch = MaskWatch()
         self._adopt(circuit.sensory_adjacency != 0, circuit.adjacency != 0)
 
     def follow_modules(self) -> None:
         """See :class:`LiquidLayer`."""
         cell = self.rnn_cell
         settle((cell,))
-        masks = (cell.sensory_sparsity_mask, cell.sparsity_mask)
-        if not is_traced() and self._watch.sees_change(masks):
-            now = [read_mask(mask) for mask in masks]
-            if not all(map(np.array_equal, now, self._masks)):
-                self._adopt(*now)
+        edited = self._watch.edited((cell.sensory_sparsity_mask, cell.sparsity_mask), self._masks)
+        if edited is not None:
+            self._adopt(*cast(list[np.ndarray], edited))
 
     def _adopt(self, sensory: np.ndarray, inner: np.ndarray) -> None:
         """Prepares for masks (sources, neurons), True where there is a synapse: for what to leave out."""
@@ -249,7 +247,7 @@ class LTC(LiquidLayer):
         if self.solver != "semi_implicit":
             use_reference(f"the LTC's CUDA kernel has the semi-implicit solver, not {self.solver!r}")
             return None
-        if not are_plain(*self._all_parameters()):
+        if not are_plain(*read(self.rnn_cell, KERNEL_PARAMETERS)):
             return None
         from liquid_control.kernels.cuda import ltc  # Triton is optional
 

@@ -12,10 +12,13 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import cast
 
+import numpy as np
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+
+from liquid_control.kernels import is_traced
 
 REWRITERS = (BasePruningMethod, WeightNorm, SpectralNorm)
 """Hooks before a call that do nothing but compute a parameter."""
@@ -98,17 +101,47 @@ def is_hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._backward_hooks or module._backward_pre_hooks or any(before))
 
 
-class Watch:
-    """Tells whether tensors are still the same ones, and unwritten, since it last looked."""
+class MaskWatch:
+    """Looks whether the masks of a wiring, which anybody may edit or exchange, hold what a layer knows of them."""
 
     def __init__(self) -> None:
         self._seen: list[tuple[Tensor, int]] = []
 
-    def sees_change(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether any is another tensor, or was written to in place."""
+    def edited(
+        self, masks: Sequence[Tensor | None], known: Sequence[np.ndarray | None]
+    ) -> list[np.ndarray | None] | None:
+        """What the masks hold, if that is something else than is known; None too where values cannot be looked at.
+
+        Raises:
+            ValueError: if one holds anything but 0 and 1.
+        """
+        given = [mask for mask in masks if mask is not None]
+        if is_traced() or any(mask.is_meta for mask in given) or not self._sees_change(given):
+            return None
+        held = [None if mask is None else read_mask(mask) for mask in masks]
+        return None if all(map(_equal, held, known)) else held
+
+    def _sees_change(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether any is another tensor than when this looked last, or was written to in place."""
         # Tensors of inference mode do not count what is written to them.
         now = [(tensor, 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
         seen, self._seen = self._seen, now
         return len(seen) != len(now) or any(
             one is not other or version != written for (one, version), (other, written) in zip(seen, now, strict=True)
         )
+
+
+def _equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    return one is other or (one is not None and other is not None and np.array_equal(one, other))
+
+
+def read_mask(mask: Tensor) -> np.ndarray:
+    """A 0/1 mask, which somebody may have edited.
+
+    Raises:
+        ValueError: if it holds anything else.
+    """
+    values = mask.detach().cpu().float().numpy()
+    if not np.isin(values, (0, 1)).all():
+        raise ValueError("a mask of a wiring holds 1 where there is a synapse and 0 elsewhere; scale weights instead.")
+    return values != 0

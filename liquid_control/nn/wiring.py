@@ -266,18 +266,6 @@ def build_circuit(units: int | Wiring | Circuit | ncps.wirings.Wiring, sensory: 
     return units
 
 
-def read_mask(mask: Tensor) -> np.ndarray:
-    """A 0/1 mask, which somebody may have edited.
-
-    Raises:
-        ValueError: if it holds anything else.
-    """
-    values = mask.detach().cpu().float().numpy()
-    if not np.isin(values, (0, 1)).all():
-        raise ValueError("a mask of a wiring holds 1 where there is a synapse and 0 elsewhere; scale weights instead.")
-    return values != 0
-
-
 def reject_other_masks(
     module: nn.Module,
     state_dict: Mapping[str, Tensor],
