@@ -11,6 +11,8 @@ import sys
 import pytest
 import torch
 
+from tests.warm_python import warm_python
+
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -18,6 +20,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_runtest_setup(item):
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory):
+    """A command like Python that has loaded torch already, see :mod:`tests.warm_python`; it needs Linux."""
+    if sys.platform != "linux":
+        yield sys.executable
+        return
+    with warm_python(tmp_path_factory.mktemp("python")) as command:
+        yield str(command)
 
 
 @pytest.fixture(autouse=True)

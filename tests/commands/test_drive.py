@@ -6,7 +6,6 @@ import io
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -212,9 +211,9 @@ SHIPPED = sorted((ROOT / "checkpoints" / "Udacity").glob("*/config.json"))
 
 
 @pytest.mark.skipif(not SHIPPED, reason="no driver of the simulator is shipped")
-def test_a_shipped_driver_stays_on_the_road_for_a_minute_and_both_processes_end_cleanly(tmp_path):
+def test_a_shipped_driver_stays_on_the_road_for_a_minute_and_both_processes_end_cleanly(tmp_path, python):
     bridge = subprocess.Popen(
-        [sys.executable, "drive.py", str(SHIPPED[0].parent), "--port", "0", "--log", str(tmp_path / "log.csv")],
+        [python, "drive.py", str(SHIPPED[0].parent), "--port", "0", "--log", str(tmp_path / "log.csv")],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"COLUMNS": "200"},
     )  # fmt: skip
     port = ""
@@ -224,7 +223,7 @@ def test_a_shipped_driver_stays_on_the_road_for_a_minute_and_both_processes_end_
         if line.startswith("listening on"):
             port = line.split(":")[1].split()[0]
     simulator = subprocess.run(
-        [sys.executable, "-m", "liquid_control.simulator", "--port", port, "--track", "2000000", "--seconds", "60"],
+        [python, "-m", "liquid_control.simulator", "--port", port, "--track", "2000000", "--seconds", "60"],
         cwd=ROOT, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     bridge.send_signal(signal.SIGINT)

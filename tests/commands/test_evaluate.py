@@ -4,7 +4,6 @@ import dataclasses
 import json
 import signal
 import subprocess
-import sys
 import time
 
 import gymnasium
@@ -162,10 +161,10 @@ def test_an_unknown_option_is_explained_with_the_nearest_one(checkpoint, command
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_who_stops_it_sees_no_traceback_and_keeps_the_earlier_scores(checkpoint, number, status):
+def test_who_stops_it_sees_no_traceback_and_keeps_the_earlier_scores(checkpoint, number, status, python):
     (checkpoint / "evaluation.json").write_text("earlier")
     process = subprocess.Popen(
-        [sys.executable, "-m", "liquid_control.evaluate", str(checkpoint), "--episodes", "500", "--workers", "1"],
+        [python, "-m", "liquid_control.evaluate", str(checkpoint), "--episodes", "500", "--workers", "1"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

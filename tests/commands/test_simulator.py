@@ -2,14 +2,13 @@
 
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
 from envs.udacity.recording import read_recording
 
-COMMAND = [sys.executable, "-m", "liquid_control.simulator"]
+COMMAND = ["-m", "liquid_control.simulator"]
 
 
 @pytest.mark.parametrize(
@@ -22,17 +21,17 @@ COMMAND = [sys.executable, "-m", "liquid_control.simulator"]
         (["--record", "/proc/none"], "cannot record into /proc/none"),
     ],
 )
-def test_wrong_options_are_one_line(options, why):
-    done = subprocess.run([*COMMAND, *options], capture_output=True, text=True, timeout=120)
+def test_wrong_options_are_one_line(options, why, python):
+    done = subprocess.run([python, *COMMAND, *options], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert why in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_a_drive_is_recorded_and_not_replaced(tmp_path):
+def test_a_drive_is_recorded_and_not_replaced(tmp_path, python):
     folder = tmp_path / "drive"
-    arguments = [*COMMAND, "--record", str(folder), "--laps", "0.02", "--weather", "dusk"]
+    arguments = [python, *COMMAND, "--record", str(folder), "--laps", "0.02", "--weather", "dusk"]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert len(read_recording(folder).rows) > 20
@@ -41,8 +40,10 @@ def test_a_drive_is_recorded_and_not_replaced(tmp_path):
     assert "not empty" in again.stderr
 
 
-def test_it_waits_for_a_bridge_and_ctrl_c_ends_it():
-    process = subprocess.Popen([*COMMAND, "--port", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def test_it_waits_for_a_bridge_and_ctrl_c_ends_it(python):
+    process = subprocess.Popen(
+        [python, *COMMAND, "--port", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert "waiting for a bridge at 127.0.0.1:1" in process.stdout.readline()
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)

@@ -72,9 +72,9 @@ def test_a_killed_and_resumed_run_ends_with_the_same_weights(unbroken, tmp_path)
     assert digest(folder / "best") == digest(unbroken / "best")
 
 
-def test_ctrl_c_says_how_to_continue(tmp_path):
+def test_ctrl_c_says_how_to_continue(tmp_path, python):
     folder = tmp_path / "stopped"
-    command = [sys.executable, "-m", "liquid_control.train", *TINY, "--run", str(folder), "--rounds", "500"]
+    command = [python, "-m", "liquid_control.train", *TINY, "--run", str(folder), "--rounds", "500"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (folder / "state.safetensors").exists() and time.monotonic() < deadline:
@@ -128,9 +128,9 @@ def test_a_device_that_is_not_there_is_said_before_a_folder_is_made(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_folder_that_is_deleted_ends_the_run_in_one_line_and_stays_deleted(tmp_path):
+def test_a_run_folder_that_is_deleted_ends_the_run_in_one_line_and_stays_deleted(tmp_path, python):
     folder = tmp_path / "deleted"
-    command = [sys.executable, "-m", "liquid_control.train", *TINY, "--run", str(folder), "--rounds", "500"]
+    command = [python, "-m", "liquid_control.train", *TINY, "--run", str(folder), "--rounds", "500"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (folder / "state.safetensors").exists() and time.monotonic() < deadline:

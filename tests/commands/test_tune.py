@@ -151,9 +151,9 @@ def test_a_killed_study_goes_on_to_the_same_trials(unbroken, arguments, tmp_path
     assert ended(folder) == ended(unbroken)[:2]
 
 
-def test_ctrl_c_says_how_to_continue(arguments, tmp_path):
+def test_ctrl_c_says_how_to_continue(arguments, tmp_path, python):
     folder = tmp_path / "stopped"
-    command = [sys.executable, "-m", "liquid_control.tune", str(folder), *arguments]
+    command = [python, "-m", "liquid_control.tune", str(folder), *arguments]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

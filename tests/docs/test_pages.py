@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -64,9 +65,9 @@ def write_config(example: Example) -> None:
     assert write_file(example), f"{example.path}, line {example.line}: the block does not begin with a file's name"
 
 
-def run_commands(example: Example) -> None:
-    """Runs a block of shell commands, with this Python first in the path."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+def run_commands(example: Example, python: str) -> None:
+    """Runs a block of shell commands; `python` is first in the path, then what is installed beside the real one."""
+    path = os.pathsep.join([str(Path(python).parent), str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", example.parsed],
         env=os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "SDL_VIDEODRIVER": "dummy", "COLUMNS": "100"},
@@ -93,10 +94,10 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.timeout(600)  # a reader has more patience than a test, and this machine may be busy
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT / "docs")))
-def test_the_snippets_of_a_page_run(page, folder):
+def test_the_snippets_of_a_page_run(page, folder, python):
     parsers = [
         PythonBlocks(),
-        CodeBlockParser("bash", run_commands),
+        CodeBlockParser("bash", partial(run_commands, python=python)),
         CodeBlockParser("yaml", write_config),
         SkipParser(),
     ]

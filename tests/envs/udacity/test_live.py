@@ -9,7 +9,6 @@ import logging
 import pickle
 import socket
 import subprocess
-import sys
 import threading
 import time
 
@@ -92,10 +91,10 @@ def make():
 
 
 @pytest.fixture(scope="module")
-def stand_in():
+def stand_in(python):
     """The port on which the stand-in, a process of its own and four times as fast as time, looks for a bridge."""
     port = free_port()
-    command = [sys.executable, "-m", "liquid_control.simulator", "--port", str(port), "--rate", "4"]
+    command = [python, "-m", "liquid_control.simulator", "--port", str(port), "--rate", "4"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         yield port

@@ -1,0 +1,36 @@
+"""A Python that has loaded torch already, for tests that start commands: Python takes seconds to load it, a fork none.
+
+`python` in :func:`warm_python`'s folder is a command like the real one. It asks a server, one a test process, that has
+loaded what commands import, to fork; the fork takes over arguments, folder, environment, open files, and the signals
+that come, and runs the program to its end as a process of its own. It understands -m, -c and the path of a program;
+whatever else is asked goes to the real one. Tests of how a command starts, of its limits of memory and files, and of
+what is left where it is killed, start the real one themselves: here a kill reaches the program a moment later.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+@contextmanager
+def warm_python(folder: Path) -> Iterator[Path]:
+    """The path of the command; its folder is `folder`, which is empty before."""
+    client, address = folder / "python", folder / "server"
+    program = (HERE / "client.py").read_text()
+    client.write_text(f"#!{sys.executable} -IS\n{program}\nmain({str(address)!r}, {sys.executable!r})\n")
+    client.chmod(0o755)
+    (folder / "python3").symlink_to(client)
+    server = subprocess.Popen(
+        [sys.executable, str(HERE / "server.py"), str(address), str(client)], stdin=subprocess.PIPE
+    )  # fmt: skip
+    try:
+        yield client
+    finally:
+        server.stdin.close()  # it ends, and whatever still runs
+        server.wait(30)
