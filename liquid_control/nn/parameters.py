@@ -107,6 +107,10 @@ class MaskWatch:
     def __init__(self) -> None:
         self._seen: list[tuple[Tensor, int]] = []
 
+    def __reduce__(self) -> tuple[type[MaskWatch], tuple[()]]:
+        """Copied or pickled, it has seen nothing: the copy of a tensor counts its own writes from zero."""
+        return MaskWatch, ()
+
     def edited(
         self, masks: Sequence[Tensor | None], known: Sequence[np.ndarray | None]
     ) -> list[np.ndarray | None] | None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import pickle
 import re
 import warnings
 
@@ -100,6 +101,21 @@ def test_a_lesion_acts_after_a_call_too(name):
         layer_changed = not torch.allclose(lesioned, untouched)
         assert layer_changed or not kept[: max(1, len(mask) // 2)].any() or name.startswith("plastic"), name
     assert masks
+
+
+@pytest.mark.parametrize("kind", [CfC, LTC])
+@pytest.mark.parametrize("copied_by", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_a_lesion_of_a_layer_that_was_called_goes_into_its_copies(kind, copied_by):
+    torch.manual_seed(1)
+    layer, x = kind(INPUTS, NCP), torch.randn(BATCH, STEPS, INPUTS)
+    layer.load_state_dict(layer.state_dict())  # writes to the masks once, as copying does
+    layer(x)
+    (layer.rnn_cell["layer_0"] if kind is CfC else layer.rnn_cell).sparsity_mask[:4] = 0
+    copied = copied_by(layer)(x)[0]
+    step = layer.compile_step()
+    stepped = torch.stack([torch.from_numpy(step(each)) for each in x[0].numpy()])
+    torch.testing.assert_close(copied, layer(x)[0])
+    torch.testing.assert_close(stepped, copied[0])
 
 
 def test_a_mask_that_scales_is_refused():
