@@ -20,6 +20,7 @@ COMMANDS = {
     "record": "record demonstrations of the expert or of a checkpoint",
     "drive": "drive the Udacity simulator with a checkpoint; python drive.py CHECKPOINT is the same",
     "simulator": "stand in for the Udacity simulator: connect to a bridge, or record an expert's drive",
+    "audit": "write a page that looks into a checkpoint: saliency, neurons, time constants, lesions of synapses",
     "export": "write a checkpoint as an ONNX model whose state is an input and an output",
     "diagram": "draw a checkpoint's wiring: neurons, and synapses by sign and weight",
     "compile": "compile the kernels of all drivers now, instead of during the first run",

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("liquid_control", "envs", "agents", "policies")
 DATA = {
     "liquid_control/py.typed",
+    "liquid_control/report/audit_page.html",
     "liquid_control/report/live_view.html",
     "liquid_control/report/shift_report.html",
 }

@@ -189,7 +189,7 @@ class Diagram:
         self.synapses = sorted(network.synapses, key=lambda synapse: abs(synapse.weight))
         self.positions = self._place()
         self.radii = self._radii()
-        self._paths = [self._path(synapse) for synapse in self.synapses]
+        self.paths = [self._path(synapse) for synapse in self.synapses]
         self.strengths = self._relative_strengths()
         self._scene = self._draw_scene(0.16)
 
@@ -228,7 +228,7 @@ class Diagram:
             current = currents[index]
             if abs(current) > 0.08:
                 color = _mixed(BACKGROUND, POSITIVE if current > 0 else NEGATIVE, min(1.0, 0.1 + abs(current)))
-                _curve(picture, self._paths[index], color, max(1, round(2.2 * abs(current) * self.unit)))
+                _curve(picture, self.paths[index], color, max(1, round(2.2 * abs(current) * self.unit)))
         for name, points in self.positions.items():
             for point, radius, value in zip(points, self.radii[name], values[name], strict=True):
                 self._neuron(picture, point, radius, float(np.clip(value, -1, 1)))
@@ -294,7 +294,7 @@ class Diagram:
         picture = np.full((self.height, self.width, 3), BACKGROUND, np.uint8)
         if not self.synapses:
             self._dense_bands(picture)
-        for path, strength in zip(self._paths, self.strengths, strict=True):
+        for path, strength in zip(self.paths, self.strengths, strict=True):
             color = _mixed(BACKGROUND, POSITIVE if strength > 0 else NEGATIVE, light * (0.12 + 0.88 * abs(strength)))
             thickness = max(1, round(2.6 * abs(strength) * self.unit)) if light > 0.5 else 1
             _curve(picture, path, color, thickness)
