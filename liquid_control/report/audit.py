@@ -127,7 +127,12 @@ class Audit:
             facts.append(("spectral norm of the map of the state", norms))
         if self.lesions:
             first = self.lesions[0]
-            facts.append(("costliest synapse", f"{first.source} → {first.target}: {first.steering:.3f} of steering"))
+            facts.append(
+                (
+                    "costliest synapse",
+                    f"{first.source} → {first.target}, which changes steering by {first.steering:.3f}",
+                )
+            )
         return facts
 
     def to_json(self) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 
 from agents.run_folder import machine, versions
 from envs.registration import OFFICIAL
-from liquid_control.nn import LAN
+from liquid_control.nn import LAN, CfC, PlasticCfC
 from liquid_control.report.audit import COMPARED, QUANTITIES, Audit
 from liquid_control.report.audit_lap import AHEAD
 from liquid_control.report.audit_measures import why_no_norm
@@ -34,6 +34,7 @@ LARGEST_CAMERA = 192
 SHOWN = 15
 """Lesions in the table; all of them are among the numbers."""
 
+DENSE = " Without a wiring, each column is joined with the next as a whole; a stack of frames shows its past inputs."
 PAPER = (
     ("NCP", 19, 253, 1_065, 79_420, 0.92),
     ("CNN", None, None, None, 5_068_900, 0.83),
@@ -67,9 +68,9 @@ def write_page(audit: Audit) -> str:
     content = "\n".join(f'<section class="card"><h2>{escape(title)}</h2>{text}</section>' for title, text in sections)
     page = FRAME.read_text(encoding="utf-8")
     for name, text in (
-        ("title", escape(f"Audit of {audit.name}")),
-        ("subtitle", escape(audit.driver.describe())),
         ("content", content),
+        ("subtitle", escape(audit.driver.describe())),
+        ("title", escape(f"Audit of {audit.name}")),  # last: it may look like one of the names
     ):
         page = page.replace("{{" + name + "}}", text)
     return page
@@ -118,7 +119,9 @@ def _moving(audit: Audit) -> str:
         ("first", str(len(filmed) // 3)),
         ("width", str(size[0])),
         ("height", str(size[1])),
+        ("places", "Above the camera, below saliency" if _is_wide(audit) else "Left the camera, right saliency"),
         ("wiring", wiring),
+        ("dense", "" if diagram.synapses else DENSE),
         # "<" so that no text can end the element that the data are in
         ("data", json.dumps(data | {"currents": currents}).replace("<", "\\u003c")),
     ):
@@ -135,13 +138,19 @@ def _sheet(audit: Audit) -> tuple[str, tuple[int, int]]:
         if width > LARGEST_CAMERA:
             height, width = round(height * LARGEST_CAMERA / width), LARGEST_CAMERA
             camera = cv2.resize(camera, (width, height), interpolation=cv2.INTER_AREA)
-        frames.append(np.concatenate([camera, heat(camera, salient)], 1))
+        frames.append(np.concatenate([camera, heat(camera, salient)], 0 if _is_wide(audit) else 1))
     height, width = frames[0].shape[:2]
     frames += [np.zeros_like(frames[0])] * (-len(frames) % SHEET_COLUMNS)
     rows = [np.concatenate(frames[first : first + SHEET_COLUMNS], 1) for first in range(0, len(frames), SHEET_COLUMNS)]
     picture = np.concatenate(rows)[..., ::-1]
     content = cv2.imencode(".webp", np.ascontiguousarray(picture), [cv2.IMWRITE_WEBP_QUALITY, 82])[1].tobytes()
     return f"data:image/webp;base64,{base64.b64encode(content).decode()}", (width, height)
+
+
+def _is_wide(audit: Audit) -> bool:
+    """Whether saliency stands below the camera's picture and not beside it."""
+    height, width = audit.lap.cameras.shape[1:3]
+    return bool(width > 2 * height)
 
 
 def heat(camera: np.ndarray, salient: np.ndarray) -> np.ndarray:
@@ -229,6 +238,7 @@ def _correlations(audit: Audit) -> str:
 def _coloured(value: float) -> Value:
     if math.isnan(value):
         return Value("–", None, "it does not vary")
+    value = round(value, 2) + 0.0  # no negative zero
     return Value(f"{value:.2f}".replace("-", "−"), value, "", round(50 + 50 * value))
 
 
@@ -323,6 +333,12 @@ def _lesions(audit: Audit) -> str:
         f"steering is the root mean square over the lap, of a range from −1 to 1. {harmless} change it by less than "
         "0.001."
     )
+    core = audit.driver.core
+    if isinstance(core, CfC | PlasticCfC) and (core.cfc if isinstance(core, PlasticCfC) else core).ncps_compat:
+        told += (
+            " Connections within a group are dense in ncps's form and count as synapses, though pictures of the wiring "
+            "leave them out. The gates see even more than the synapses; that is not cut."
+        )
     if audit.tracks:
         told += (
             f" The driver then drives without each of the costliest; the {what} lost is the mean over "
