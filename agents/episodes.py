@@ -19,7 +19,8 @@ from envs.car_racing.expert import Expert
 from envs.disturbance import Disturbance
 from envs.partial import IrregularTime
 from envs.registration import FAST
-from envs.shifts import apply_shifts
+from envs.shifts import Attacker, apply_shifts
+from policies.attack import SteeringAttack
 from policies.driver import Driver
 
 
@@ -106,14 +107,14 @@ class _Lane:
             self.env = IrregularTime(self.env, drop_frames, jitter)
         self.shifted = bool(shifts)
         if self.shifted:
-            self.env = apply_shifts(self.env, shifts)
+            self.env = apply_shifts(self.env, shifts, self._attack)
         self.elapsed: float | None = None  # what the observation tells, or one step
         self.busy = False
         # The official car draws every step, which is nearly all that a step costs, whether somebody looks or not.
         self.draws_unseen = type(self.car_racing) is CarRacing and not self.irregular and not self.shifted
 
-    def start(self, plan: EpisodePlan, conditions: Conditions) -> None:
-        self.plan, self.conditions = plan, conditions
+    def start(self, plan: EpisodePlan, conditions: Conditions, attacker: Attacker | None) -> None:
+        self.plan, self.conditions, self.attacker = plan, conditions, attacker
         self.expert = Expert(**dict(conditions.teacher))
         self.rng = np.random.default_rng([plan.seed, 7])
         self._see(*self.env.reset(seed=plan.seed))
@@ -126,6 +127,11 @@ class _Lane:
         self.way: list[tuple[float, float]] = []
         self.disturbance = Disturbance(self.rng, every=50, size=(0.1, 0.3), steps=(4, 9))
         self.busy = True
+
+    def _attack(self, observation: Any, elapsed: float | None) -> tuple[float, np.ndarray] | None:
+        """What the driver of this episode would do; see `envs.shifts.Attacker`."""
+        assert self.attacker is not None
+        return self.attacker(observation, elapsed)
 
     def _see(self, observation: Any, info: dict[str, Any]) -> None:
         if self.irregular:
@@ -214,7 +220,7 @@ def _find_lane(conditions: Conditions) -> _Lane:
 def drive_episode(driver: Driver, plan: EpisodePlan, conditions: Conditions) -> Episode:
     """Drives the planned episode in this process, which keeps the environment for the next call."""
     lane, compiled = _find_lane(conditions), driver.compile_step()
-    lane.start(plan, conditions)
+    lane.start(plan, conditions, SteeringAttack(driver, compiled) if conditions.shifts else None)
     vary = None
     if plan.varied and conditions.variety is not None:
         vary = Playfield(conditions.variety, np.random.default_rng([plan.seed, 13]), compiled.view.image_shape[:2])

@@ -16,6 +16,7 @@ from envs.udacity.stand_in.environment import UdacityStandIn
 from envs.udacity.stand_in.expert import RoadExpert
 from envs.udacity.stand_in.scenery import SHOULDER_WIDTH
 from envs.udacity.vehicle import MPH
+from policies.attack import SteeringAttack
 from policies.driver import Driver
 from policies.view import UdacityView
 
@@ -154,10 +155,10 @@ def judge_road(
         shifts: what is different from training, for example ``rain:3``; see `envs.shifts`.
     """
     env = UdacityStandIn(track, interval=(3, 6), weather=weather)
-    seen = apply_shifts(env, shifts)
-    observation, info = seen.reset(seed=0, options={"start": 0.0})
     compiled = driver.compile_step()
     compiled.reset()
+    seen = apply_shifts(env, shifts, SteeringAttack(driver, compiled))
+    observation, info = seen.reset(seed=0, options={"start": 0.0})
     assert compiled.cruise is not None
     compiled.cruise.speed = speed
     judged = RoadJudgement(track, speed, weather, laps)
@@ -172,8 +173,8 @@ def judge_road(
         if aside[-1] > env.road.half_width + SHOULDER_WIDTH:
             judged.departures += 1
             driven += max(env.progress, 0.0)
-            observation, info = seen.reset(options={"start": env.nearest / len(env.road.points)})
             compiled.reset()
+            observation, info = seen.reset(options={"start": env.nearest / len(env.road.points)})
             beyond = False
     judged.rms, judged.farthest = float(np.sqrt(np.mean(np.square(aside)))), max(aside)
     judged.mean_speed = float(np.mean(speeds))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import torch
 import tyro
 from annotated_types import Ge, Le
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -166,6 +167,7 @@ def _on_roads(config: EvaluateConfig, driver: Driver, console: Console) -> RoadE
 
 def _under_shift(config: EvaluateConfig, console: Console) -> None:
     """Drives what is missing of a suite, and writes its report."""
+    torch.set_num_threads(1)  # as in the processes that drive: the gradients of attacks on small networks
     find_suite(config.suite)
     if config.ray_address is not None and config.engine != "ray":
         raise UserError("--ray-address is for --engine ray.")

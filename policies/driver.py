@@ -147,6 +147,11 @@ class Driver(nn.Module):
         motor, state = self.core.step(self.perceive(image, gauges), state, elapsed)
         return self.hands.controls(self.hands(motor)), state
 
+    @property
+    def holds(self) -> bool:
+        """Whether the next observation is not looked at, because the action still lasts."""
+        return self._repeat.holds
+
     def reset(self) -> None:
         """Starts a new drive: forgets the state."""
         self.state = None

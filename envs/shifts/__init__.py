@@ -1,5 +1,6 @@
 """Distribution shifts: the same tracks and physics seen worse, driven otherwise or later, each with a severity."""
 
+from envs.shifts.attack import Attacker
 from envs.shifts.base import Pose
 from envs.shifts.table import (
     FAMILIES,
@@ -15,6 +16,7 @@ from envs.shifts.table import (
 __all__ = [
     "FAMILIES",
     "SHIFTS",
+    "Attacker",
     "PictureShifts",
     "Pose",
     "Shift",

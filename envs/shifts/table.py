@@ -8,6 +8,7 @@ from typing import NamedTuple
 import gymnasium
 import numpy as np
 
+from envs.shifts.attack import ATTACK, Attack, Attacker
 from envs.shifts.base import (
     CAR_RACING,
     SEVERITIES,
@@ -38,6 +39,7 @@ FAMILIES: dict[str, tuple[type[PictureShift] | type[ShiftWrapper], ...]] = {
     "body": BODY,
     "time": TIME,
     "sensors": SENSORS,
+    "attack": ATTACK,
 }
 """The shifts, by what changes."""
 
@@ -67,17 +69,24 @@ class ShiftInfo:
     shift: type[PictureShift] | type[ShiftWrapper]
     """A function of pictures, or a wrapper."""
 
-    def wrap(self, env: gymnasium.Env, severity: int) -> gymnasium.Env:
+    def wrap(self, env: gymnasium.Env, severity: int, attacker: Attacker | None = None) -> gymnasium.Env:
         """The environment under this shift.
 
         Raises:
-            UserError: if the shift is not for this environment.
+            UserError: if the shift is not for this environment, or needs an attacker and there is none.
         """
         if environment_of(env) not in self.environments:
             shown = env.spec.id if env.spec else type(env.unwrapped).__name__
             raise UserError(f"the shift {self.shift.name!r} is for {' and '.join(self.environments)}, not for {shown}.")
         if issubclass(self.shift, PictureShift):
             return ShiftedPictures(env, self.shift, severity)
+        if issubclass(self.shift, Attack):
+            if attacker is None:
+                raise UserError(
+                    f"the shift {self.shift.name!r} attacks whoever drives: apply_shifts needs to know, for example by "
+                    "policies.attack.SteeringAttack(driver)."
+                )
+            return self.shift(env, severity, attacker)
         return self.shift(env, severity)
 
 
@@ -111,15 +120,17 @@ def _parse(part: str) -> Shift:
     return Shift(name, int(severity))
 
 
-def apply_shifts(env: gymnasium.Env, text: str) -> gymnasium.Env:
+def apply_shifts(env: gymnasium.Env, text: str, attacker: Attacker | None = None) -> gymnasium.Env:
     """Wraps an environment in shifts, in the order written: the first changes a picture first.
 
     Args:
         env: CarRacing, official or fast, the Udacity stand-in or the live simulator.
         text: see :func:`parse_shifts`.
+        attacker: who knows the driver, such as a `policies.attack.SteeringAttack`; only attacks need one.
 
     Raises:
-        UserError: if a name or a severity is unknown, or a shift is not for this environment.
+        UserError: if a name or a severity is unknown, a shift is not for this environment, or an
+            attack has no attacker.
 
     Example:
         >>> env = apply_shifts(gymnasium.make("envs:liquid_control/FastCarRacing-v3"), "gaussian:3+dark:2")
@@ -127,7 +138,7 @@ def apply_shifts(env: gymnasium.Env, text: str) -> gymnasium.Env:
         (96, 96, 3)
     """
     for name, severity in parse_shifts(text):
-        env = SHIFTS[name].wrap(env, severity)
+        env = SHIFTS[name].wrap(env, severity, attacker)
     return env
 
 

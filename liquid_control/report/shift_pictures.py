@@ -13,6 +13,7 @@ import numpy as np
 
 from envs.shifts import apply_shifts
 from liquid_control.report.shift_results import Cell, Key, Row
+from policies.attack import SteeringAttack
 from policies.driver import Driver
 
 COLOURS = 8
@@ -96,8 +97,9 @@ def example_frames(driver: Driver, env: str, cells: Iterable[Cell], seed: int) -
 
 
 def _example_frame(driver: Driver, env: str, cell: Cell, seed: int) -> np.ndarray:
-    made, compiled = apply_shifts(gymnasium.make(env, disable_env_checker=True), cell.text), driver.compile_step()
+    compiled = driver.compile_step()
     compiled.reset()
+    made = apply_shifts(gymnasium.make(env, disable_env_checker=True), cell.text, SteeringAttack(driver, compiled))
     observation, _ = made.reset(seed=seed)
     for _ in range(FRAME):
         observation, _, terminated, truncated, _ = made.step(compiled.act(observation))

@@ -24,6 +24,7 @@ from liquid_control.report.road_evaluation import SPEEDS
 from liquid_control.report.shift_results import CLEAN, Cell, Key, Row
 from liquid_control.support.checkpoint import load_checkpoint, weights_digest
 from liquid_control.support.errors import UserError, nearest
+from policies.attack import SteeringAttack
 from policies.driver import Driver, load_driver
 from policies.precompile import precompile_tick
 
@@ -55,6 +56,7 @@ QUICK = (
 )  # fmt: skip
 """One or two of each family."""
 ALL = tuple(name for name, info in SHIFTS.items() if CAR_RACING in info.environments and info.family != ATTACKS)
+_ATTACKS = {name for name, info in SHIFTS.items() if info.family == ATTACKS}
 
 SUITES = {
     suite.name: suite
@@ -131,7 +133,7 @@ def left_out(env: str, cells: Iterable[Cell]) -> str:
         f"{len(missing)} of {len(known)} shifts ({', '.join(missing)})" if missing else "",
         f"severities {', '.join(severities)}" if severities else "",
         "" if env == OFFICIAL else "shifts of body and time" if env == STAND_IN else "the official environment",
-        "attacks, which depend on who drives",
+        "" if driven & _ATTACKS else "attacks, which depend on who drives",
     ]
     return f"Left out: {'; '.join(part for part in parts if part)}."
 
@@ -190,7 +192,7 @@ def _named(path: Path) -> tuple[str, Path]:
     return (path_name.parent.name if path_name.name in ("best", "last") else path_name.name), path
 
 
-def check_entrants(entrants: Iterable[Entrant], env: str, cells: Iterable[Cell]) -> None:
+def check_entrants(entrants: Sequence[Entrant], env: str, cells: Iterable[Cell]) -> None:
     """Looks whether everybody can drive everything, before anything is driven.
 
     Raises:
@@ -204,7 +206,7 @@ def check_entrants(entrants: Iterable[Entrant], env: str, cells: Iterable[Cell])
     made = gymnasium.make(env, disable_env_checker=True)
     try:
         for cell in cells:
-            apply_shifts(made, cell.text)
+            apply_shifts(made, cell.text, SteeringAttack(entrants[0].driver))
     finally:
         made.close()
 

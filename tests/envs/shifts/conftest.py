@@ -45,8 +45,19 @@ def drive(env, steps=40, seed=5):
     return result
 
 
+def brighten(observation, elapsed):
+    """An attacker of a driver that steers to the right where the playfield is bright."""
+    uphill = np.zeros(observation.shape, np.int16)
+    uphill[:84] = 1
+    return observation[:84].mean() / 255, uphill
+
+
+def under(env, text):
+    return apply_shifts(env, text, brighten)
+
+
 def make(text="clean"):
-    return apply_shifts(gymnasium.make(FAST), text)
+    return under(gymnasium.make(FAST), text)
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,11 @@ from envs.registration import FAST, STAND_IN
 from envs.shifts import FAMILIES, SHIFTS, PictureShifts, Shift, apply_shifts, parse_shifts, shift_picture
 from envs.shifts.base import AHEAD, FROM_ABOVE, SEVERITIES, UDACITY, PictureShift, own_generator
 from liquid_control.support.errors import UserError
-from tests.envs.shifts.conftest import actions, car_state, drive, make
+from tests.envs.shifts.conftest import actions, car_state, drive, make, under
 
 OF_PICTURES = [name for name, info in SHIFTS.items() if issubclass(info.shift, PictureShift)]
 COLOURS = ["colour", "colour3"]
+ATTACKS = [name for name, info in SHIFTS.items() if info.family == "attack"]
 SCENES = {"above": FROM_ABOVE, "ahead": AHEAD}
 SEEN = [(name, "above") for name in OF_PICTURES]
 SEEN += [(name, "ahead") for name in OF_PICTURES if UDACITY in SHIFTS[name].environments]
@@ -31,7 +32,7 @@ def run(shift, frames):
 
 
 def test_the_table_has_all_families_and_names_once():
-    assert list(FAMILIES) == ["published", "camera", "weather", "body", "time", "sensors"]
+    assert list(FAMILIES) == ["published", "camera", "weather", "body", "time", "sensors", "attack"]
     assert len(SHIFTS) == sum(len(shifts) for shifts in FAMILIES.values())
     assert all(len(info.shift.levels) == len(SEVERITIES) for info in SHIFTS.values())
 
@@ -132,7 +133,7 @@ def test_the_track_of_a_seed_stays(name, track_of_eleven):
         assert env.unwrapped.np_random.bit_generator.state == state
 
 
-@pytest.mark.parametrize("name", [*OF_PICTURES, *COLOURS, "frozen"])
+@pytest.mark.parametrize("name", [*OF_PICTURES, *COLOURS, *ATTACKS, "frozen"])
 def test_what_is_seen_changes_neither_rewards_nor_physics_nor_gauges(name, clean_drive):
     shifted = drive(make(f"{name}:5"))
     assert shifted.rewards == clean_drive.rewards
@@ -153,7 +154,7 @@ def test_a_body_changes_the_drive_and_not_the_first_picture(name, clean_drive):
 def test_the_official_environment_drives_as_the_fast_one_does(name, monkeypatch):
     official = gymnasium.make("CarRacing-v3")
     monkeypatch.setattr(official.unwrapped, "_render", lambda mode: np.zeros((96, 96, 3), np.uint8), raising=False)
-    official, fast = apply_shifts(official, f"{name}:3"), make(f"{name}:3")
+    official, fast = under(official, f"{name}:3"), make(f"{name}:3")
     official.reset(seed=4)
     fast.reset(seed=4)
     assert official.unwrapped.track == fast.unwrapped.track
