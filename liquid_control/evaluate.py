@@ -24,7 +24,7 @@ from liquid_control.report.evaluation import EVALUATION_NAME, Evaluation, evalua
 from liquid_control.report.judging import scoreboard
 from liquid_control.report.road_evaluation import SPEEDS, RoadEvaluation, evaluate_on_roads, unseen_tracks
 from liquid_control.report.shift_report import build_report
-from liquid_control.report.shift_results import Cell, Key, Results, ResultsWriter, Row, Run, read_results
+from liquid_control.report.shift_results import Cell, Key, Results, ResultsWriter, Row, Run, read_results, shown_weights
 from liquid_control.report.shift_suite import (
     Entrant,
     check_entrants,
@@ -32,6 +32,7 @@ from liquid_control.report.shift_suite import (
     drive,
     enter,
     find_suite,
+    freeze_plasticity,
     keys_of,
     left_out,
     on_roads,
@@ -92,6 +93,9 @@ class EvaluateConfig:
     and the last."""
     baseline: str = ""
     """With --suite, name of the policy whose corruption error is 100 %; by default the last of several."""
+    freeze_plasticity: tuple[str, ...] = ()
+    """With --suite, names of policies whose plastic synapses stay as they are at the start of an episode. To compare a
+    driver with itself, give it twice: plastic=FOLDER frozen=FOLDER --freeze-plasticity frozen."""
     engine: Literal["local", "ray"] = "local"
     """With --suite, where episodes are driven: on this machine, or on a Ray cluster."""
     ray_address: str | None = None
@@ -130,7 +134,11 @@ def _only_checkpoint(config: EvaluateConfig) -> Path:
     Raises:
         UserError: if there is none or more than one, or an option is for suites.
     """
-    given = [name for name in ("shifts", "severities", "primary", "baseline", "ray_address") if getattr(config, name)]
+    given = [
+        name
+        for name in ("shifts", "severities", "primary", "baseline", "freeze_plasticity", "ray_address")
+        if getattr(config, name)
+    ]
     given += ["engine"] if config.engine != "local" else []
     if given:
         raise UserError(f"--{given[0].replace('_', '-')} is an option of --suite, for example --suite shift:quick.")
@@ -179,11 +187,12 @@ def _under_shift(config: EvaluateConfig, console: Console) -> None:
     env = config.env or suite.env
     check_entrants(entrants, env, cells)
     names = list(dict.fromkeys(entrant.policy for entrant in entrants))
-    for name in (*config.primary, *([config.baseline] if config.baseline else ())):
+    for name in (*config.primary, *config.freeze_plasticity, *([config.baseline] if config.baseline else ())):
         if name not in names:
             raise UserError(f"no policy here is called {name!r}. {nearest(name, names)}")
     if len(config.primary) not in (0, 2):
         raise UserError(f"--primary names two policies, not {len(config.primary)}.")
+    entrants = freeze_plasticity(entrants, config.freeze_plasticity)
     folder = config.output or Path("runs") / f"shift-{suite.name}"
     with held(folder, f"another process drives a suite into {folder}: wait until it ends, or choose another --output."):
         path = folder / RESULTS_NAME
@@ -195,7 +204,9 @@ def _under_shift(config: EvaluateConfig, console: Console) -> None:
                 "env": env,
                 "cells": [str(cell) for cell in cells],
                 "tracks": config.episodes or suite.episodes,
-                "policies": [f"{each.policy}, training seed {each.training}: {each.weights[:8]}" for each in entrants],
+                "policies": [
+                    f"{each.policy}, training seed {each.training}: {shown_weights(each.weights)}" for each in entrants
+                ],
             },
             versions=versions(),
             machine=machine(),
@@ -204,7 +215,7 @@ def _under_shift(config: EvaluateConfig, console: Console) -> None:
         keys = keys_of(entrants, env, cells, seeds_of(config.episodes or suite.episodes))
         missing = [key for key in keys if key not in results.rows]
         for entrant in entrants:
-            console.print(f"{entrant.policy}, training seed {entrant.training}: {entrant.driver.describe()}")
+            console.print(f"{entrant.policy}, training seed {entrant.training}: {entrant.describe()}")
         kept = f"; {len(keys) - len(missing)} of them are in {path} already" if len(missing) < len(keys) else ""
         told = f"{len(cells) - 1} shifts and severities on {len(keys) // len(cells) // len(entrants)} tracks of {env}"
         console.print(f"suite {suite.name}: {told}: {len(keys)} episodes{kept}.")

@@ -457,7 +457,7 @@ def build_report(
         left_out=left_out(env, cells),
         summary=summarize_shifts(results.rows, trainings, env, cells, seeds, primary, baseline),
         runs=tuple(results.runs),
-        drivers={entrant.policy: entrant.driver.describe() for entrant in entrants},
+        drivers={entrant.policy: entrant.describe() for entrant in entrants},
         frames=example_frames(entrants[0].driver, env, cells, seeds[0]),
         road=road_of(env, seeds[0]) if ways else np.empty((0, 2)),
         ways=ways,

@@ -19,6 +19,8 @@ from liquid_control.support.schema import shortened, validated
 FORMAT = "liquid-control shift results"
 VERSION = 1
 CLEAN = "clean"
+FROZEN = " frozen"
+"""What follows weights that drove without their plasticity."""
 
 
 class Cell(NamedTuple):
@@ -61,7 +63,7 @@ class Row:
     training: Seed
     """Seed of the training: policies of one name differ in it."""
     weights: str
-    """sha256 of the weights that drove."""
+    """sha256 of the weights that drove; with :data:`FROZEN` behind it where plastic synapses were held."""
     env: str
     shift: str
     severity: CountOrZero
@@ -157,9 +159,14 @@ class Results:
             if given != row.weights:
                 raise UserError(
                     f"{path} holds episodes of {row.policy!r} (training seed {row.training}) driven by other weights "
-                    f"({row.weights[:8]}, not {given[:8]}). They are kept: give the new ones another name "
-                    f"(NAME=CHECKPOINT) or another --output."
+                    f"({shown_weights(row.weights)}, not {shown_weights(given)}). They are kept: give the new ones "
+                    f"another name (NAME=CHECKPOINT) or another --output."
                 )
+
+
+def shown_weights(weights: str) -> str:
+    """Of :attr:`Row.weights` as much as people tell apart."""
+    return weights[:8] + (FROZEN if weights.endswith(FROZEN) else "")
 
 
 def read_results(path: Path) -> Results:

@@ -7,8 +7,8 @@ alone: neither on the number of workers nor on what was driven before.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,10 +18,11 @@ from agents.episodes import Conditions, EpisodePlan, drive_episode
 from agents.road_rollout import autonomy, judge_road
 from envs.registration import FAST, OFFICIAL, STAND_IN, TEST_SEEDS
 from envs.shifts import SHIFTS, apply_shifts, parse_shifts
+from liquid_control.nn import PlasticCfC
 from liquid_control.report.evaluation import check_environment
 from liquid_control.report.judging import scoreboard
 from liquid_control.report.road_evaluation import SPEEDS
-from liquid_control.report.shift_results import CLEAN, Cell, Key, Row
+from liquid_control.report.shift_results import CLEAN, FROZEN, Cell, Key, Row
 from liquid_control.support.checkpoint import load_checkpoint, weights_digest
 from liquid_control.support.errors import UserError, nearest
 from policies.attack import SteeringAttack
@@ -148,7 +149,16 @@ class Entrant:
     folder: Path
     driver: Driver
     weights: str
-    """sha256."""
+    """As :attr:`Row.weights`."""
+
+    @property
+    def frozen(self) -> bool:
+        """Whether its plastic synapses are held."""
+        return self.weights.endswith(FROZEN)
+
+    def describe(self) -> str:
+        """See :meth:`policies.driver.Driver.describe`."""
+        return self.driver.describe() + ("; its plastic synapses are held" if self.frozen else "")
 
 
 def enter(paths: Iterable[Path]) -> tuple[Entrant, ...]:
@@ -174,6 +184,29 @@ def enter(paths: Iterable[Path]) -> tuple[Entrant, ...]:
                 f"names, for example {name}-a={twin.folder} {name}-b={folder}."
             )
     return tuple(entrants.values())
+
+
+def freeze_plasticity(entrants: Iterable[Entrant], names: Collection[str]) -> tuple[Entrant, ...]:
+    """The entrants, some of them with plastic synapses that stay as they are at the start of an episode.
+
+    Args:
+        entrants: who takes part.
+        names: policies whose synapses are held; the others adapt.
+
+    Raises:
+        UserError: if a core among them has no plastic synapses.
+    """
+    return tuple(_frozen(entrant) if entrant.policy in names else entrant for entrant in entrants)
+
+
+def _frozen(entrant: Entrant) -> Entrant:
+    core = entrant.driver.core
+    if not isinstance(core, PlasticCfC):
+        raise UserError(
+            f"{entrant.policy!r} has a core of {entrant.driver.config.policy}, which has no plastic synapses to freeze."
+        )
+    core.freeze("trace")
+    return replace(entrant, weights=entrant.weights + FROZEN)
 
 
 def _training_seed(config: Mapping[str, Any]) -> int:

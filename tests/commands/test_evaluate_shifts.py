@@ -148,6 +148,8 @@ def unchanged(folder, checkpoint):
         ([*TINY, "--severities", "6"], unchanged, "--severities must be at least 1 and at most 5, not 6"),
         ([*TINY, "--primary", "straight", "fastr"], unchanged, "no policy here is called 'fastr'"),
         ([*TINY, "--baseline", "strait"], unchanged, "did you mean 'straight'?"),
+        ([*TINY, "--freeze-plasticity", "straigt"], unchanged, "no policy here is called 'straigt'"),
+        ([*TINY, "--freeze-plasticity", "straight"], unchanged, "has no plastic synapses to freeze"),
         ([*TINY, "--primary", "straight"], unchanged, "--primary names two policies, not 1"),
         ([*TINY, "--env", "CarRacing-v4"], unchanged, "did you mean 'CarRacing-v3'?"),
         ([*TINY, "--ray-address", "auto"], unchanged, "--ray-address is for --engine ray"),
@@ -183,6 +185,7 @@ def test_a_checkpoint_of_another_environment_is_named_and_nothing_is_driven(chec
     [
         (["--shifts", "rain"], "--shifts is an option of --suite"),
         (["--baseline", "mlp"], "--baseline is an option of --suite"),
+        (["--freeze-plasticity", "mlp"], "--freeze-plasticity is an option of --suite"),
         (["--engine", "ray"], "--engine is an option of --suite"),
         (["another"], "2 checkpoints were given: one is evaluated at a time"),
     ],
@@ -232,6 +235,26 @@ def test_drivers_of_the_simulator_are_judged_on_roads(tmp_path, command, monkeyp
     status, _, errors = command(main, tmp_path / "roads", "--suite", "shift:published")
     assert (status, errors.count("\n")) == (2, 1)
     assert "is of CarRacing alone: for roads there are quick and full" in errors
+
+
+def test_attacks_are_driven_where_they_are_asked_for_and_go_on(tmp_path, command):
+    torch.manual_seed(0)
+    driver = Driver(DriverConfig(policy="plastic")).eval()
+    with torch.no_grad():
+        driver.hands.gain.fill_(0.01)
+        driver.hands.offset.copy_(torch.tensor([0.01, 0.7, 0.0]))
+    driver.save(tmp_path / "plastic")
+    words = [tmp_path / "plastic", f"frozen={tmp_path / 'plastic'}", "--freeze-plasticity", "frozen"]
+    words += ["--suite", "shift:quick", "--shifts", "fgsm:1", "drift:1", "--episodes", "1", "--workers", "2"]
+    words += ["--output", tmp_path / "results"]
+    status, output, errors = command(main, *words)
+    assert (status, errors) == (0, "")
+    assert "attacks" not in next(line for line in output.splitlines() if line.startswith("Left out"))
+    rows = read_results(tmp_path / "results" / "episodes.jsonl").rows
+    assert len(rows) == 2 * 3
+    status, output, _ = command(main, *words)
+    assert status == 0 and "6 of them are in" in output
+    assert "fgsm:1" in (tmp_path / "results" / "report.md").read_text()
 
 
 # ---- in a browser ----

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from envs.registration import FAST, OFFICIAL, UDACITY
 from envs.shifts import SHIFTS
-from liquid_control.report.shift_results import Cell
+from liquid_control.report.shift_results import Cell, Results, Row
 from liquid_control.report.shift_suite import (
     ALL,
     SUITES,
@@ -18,6 +19,7 @@ from liquid_control.report.shift_suite import (
     choose_cells,
     enter,
     find_suite,
+    freeze_plasticity,
     keys_of,
     left_out,
     seeds_of,
@@ -53,6 +55,7 @@ def test_a_suite_says_what_it_leaves_out():
     told = left_out(FAST, choose_cells(SUITES["quick"]))
     assert f"{len(ALL) - len(SUITES['quick'].shifts)} of {len(ALL)} shifts (colour3, " in told
     assert "severities 2, 4" in told and "the official environment" in told
+    assert "attacks" in told and "attacks" not in left_out(FAST, choose_cells(SUITES["quick"], ("fgsm",)))
     everything = left_out(OFFICIAL, choose_cells(SUITES["full"]))
     assert "severities" not in everything and "shifts" not in everything and "official" not in everything
 
@@ -121,3 +124,30 @@ def test_a_driver_of_another_environment_is_named(tmp_path):
     with pytest.raises(UserError, match="roads: this driver sees observations of shape"):
         check_entrants(entrants, FAST, (Cell(),))
     check_entrants(entrants[:1], FAST, (Cell(), Cell("colour", 3)))
+
+
+def test_frozen_synapses_do_not_move_and_rows_are_those_of_other_weights(tmp_path):
+    for name in ("plastic", "frozen"):
+        torch.manual_seed(0)
+        Driver(DriverConfig(policy="plastic")).eval().save(tmp_path / name)
+    free, frozen = freeze_plasticity(enter([tmp_path / "plastic", tmp_path / "frozen"]), ("frozen",))
+    assert frozen.weights == f"{free.weights} frozen"
+    assert "held" in frozen.describe() and "held" not in free.describe()
+    rng, moved = np.random.default_rng(0), []
+    for entrant in (free, frozen):
+        compiled, unpack = entrant.driver.compile_step(), entrant.driver.core.unpack
+        begin = unpack(torch.from_numpy(compiled.state.copy())[None])["trace"]
+        for _ in range(20):
+            compiled.act(rng.integers(0, 256, (96, 96, 3)).astype(np.uint8))
+        moved.append(float((unpack(torch.from_numpy(compiled.state.copy())[None])["trace"] - begin).abs().max()))
+    assert moved[0] > 0.01 and moved[1] == 0
+    results = Results(rows={row.key: row for row in [Row(
+        0, "frozen", 0, free.weights, FAST, "clean", 0, 2_000_000, 1.0, False, 0.0, 0.0, 1, 1.0
+    )]})  # fmt: skip
+    with pytest.raises(UserError, match=f"{free.weights[:8]}, not {free.weights[:8]} frozen"):
+        results.check_weights({("frozen", 0): frozen.weights}, tmp_path)
+
+
+def test_a_core_without_plastic_synapses_cannot_be_frozen(tmp_path):
+    with pytest.raises(UserError, match="'cfc' has a core of cfc, which has no plastic synapses"):
+        freeze_plasticity(enter([save(tmp_path / "cfc")]), ("cfc",))
