@@ -166,6 +166,18 @@ def memory() -> str:
     return svg(panels)
 
 
+def drift() -> str:
+    """Scores of the plastic driver under the drift, from the table of docs/results/plastic_drift.md."""
+    pattern = r"^\| (clean|drift:\d) \| (\w+) \| [\d.]+ \| ([\d.]+) \((\d+) to (\d+)\)"
+    table = re.findall(pattern, (RESULTS / "plastic_drift.md").read_text(), re.M)
+    rows = [
+        Row(f"{cell}, {policy}", interval=(float(low), float(iqm), float(high)), note=iqm)
+        for cell, policy, iqm, low, high in table
+    ]
+    ticks = (0.0, 200.0, 400.0, 600.0, 800.0, 1000.0)
+    return svg([Panel("Score on ten tracks; IQM with its 95 % interval", rows, ticks)])
+
+
 def figures() -> dict[str, str]:
     """The text of every figure by the name of its file."""
     names = ("cfc", "ltc", "lan", "plastic", "lstm", "gru", "mlp")
@@ -175,6 +187,7 @@ def figures() -> dict[str, str]:
         "udacity.svg": udacity(),
         "cells.svg": cells(),
         "ppo_memory.svg": memory(),
+        "plastic_drift.svg": drift(),
     }
 
 
