@@ -223,7 +223,7 @@ def test_a_shipped_driver_stays_on_the_road_for_a_minute_and_both_processes_end_
         if line.startswith("listening on"):
             port = line.split(":")[1].split()[0]
     simulator = subprocess.run(
-        [python, "-m", "liquid_control.simulator", "--port", port, "--track", "2000000", "--seconds", "60"],
+        [python, *"-m liquid_control.simulator --track 2000000 --seconds 60 --rate 2 --port".split(), port],
         cwd=ROOT, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     bridge.send_signal(signal.SIGINT)

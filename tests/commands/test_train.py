@@ -19,7 +19,7 @@ from liquid_control.support.errors import UserError
 from liquid_control.train import main as train
 
 TINY = (
-    "--rounds 3 --expert-episodes 2 --learner-episodes 2 --steps 3 --batch 4 --time 8 --leash 10 "
+    "--rounds 3 --expert-episodes 1 --learner-episodes 1 --steps 3 --batch 4 --time 8 --leash 10 "
     "--validation-episodes 1 --validate-every 1 --test-episodes 0 --video False --workers 1 --device cpu"
 ).split()
 
