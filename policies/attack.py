@@ -32,7 +32,9 @@ class SteeringAttack:
         UserError: if the driver sees no pictures.
 
     Example:
-        >>> driver = load_driver("checkpoints/CarRacing-v3/cfc")
+        >>> import gymnasium, liquid_control
+        >>> from envs.shifts import apply_shifts
+        >>> driver = liquid_control.load_driver("checkpoints/CarRacing-v3/cfc")
         >>> env = apply_shifts(gymnasium.make("CarRacing-v3"), "fgsm:3", SteeringAttack(driver))
         >>> observation, _ = env.reset(seed=0)
         >>> observation, *_ = env.step(driver.act(observation))
