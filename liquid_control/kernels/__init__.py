@@ -12,10 +12,10 @@ import os
 import sys
 import warnings
 from collections.abc import Container
-from functools import cache
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
 from liquid_control.support.errors import UserError
@@ -48,6 +48,26 @@ def kernel_device(x: Tensor, *others: Tensor | float | None) -> str | None:
         use_reference(f"{BACKENDS[device]} is not installed")
         return None
     return device
+
+
+def is_operable(*given: Tensor) -> bool:
+    """Whether an operator of torch that is a CPU kernel may work on these tensors.
+
+    Tracers keep an operator as one operation, and :class:`FakeTensor` knows its shapes. TorchScript and ONNX programs
+    run where there is no such operator, and operators have no rules for transforms and for tensors of other kinds.
+    """
+    if any(tensor.device.type != "cpu" or tensor.dtype not in (torch.float32, torch.float64) for tensor in given):
+        return False
+    if not all(type(tensor) in (*PLAIN, FakeTensor) for tensor in given):
+        return False
+    # While `torch.compile` traces, this tells whether the function has transforms in it; is_transformed() does not.
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    if transformed or torch._C._get_tracing_state() is not None or torch.onnx.is_in_onnx_export():
+        return False
+    if not _installed(BACKENDS["cpu"]):
+        use_reference(f"{BACKENDS['cpu']} is not installed")
+        return False
+    return True
 
 
 def reference_is_chosen() -> bool:
@@ -111,9 +131,11 @@ def is_known(layer: str, what: str, name: str, known: Container[str]) -> bool:
     return name in known
 
 
-@cache
+_present = {package: importlib.util.find_spec(package) is not None for package in BACKENDS.values()}
+
+
 def _installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
+    return _present[package]
 
 
 _said: set[str] = set()

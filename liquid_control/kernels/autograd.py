@@ -27,10 +27,24 @@ def refuse_more_than_gradients(kernel: str, *gradients: Tensor | None) -> None:
     Raises:
         RuntimeError: if its own are to be differentiated again, or many of them computed at once.
     """
+    refuse_derivatives_of_gradients(kernel, *gradients, vectorised=is_traced())
+
+
+def refuse_derivatives_of_gradients(kernel: str, *gradients: Tensor | None, vectorised: bool) -> None:
+    """:func:`refuse_more_than_gradients` for the backward pass of an operator, which may be traced.
+
+    Args:
+        kernel: as an error calls it.
+        gradients: that the pass is given.
+        vectorised: whether many are known to be computed at once.
+
+    Raises:
+        RuntimeError: as there.
+    """
     batched = (torch._C._functorch.is_legacy_batchedtensor(given) for given in gradients if given is not None)
     if torch.is_grad_enabled():
         lacks = "second derivatives, and create_graph=True asks for them"
-    elif is_traced() or any(batched):
+    elif vectorised or any(batched):
         lacks = "vectorised derivatives, and jacobian(vectorize=True) or is_grads_batched=True asks for them"
     else:
         return

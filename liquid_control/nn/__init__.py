@@ -17,6 +17,7 @@ from liquid_control.nn.leaky import Leaky
 from liquid_control.nn.ltc import LTC
 from liquid_control.nn.mixed_memory import MixedMemory
 from liquid_control.nn.plastic import PlasticCfC
+from liquid_control.nn.scan import LiquidScan
 from liquid_control.nn.wiring import Circuit, Wiring
 from liquid_control.support.errors import nearest
 
@@ -33,6 +34,7 @@ __all__ = [
     "ClosedFormLTC",
     "Leaky",
     "LiquidLayer",
+    "LiquidScan",
     "MixedMemory",
     "PlasticCfC",
     "Stack",
@@ -44,7 +46,21 @@ __all__ = [
 #: Every layer by the name that its config bears.
 LAYERS: dict[str, type[LiquidLayer]] = {
     layer.name: layer
-    for layer in (CfC, LTC, ClosedFormLTC, LAN, Leaky, PlasticCfC, MixedMemory, Stack, Bidirectional, LSTM, GRU, MLP)
+    for layer in (
+        CfC,
+        LTC,
+        ClosedFormLTC,
+        LAN,
+        Leaky,
+        LiquidScan,
+        PlasticCfC,
+        MixedMemory,
+        Stack,
+        Bidirectional,
+        LSTM,
+        GRU,
+        MLP,
+    )
 }
 
 

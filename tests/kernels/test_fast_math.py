@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from liquid_control.kernels.fast_math import OPTIONS, exp2, sigmoid, tanh
+from liquid_control.kernels.fast_math import OPTIONS, exp2, exp2_minus_one, sigmoid, tanh
 from liquid_control.kernels.simd import LANES, fill, load, store, total, where_positive
 
 EXACT = {
@@ -60,6 +60,17 @@ def test_zero_is_exact_extremes_are_clipped_and_nan_stays(case, dtype):
         assert y[1] == pytest.approx(high) if function is not exp2 else 1e37 < y[1] < np.inf
         assert y[2] == pytest.approx(low, abs=1e-37)
         assert np.isnan(y[3])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_power_of_two_minus_one_has_all_its_digits_near_zero_too(dtype):
+    size = np.logspace(-30, np.log10(100), 4000).astype(dtype)
+    x = np.concatenate([size, -size, np.zeros(2 * LANES, dtype)])
+    expected = np.expm1(x.astype(np.longdouble) * np.log(np.longdouble(2)))
+    for form in compiled(exp2_minus_one):
+        y = np.empty_like(x)
+        form(x, y)
+        assert np.all(np.abs(y - expected) <= 4 * np.finfo(dtype).eps * np.abs(expected))
 
 
 def test_lanes_compute_as_numbers_do():

@@ -8,7 +8,7 @@ import torch
 
 from liquid_control import kernels
 from liquid_control.kernels import leaky, plastic
-from liquid_control.nn import GRU, LAN, LSTM, LTC, MLP, CfC, Leaky, MixedMemory, PlasticCfC, Wiring
+from liquid_control.nn import GRU, LAN, LSTM, LTC, MLP, CfC, Leaky, LiquidScan, MixedMemory, PlasticCfC, Wiring
 
 INPUTS = 5
 
@@ -50,6 +50,8 @@ CASES = {
     "leaky-explicit": lambda: Leaky(INPUTS, 18, integration="explicit", ode_unfolds=2),
     "leaky-constant-tau": lambda: Leaky(INPUTS, NCP, integration="explicit", adaptive=False, tau_min=0.5),
     "leaky-far-paces": of_far_paces,
+    "scan": lambda: LiquidScan(INPUTS, 18, learn_initial_state=True),
+    "scan-readout": lambda: LiquidScan(INPUTS, 4, output_size=40, tau_min=0.5),
     "lstm": lambda: LSTM(INPUTS, 4),
     "lstm-readout": lambda: LSTM(INPUTS, 18, output_size=3, learn_initial_state=True),
     "gru": lambda: GRU(INPUTS, 18, learn_initial_state=True),

@@ -20,6 +20,7 @@ from liquid_control.nn import (
     CfC,
     ClosedFormLTC,
     Leaky,
+    LiquidScan,
     MixedMemory,
     PlasticCfC,
     Stack,
@@ -82,6 +83,8 @@ EXAMPLES = {
         3, NCP, integration="explicit", adaptive=False, tau_min=0.3, ode_unfolds=2, learn_initial_state=True
     ),
     "leaky, scattered": lambda: Leaky(2, SCATTERED),
+    "scan": lambda: LiquidScan(3, 2),
+    "scan, every option": lambda: LiquidScan(3, 2, 4, tau_min=0.3, longest_tau=512.0, learn_initial_state=True),
     "plastic": lambda: PlasticCfC(3, NCP),
     "plastic, every option": lambda: PlasticCfC(
         *(3, 2),

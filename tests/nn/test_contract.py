@@ -18,6 +18,7 @@ from liquid_control.nn import (
     CfC,
     ClosedFormLTC,
     Leaky,
+    LiquidScan,
     MixedMemory,
     PlasticCfC,
     Stack,
@@ -53,6 +54,8 @@ CASES = {
     "ltc-closed-form-full": lambda: ClosedFormLTC(INPUTS, 4, input_mapping=None, implicit_param_constraints=False),
     "leaky-full": lambda: Leaky(INPUTS, 4, integration="explicit", adaptive=False, learn_initial_state=True),
     "leaky-ncp": lambda: Leaky(INPUTS, NCP, ode_unfolds=2),
+    "scan": lambda: LiquidScan(INPUTS, 4, learn_initial_state=True),
+    "scan-readout": lambda: LiquidScan(INPUTS, 4, output_size=2, tau_min=0.5),
     "plastic-delta": lambda: PlasticCfC(INPUTS, NCP, rule="delta", learn_initial_state=True),
     "plastic-oja-inputs": lambda: PlasticCfC(
         INPUTS, NCP, rule="oja", modulated=False, plastic_inputs=True, ncps_compat=False
@@ -407,7 +410,13 @@ def test_a_wrong_config_is_refused(change, message):
             for kind in (LTC, ClosedFormLTC)
         ),
         lambda: Leaky(INPUTS, 4, tau_min=float("inf")),
-        *(lambda n=n, kind=kind: kind(INPUTS, n, output_size=2) for n in (0, -1) for kind in (MLP, GRU, LSTM)),
+        *(
+            lambda n=n, kind=kind: kind(INPUTS, n, output_size=2)
+            for n in (0, -1)
+            for kind in (MLP, GRU, LSTM, LiquidScan)
+        ),
+        lambda: LiquidScan(INPUTS, 4, tau_min=0.0),
+        lambda: LiquidScan(INPUTS, 4, longest_tau=0.1),
         lambda: LAN(INPUTS, 4, heads=0),
         lambda: LAN(INPUTS, 4, window=1),
     ],
