@@ -4,6 +4,7 @@
 - ``ltc``: liquid time-constant neurons (Hasani 2021), semi-implicit solver of ``ode_unfolds`` steps
 - ``leaky``: leaky neurons of adaptive time constants, exponential solver of ``ode_unfolds`` steps
 - ``plastic``: CfC neurons whose synapses are plastic (Miconi 2018); ``rule`` hebb, oja or delta
+- ``scan``: ``neurons`` leaky neurons of adaptive time constants that do not see each other, and a linear readout
 - ``lan``: liquid attention (Razzaq 2025), ``units`` neurons that attend to the last ``window`` steps, and motor
   neurons; ``heads``, ``gate``, ``mode``, ``hidden`` and ``pseudo_time`` as `liquid_control.nn.LAN` has them
 - ``lstm``, ``gru``: gated recurrent networks of ``units``, and a linear readout
@@ -20,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from liquid_control.nn import GRU, LAN, LSTM, LTC, MLP, CfC, Leaky, LiquidLayer, PlasticCfC, Wiring
+from liquid_control.nn import GRU, LAN, LSTM, LTC, MLP, CfC, Leaky, LiquidLayer, LiquidScan, PlasticCfC, Wiring
 from liquid_control.support.errors import UserError, nearest
 from liquid_control.support.schema import check_sizes
 
@@ -119,6 +120,10 @@ def _attention(inputs: int, motor: int, units: int, heads: int, neurons: int, **
     return LAN(inputs, units, motor, heads=heads, **options)
 
 
+def _scan(inputs: int, motor: int, neurons: int) -> LiquidLayer:
+    return LiquidScan(inputs, neurons, motor)
+
+
 ATTENTION = {
     "units": 16,
     "heads": 2,
@@ -136,6 +141,7 @@ CORES: dict[str, Core] = {
     "lan": Core(_attention, ATTENTION, lambda inputs, units: LAN(inputs, units + units % 2)),
     "leaky": _wired(Leaky, ode_unfolds=3),
     "plastic": _wired(PlasticCfC, rule="hebb"),
+    "scan": Core(_scan, {"neurons": NEURONS}, LiquidScan),
     "lstm": _baseline(LSTM),
     "gru": _baseline(GRU),
     "mlp": _baseline(MLP, frames=4),

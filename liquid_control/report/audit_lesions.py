@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from liquid_control.kernels.step import CompiledStep, compile_step
-from liquid_control.nn import LSTM, LTC, MLP, CfC, Leaky, LiquidLayer, PlasticCfC
+from liquid_control.nn import LSTM, LTC, MLP, CfC, Leaky, LiquidLayer, LiquidScan, PlasticCfC
 from liquid_control.nn.gated import GatedLayer
 from liquid_control.report.audit_lap import AuditedLap, score_lap
 from policies.driver import Driver
@@ -50,7 +50,7 @@ def connections(core: LiquidLayer) -> list[Connection]:
 
     Of wired cores those of the wiring; of a CfC in ncps's form also those that it has within a group, which are dense.
     Where several heads or gates of a neuron see the same source, all of them lose it. Of gated and feed-forward
-    networks those from inputs and units to units.
+    networks those from inputs and units to units; of a liquid scan, which has no others, those from inputs.
     """
     if isinstance(core, PlasticCfC):
         traces = [core.parts[name] for name in ("trace", "eligibility") if name in core.parts]
@@ -77,6 +77,13 @@ def connections(core: LiquidLayer) -> list[Connection]:
                        tuple((name, (row, column)) for name in names))
             for row, column in np.argwhere(core.connected.cpu().numpy()).tolist()
         ]  # fmt: skip
+    if isinstance(core, LiquidScan):
+        heads = np.arange(2) * core.units  # of the target and of the pace
+        return [
+            Connection(-1 - place, unit, (("drive.weight", (heads + unit, place)),))
+            for unit in range(core.units)
+            for place in range(core.input_size)
+        ]
     if isinstance(core, GatedLayer):
         gates = np.arange(4 if isinstance(core, LSTM) else 3) * core.units
         return [

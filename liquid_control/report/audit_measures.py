@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from liquid_control.nn import LAN, LTC, MLP, CfC, Leaky, LiquidLayer, PlasticCfC
+from liquid_control.nn import LAN, LTC, MLP, CfC, Leaky, LiquidLayer, LiquidScan, PlasticCfC
 
 WINDOW, WINDOW_SIGMA = 11, 1.5
 """Side and standard deviation of the window of the structural similarity, in pixels."""
@@ -133,6 +133,8 @@ def time_constants(core: LiquidLayer, inputs: np.ndarray, states: np.ndarray) ->
         tau = core.time_constants(x, before)
     elif isinstance(core, Leaky):
         formula, tau = "τ = τ_min + softplus(W_τ x + U_τ h + b_τ)", core.time_constants(x, before)
+    elif isinstance(core, LiquidScan):
+        formula, tau = "τ = τ_min + softplus(W_τ x + b_τ)", core.time_constants(x)
     elif isinstance(core, CfC | PlasticCfC):
         cfc = core.cfc if isinstance(core, PlasticCfC) else core
         if cfc.circuit is None:

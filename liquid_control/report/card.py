@@ -32,6 +32,7 @@ TITLES = {
     "ltc": "Liquid time-constant neurons (LTC)",
     "leaky": "Leaky neurons of adaptive time constants",
     "plastic": "Closed-form continuous-time neurons with plastic synapses",
+    "scan": "Leaky neurons of adaptive time constants, without synapses among them",
     "lan": "Liquid attention (LAN)",
     "lstm": "Long short-term memory (LSTM), a baseline",
     "gru": "Gated recurrent unit (GRU), a baseline",

@@ -57,7 +57,7 @@ def test_the_first_steps_after_a_start_in_the_middle_are_not_graded():
     assert (second.weight == second.mask).all()
 
 
-@pytest.mark.parametrize("policy", ["cfc", "ltc", "leaky", "plastic", "lan", "lstm", "gru", "mlp"])
+@pytest.mark.parametrize("policy", ["cfc", "ltc", "leaky", "plastic", "scan", "lan", "lstm", "gru", "mlp"])
 def test_the_loss_falls_and_training_twice_gives_the_same_weights(policy):
     def begin():
         torch.manual_seed(0)

@@ -244,6 +244,16 @@ def test_tensors_without_values_go_through_the_operator(called):
     assert (y.shape, state.shape) == ((2, 4, 5), (2, 5)) and called
 
 
+def test_an_onnx_model_has_the_prefix_scan_because_it_runs_where_the_operator_is_not(called, monkeypatch):
+    layer = build(5)
+    x = torch.randn(2, 4, INPUTS).double()
+    expected = layer(x)
+    called.clear()
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-13)
+    assert not called
+
+
 def test_a_second_derivative_is_one_error():
     layer = build(5)
     x = torch.randn(2, 4, INPUTS).double().requires_grad_()

@@ -297,7 +297,7 @@ def test_every_core_is_audited_or_told_why_not(policy):
     assert all(-1 <= each["ssim"] <= 1 for each in numbers["saliency_under_noise"])
     assert list(numbers["correlations"]["neurons"]) == list(audit.neurons)
     assert sum(numbers["principal_components"]) == pytest.approx(1)
-    assert bool(numbers["time_constants"]["neurons"]) == (policy in ("cfc", "ltc", "leaky", "plastic"))
+    assert bool(numbers["time_constants"]["neurons"]) == (policy in ("cfc", "ltc", "leaky", "plastic", "scan"))
     assert (numbers["state_map"]["largest"] is None) == (policy in ("lan", "mlp"))
     assert bool(numbers["state_map"]["left_out"]) == (policy in ("lan", "mlp"))
     assert bool(numbers["lesions"]["synapses"]) == (policy != "lan")
