@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,8 +154,7 @@ class Cloner:
         """
         driver, device = self.driver.train(), next(self.driver.parameters()).device
         state, losses = None, []
-        for _ in range(steps):
-            stretch = streams.next()
+        for stretch in _ahead(streams, steps):
             begin = driver.core.initial_state(len(stretch.fresh))
             state = begin if state is None else torch.where(stretch.fresh.to(device)[:, None], begin, state.detach())
             elapsed = None if stretch.elapsed is None else stretch.elapsed.to(device)
@@ -195,3 +195,14 @@ class Cloner:
         self.average.load_state_dict(part_of(tensors, "average."))
         restore_optimizer(self.driver, self.optimizer, tensors)
         self.step = step
+
+
+def _ahead(streams: Streams, count: int) -> Iterator[Stretch]:
+    """The next stretches, each of them put together while what was done with the one before is still going on."""
+    with ThreadPoolExecutor(1) as other:
+        coming = other.submit(streams.next)
+        for left in reversed(range(count)):
+            stretch = coming.result()
+            if left:
+                coming = other.submit(streams.next)
+            yield stretch

@@ -11,6 +11,12 @@ from pathlib import Path
 
 ROOMS = ("envs", "agents", "policies")
 """Packages beside `liquid_control` whose names a user's own files may have too."""
+SPINS = "1000"
+"""How often a thread of torch looks for the others before it sleeps; OpenMP reads it when torch is loaded.
+
+Threads meet after each of the many small tensors of a training. By default they look for milliseconds, and where
+another program has their processor, all wait for all: a gradient step then takes five times as long.
+"""
 _HOME = Path(__file__).resolve().parent.parent.parent
 
 
@@ -19,6 +25,8 @@ def begin() -> None:
     if is_command():
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is of what a script starts in the background
             signal.signal(signal.SIGINT, stop)
+        if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
+            os.environ["GOMP_SPINCOUNT"] = SPINS
         if hidden := hiding_files():
             print(f"error: {hidden[0]} hides a package of liquid-control. {_ADVICE}", file=sys.stderr)
             raise SystemExit(2)

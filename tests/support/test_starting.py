@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from liquid_control.__main__ import COMMANDS
+from liquid_control.support import starting
 from liquid_control.support.compiled import find_place
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +53,19 @@ def test_a_file_that_hides_a_package_is_named(name, tmp_path):
 def test_another_program_keeps_its_own_ctrl_c():
     program = "import signal, liquid_control; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "True\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"), [({}, starting.SPINS), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)]
+)
+def test_threads_of_a_command_soon_sleep_unless_the_user_says_otherwise(given, spins, monkeypatch):
+    monkeypatch.setattr(starting, "is_command", lambda: True)
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, given.get(name, ""))
+        if name not in given:
+            monkeypatch.delenv(name)
+    starting.begin()
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
 
 
 @pytest.fixture

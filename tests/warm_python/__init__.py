@@ -9,11 +9,14 @@ what is left where it is killed, start the real one themselves: here a kill reac
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from liquid_control.support.starting import SPINS
 
 HERE = Path(__file__).parent
 
@@ -27,8 +30,10 @@ def warm_python(folder: Path) -> Iterator[Path]:
     client.chmod(0o755)
     (folder / "python3").symlink_to(client)
     server = subprocess.Popen(
-        [sys.executable, str(HERE / "server.py"), str(address), str(client)], stdin=subprocess.PIPE
-    )  # fmt: skip
+        [sys.executable, str(HERE / "server.py"), str(address), str(client)],
+        stdin=subprocess.PIPE,
+        env=os.environ | {"GOMP_SPINCOUNT": SPINS},  # as a command has it before it loads torch
+    )
     try:
         yield client
     finally:
