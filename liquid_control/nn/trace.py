@@ -1,11 +1,15 @@
 """A plastic trace that keys and values write from outside: a fast-weight memory, equal to decayed linear attention.
 
 Heads of a V × K matrix H, written under keys k with values v, read by queries q (Schlag et al. 2021, "Linear
-transformers are secretly fast weight programmers"; gated delta rule: Yang et al. 2024):
+transformers are secretly fast weight programmers"; gated delta rule: Yang et al. 2024; the subspace rule of Oja 1989):
 
     y_t = H_{t-1} q_t
     hebb    H_t = λ_t H_{t-1} + η_t v_t k_tᵀ
+    oja     H_t = λ_t H_{t-1} + η_t v_t (k_t - λ_t H_{t-1}ᵀ v_t)ᵀ
     delta   H_t = λ_t H_{t-1} + η_t (v_t - λ_t H_{t-1} k_t) k_tᵀ
+
+Delta replaces what is stored under a key. Oja, with an error on the other side, forgets along the value that it writes:
+what led to that value before. For a single value it is the rule of Oja 1982, λ H + η v (k - v λ H).
 
 A trace is read before it is written, as in `liquid_control.nn.plastic`; kernels of linear attention write first, which
 is this read one step later. A synapse matrix W + α ∘ H with α = u aᵀ of rank one is such a head: u ∘ y with queries
@@ -21,7 +25,7 @@ from torch import Tensor
 
 from liquid_control.kernels import kernel_device
 
-RULES = ("hebb", "delta")
+RULES = ("hebb", "oja", "delta")
 
 
 def plastic_trace(
@@ -29,7 +33,8 @@ def plastic_trace(
 ) -> tuple[Tensor, Tensor]:
     """The trace, step by step.
 
-    With ‖k‖ ≤ 1 and 0 ≤ rate ≤ 1 the delta rule never makes a trace grow. A step with decay 1 and rate 0 is no step.
+    With 0 ≤ rate ≤ 1 the delta rule never makes a trace grow if ‖k‖ ≤ 1, and the oja rule if ‖v‖ ≤ 1. A step with decay
+    1 and rate 0 is no step.
 
     Args:
         q: (B, T, H, K) queries, H heads.
@@ -38,7 +43,7 @@ def plastic_trace(
         decay: (B, T, H) λ in (0, 1], how much of the trace a step leaves.
         rate: (B, T, H) η, how much it writes.
         state: (B, H, V, K) the trace before the first step; None is zero.
-        rule: "hebb" or "delta".
+        rule: "hebb", "oja" or "delta".
 
     Returns:
         y (B, T, H, V) in the dtype of v, and the trace (B, H, V, K) after the last step, in float32 at least.
@@ -55,8 +60,10 @@ def plastic_trace(
         state = kept[..., None, None] * state
         if rule == "delta":
             value = value - (state @ key[..., None])[..., 0]
+        elif rule == "oja":
+            key = key - (state.mT @ value[..., None])[..., 0]
         state = state + written[..., None, None] * value[..., :, None] * key[..., None, :]
-    return _stacked(recalled, v), state
+    return (torch.stack(recalled, 1).to(v.dtype) if recalled else torch.zeros_like(v)), state
 
 
 def chunkwise_trace(
@@ -71,14 +78,16 @@ def chunkwise_trace(
 ) -> tuple[Tensor, Tensor]:
     """What :func:`plastic_trace` gives, exactly, ``chunk`` steps at a time.
 
-    With g_t = Σ log λ up to step t of a chunk, H the trace before it and u_s what step s writes under its key:
+    With g_t = Σ log λ up to step t of a chunk, H the trace before it and u_s p_sᵀ what step s writes:
 
-        y_t = e^{g_{t-1}} H q_t + Σ_{s<t} e^{g_{t-1} - g_s} (k_s · q_t) u_s
-        u_t = η_t v_t                                                                            hebb
-        u_t = η_t (v_t - e^{g_t} H k_t - Σ_{s<t} e^{g_t - g_s} (k_s · k_t) u_s)                  delta
+        y_t = e^{g_{t-1}} H q_t + Σ_{s<t} e^{g_{t-1} - g_s} (p_s · q_t) u_s
+        u_t = η_t v_t                                                             p_t = k_t      hebb
+        u_t = η_t (v_t - e^{g_t} H k_t - Σ_{s<t} e^{g_t - g_s} (k_s · k_t) u_s)   p_t = k_t      delta
+        p_t = η_t (k_t - e^{g_t} Hᵀ v_t - Σ_{s<t} e^{g_t - g_s} (v_s · v_t) p_s)  u_t = v_t      oja
 
-    The second u is a triangular system. Only differences of g that are ≤ 0 are ever exponentiated, so strong decay
-    cannot overflow; the gradient of a decay below a thousandth loses digits, because it comes through the logarithm.
+    The last two are triangular systems: the WY form of Yang et al. 2024, with decay. Only differences of g that are ≤ 0
+    are ever exponentiated, so strong decay cannot overflow; the gradient of a decay below a thousandth loses digits,
+    because it comes through the logarithm.
     """
     state = _checked(q, k, v, decay, rate, state, rule)
     if chunk < 1:
@@ -95,18 +104,34 @@ def chunkwise_trace(
         log_decay = kept.clamp(min=torch.finfo(kept.dtype).tiny).log()
         after = log_decay.cumsum(-1)
         before = after - log_decay
-        writes = written[..., None] * value
-        if rule == "delta":
-            held = after.exp()[..., None] * (key @ state.mT)
-            overlap = _since(after, after) * (key @ key.mT)
-            writes = torch.linalg.solve_triangular(
-                written[..., None] * overlap, writes - written[..., None] * held, upper=False, unitriangular=True
-            )
-        scores = _since(before, after) * (query @ key.mT)
-        recalled.append(before.exp()[..., None] * (query @ state.mT) + scores @ writes)
+        post, pre = value, key
+        if rule == "oja":
+            pre = _errors(key, value, state, after, written)
+        elif rule == "delta":
+            post = _errors(value, key, state.mT, after, written)
+        else:
+            post = written[..., None] * value
+        scores = _since(before, after) * (query @ pre.mT)
+        recalled.append(before.exp()[..., None] * (query @ state.mT) + scores @ post)
         last = after[..., -1:]
-        state = last.exp()[..., None] * state + ((last - after).exp()[..., None] * writes).mT @ key
-    return _stacked([part for whole in recalled for part in whole.unbind(2)], v), state
+        state = last.exp()[..., None] * state + ((last - after).exp()[..., None] * post).mT @ pre
+    return (torch.cat(recalled, 2).transpose(1, 2).to(v.dtype) if recalled else torch.zeros_like(v)), state
+
+
+def _errors(content: Tensor, address: Tensor, memory: Tensor, after: Tensor, written: Tensor) -> Tensor:
+    """What the steps of a chunk write under their addresses: η times what is not there yet of their contents.
+
+    Args:
+        content: (…, C, N).
+        address: (…, C, M).
+        memory: (…, M, N) the trace before the chunk, by address.
+        after: (…, C) g of each step.
+        written: (…, C) η.
+    """
+    held = after.exp()[..., None] * (address @ memory)
+    overlap = _since(after, after) * (address @ address.mT)
+    rate = written[..., None]
+    return torch.linalg.solve_triangular(rate * overlap, rate * (content - held), upper=False, unitriangular=True)
 
 
 def _since(reading: Tensor, writing: Tensor) -> Tensor:
@@ -114,10 +139,6 @@ def _since(reading: Tensor, writing: Tensor) -> Tensor:
     difference = reading[..., :, None] - writing[..., None, :]
     earlier = torch.ones_like(difference, dtype=torch.bool).tril(-1)
     return torch.where(earlier, difference, -torch.inf).exp()
-
-
-def _stacked(recalled: list[Tensor], v: Tensor) -> Tensor:
-    return torch.stack(recalled, 1).to(v.dtype) if recalled else torch.zeros_like(v)
 
 
 def _checked(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, rate: Tensor, state: Tensor | None, rule: str) -> Tensor:

@@ -9,8 +9,11 @@ from liquid_control.nn.trace import RULES, chunkwise_trace, plastic_trace
 BATCH, HEADS, WIDTH, VALUES = 2, 3, 6, 5
 
 
-def problem(steps, decay=None, seed=0, width=WIDTH):
-    """Random q, normalised k, v, decay and rate in float64, with gradients, and a trace to begin with."""
+def problem(steps, decay=None, seed=0, width=WIDTH, rule="hebb"):
+    """Random q, normalised k, v, decay and rate in float64, with gradients, and a trace to begin with.
+
+    For the oja rule, which longer values would make explode, v is normalised too.
+    """
     draw = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
@@ -19,6 +22,8 @@ def problem(steps, decay=None, seed=0, width=WIDTH):
     kept = torch.sigmoid(normal() + 2) if decay is None else torch.full_like(normal(), decay)
     leaves = [normal(width), F.normalize(normal(width), dim=-1), normal(VALUES), kept, torch.sigmoid(normal())]
     state = torch.randn(BATCH, HEADS, VALUES, width, generator=draw, dtype=torch.float64)
+    if rule == "oja":
+        leaves[2] = F.normalize(leaves[2], dim=-1)
     return [leaf.requires_grad_() for leaf in (*leaves, state)]
 
 
@@ -32,7 +37,7 @@ def outcome(form, given, **options):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("steps", [1, 63, 64, 65, 150])
 def test_chunks_give_what_steps_give_with_every_gradient(rule, steps):
-    given = problem(steps)
+    given = problem(steps, rule=rule)
     for found, expected in zip(
         outcome(chunkwise_trace, given, rule=rule), outcome(plastic_trace, given, rule=rule), strict=True
     ):
@@ -42,7 +47,7 @@ def test_chunks_give_what_steps_give_with_every_gradient(rule, steps):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("decay", [1.0, 0.999999, 0.01])
 def test_chunks_stand_slow_and_fast_decay(rule, decay):
-    given = problem(130, decay)
+    given = problem(130, decay, rule=rule)
     found, expected = (outcome(form, given, rule=rule) for form in (chunkwise_trace, plastic_trace))
     for one, other in zip(found, expected, strict=True):
         scale = other.abs().max()
@@ -60,7 +65,7 @@ def test_chunks_stand_a_trace_that_is_wiped_at_every_step(decay):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_single_precision_chunks_stay_close_over_many_steps(rule):
-    *given, state = (tensor.detach().float() for tensor in problem(500))
+    *given, state = (tensor.detach().float() for tensor in problem(500, rule=rule))
     found, expected = (form(*given, state, rule)[0] for form in (chunkwise_trace, plastic_trace))
     assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
 
@@ -132,6 +137,44 @@ def test_the_delta_rule_overwrites_what_is_stored_under_a_key_and_hebb_adds():
     torch.testing.assert_close(stored("hebb", keys, values) @ key[0], old + new)
 
 
+@pytest.mark.parametrize("count", [16, 64])
+def test_hebbs_facts_interfere_by_the_number_of_them_over_the_width_of_keys(count):
+    """Of N facts under random keys of width d, each is recalled with a noise of √((N - 1) / d) of its own size."""
+    torch.manual_seed(0)
+    noise = []
+    for _ in range(20):
+        keys = F.normalize(torch.randn(count, 64, dtype=torch.float64), dim=-1)
+        values = torch.randn(count, 16, dtype=torch.float64)
+        noise.append(keys @ stored("hebb", keys, values).T - values)
+    assert torch.stack(noise).square().mean().sqrt().item() == pytest.approx(((count - 1) / 64) ** 0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("form", [plastic_trace, chunkwise_trace])
+def test_oja_is_delta_with_keys_and_values_exchanged(form):
+    q, k, v, decay, rate, state = problem(70, rule="oja")
+    transposed = form(q, k, v, decay, rate, state, "oja")[1].mT
+    torch.testing.assert_close(transposed, form(torch.zeros_like(v), v, k, decay, rate, state.mT, "delta")[1])
+
+
+def test_for_a_single_value_oja_is_the_rule_of_a_single_neuron():
+    """As `liquid_control.nn.plastic` has it: H ← λ H + η y (k - y λ H)."""
+    _, k, v, decay, rate, _ = (tensor.detach() for tensor in problem(30))
+    v = torch.tanh(v[..., :1])
+    row = torch.zeros(BATCH, HEADS, WIDTH, dtype=torch.float64)
+    for y, key, kept, written in zip(
+        *(part.unbind(1) for part in (v, k, decay[..., None], rate[..., None])), strict=True
+    ):
+        row = kept * row + written * y * (key - y * kept * row)
+    torch.testing.assert_close(plastic_trace(k, k, v, decay, rate, rule="oja")[1][:, :, 0], row)
+
+
+def test_what_the_oja_rule_holds_is_bounded_by_what_it_writes():
+    torch.manual_seed(0)
+    values = F.normalize(torch.randn(3000, 4) + 1, dim=-1)
+    keys = F.normalize(torch.randn(3000, 8) + 1, dim=-1)
+    assert stored("oja", keys, values).norm(dim=1).max() < 5 < stored("hebb", keys, values).norm()
+
+
 def test_the_delta_rule_never_grows_under_bounded_values():
     torch.manual_seed(0)
     keys = F.normalize(torch.randn(3000, 8) + 1, dim=-1)  # correlated: Hebb's sum would grow with every write
@@ -156,8 +199,8 @@ def test_recall_fades_as_the_law_of_dense_writes_says():
 
 def test_what_does_not_fit_is_refused_with_what_was_expected():
     q, k, v, decay, rate, state = problem(4)
-    with pytest.raises(ValueError, match="rule is 'oja', expected one of"):
-        plastic_trace(q, k, v, decay, rate, rule="oja")
+    with pytest.raises(ValueError, match="rule is 'anti', expected one of"):
+        plastic_trace(q, k, v, decay, rate, rule="anti")
     with pytest.raises(ValueError, match=r"rate has shape \(2, 3, 3\), expected \(2, 4, 3\)"):
         chunkwise_trace(q, k, v, decay, rate[:, :3])
     with pytest.raises(ValueError, match=r"state has shape \(2, 3, 6, 5\), expected \(2, 3, 5, 6\)"):
