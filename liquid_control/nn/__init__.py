@@ -17,6 +17,7 @@ from liquid_control.nn.leaky import Leaky
 from liquid_control.nn.ltc import LTC
 from liquid_control.nn.mixed_memory import MixedMemory
 from liquid_control.nn.plastic import PlasticCfC
+from liquid_control.nn.plastic_memory import PlasticMemory
 from liquid_control.nn.scan import LiquidScan
 from liquid_control.nn.wiring import Circuit, Wiring
 from liquid_control.support.errors import nearest
@@ -37,6 +38,7 @@ __all__ = [
     "LiquidScan",
     "MixedMemory",
     "PlasticCfC",
+    "PlasticMemory",
     "Stack",
     "Wiring",
     "build_layer",
@@ -54,6 +56,7 @@ LAYERS: dict[str, type[LiquidLayer]] = {
         Leaky,
         LiquidScan,
         PlasticCfC,
+        PlasticMemory,
         MixedMemory,
         Stack,
         Bidirectional,

@@ -208,7 +208,7 @@ class PlasticCfC(LiquidLayer):
             ValueError: if a name is unknown.
         """
         parts = self.unpack(state)
-        _refuse_unknown(names, list(parts))
+        refuse_unknown(names, list(parts))
         initial = self.unpack(self.initial_state(len(state)))
         return self.pack(parts | {name: initial[name].to(state) for name in names})
 
@@ -218,7 +218,7 @@ class PlasticCfC(LiquidLayer):
         Raises:
             ValueError: if a name is unknown.
         """
-        _refuse_unknown(names, self._traces)
+        refuse_unknown(names, self._traces)
         self.frozen = frozenset(names)
 
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -357,7 +357,7 @@ def _updated(trace: Tensor, kept: Tensor, amplitude: Tensor, key: Tensor) -> Ten
     return torch.addcmul(kept[..., None] * trace, amplitude[..., None], key)
 
 
-def _refuse_unknown(names: tuple[str, ...], known: list[str]) -> None:
+def refuse_unknown(names: tuple[str, ...], known: list[str]) -> None:
     """Raises a ValueError for the first name that is not known."""
     for name in names:
         if name not in known:

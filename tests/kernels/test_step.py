@@ -8,7 +8,20 @@ import torch
 
 from liquid_control import kernels
 from liquid_control.kernels import leaky, plastic
-from liquid_control.nn import GRU, LAN, LSTM, LTC, MLP, CfC, Leaky, LiquidScan, MixedMemory, PlasticCfC, Wiring
+from liquid_control.nn import (
+    GRU,
+    LAN,
+    LSTM,
+    LTC,
+    MLP,
+    CfC,
+    Leaky,
+    LiquidScan,
+    MixedMemory,
+    PlasticCfC,
+    PlasticMemory,
+    Wiring,
+)
 
 INPUTS = 5
 
@@ -76,6 +89,7 @@ def random_layer(make, dtype):
 WITHOUT_KERNEL = {
     "ltc-explicit-solver": lambda: LTC(INPUTS, NCP, solver="explicit"),
     "cfc-two-backbone-layers": lambda: CfC(INPUTS, 4, backbone_units=6, backbone_layers=2),
+    "plastic-memory": lambda: PlasticMemory(INPUTS, 4),
     "mixed-memory": lambda: MixedMemory(CfC(INPUTS, NCP)),
 }
 

@@ -21,6 +21,7 @@ from liquid_control.nn import (
     LiquidScan,
     MixedMemory,
     PlasticCfC,
+    PlasticMemory,
     Stack,
     Wiring,
     build_layer,
@@ -61,6 +62,11 @@ CASES = {
         INPUTS, NCP, rule="oja", modulated=False, plastic_inputs=True, ncps_compat=False
     ),
     "plastic-retroactive": lambda: PlasticCfC(INPUTS, NCP, retroactive=True),
+    "fast-weights-delta": lambda: PlasticMemory(INPUTS, 4),
+    "fast-weights-hebb-readout": lambda: PlasticMemory(INPUTS, 4, 3, key_size=3, rule="hebb", convolution=2),
+    "fast-weights-oja-present": lambda: PlasticMemory(
+        INPUTS, 4, heads=1, key_size=3, rule="oja", convolution=1, learn_initial_state=True
+    ),
     "mixed-memory-cfc": lambda: MixedMemory(CfC(INPUTS, 4, 3, backbone_units=6, learn_initial_state=True)),
     "mixed-memory-ltc": lambda: MixedMemory(LTC(INPUTS, NCP, ode_unfolds=1)),
     "stack": lambda: Stack([Leaky(INPUTS, 4), CfC(4, 3, backbone_units=5, learn_initial_state=True)]),
@@ -417,6 +423,10 @@ def test_a_wrong_config_is_refused(change, message):
         ),
         lambda: LiquidScan(INPUTS, 4, tau_min=0.0),
         lambda: LiquidScan(INPUTS, 4, longest_tau=0.1),
+        *(lambda n=n: PlasticMemory(INPUTS, n) for n in (0, -1, 3)),
+        *(lambda o=o: PlasticMemory(INPUTS, 4, **{o: 0}) for o in ("heads", "key_size", "convolution")),
+        lambda: PlasticMemory(INPUTS, 4, shortest_half_life=0.0),
+        lambda: PlasticMemory(INPUTS, 4, longest_half_life=2.0),
         lambda: LAN(INPUTS, 4, heads=0),
         lambda: LAN(INPUTS, 4, window=1),
     ],

@@ -1,0 +1,243 @@
+"""Heads of fast weights: a memory that a network writes while it reads, all steps of a sequence at once.
+
+Each head has a plastic trace H (`liquid_control.nn.trace`), which is state: every sequence has its own. From the inputs
+x_t of a step come a query, a key and a value, each seen through a short causal convolution c of the last steps:
+
+    q_t, k_t = unit(SiLU(c ∗ W_q x)_t), unit(SiLU(c ∗ W_k x)_t)        v_t = SiLU(c ∗ W_v x)_t
+    λ_t = e^{-f_t Δ_t},  f_t = softplus(w_λ · x_t + b_λ)               forgetting, of each head
+    η_t = σ(w_η · x_t + b_η)                                          neuromodulation: what is worth writing
+    r_t = H_{t-1} q_t,  H_t = the rule of (H_{t-1}, k_t, v_t, λ_t, η_t)
+    y_t = W_o (gain ∘ RMS-norm(r_t) ∘ SiLU(W_g x_t))
+
+- Without the convolution a key is the present input only, and a Hebbian memory cannot bind two inputs that follow one
+  another (Arora et al. 2023, "Zoology", §4).
+- Unit keys and η ≤ 1 let the delta rule never overshoot. Under the oja rule values are of unit length too, because it
+  forgets along them.
+- Dense writes drown each other: of a write Δ steps ago, signal to noise is λ^Δ √(d (1 - λ²)) for keys of d numbers. So
+  half-lives ln 2 / f begin log-spaced, and η decides what is written at all.
+- A norm of what is read, a head at a time, stands in for a bound of the trace. Nothing ever rescales a whole trace,
+  which would fade old memories with every write.
+
+Forgetting takes time, writing takes a step: each step writes once, whatever the time Δ since the one before. Where no
+time passes the state stays as it is, so nothing is forgotten, written or moved through the convolution: such a step is
+a question, and its output is what the memory as it is answers to these inputs. The convolution counts steps, not time.
+
+Such heads are those of Yang et al. 2024, "Parallelizing linear transformers with the delta rule over sequence length",
+and of Yang, Kautz & Hatamizadeh 2025, "Gated delta networks". Here a trace is read before it is written, and time sets
+how it decays. Neuromodulation is that of Miconi et al. 2019, "Backpropamine".
+
+Two forms, equal in value: the reference form, a loop over steps, and chunks of steps (`chunkwise_trace`), which on CUDA
+are a Triton kernel for the rules hebb and delta. A single step takes the first, which has no system to solve.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from liquid_control.kernels import reference_is_chosen
+from liquid_control.nn.layer import Elapsed, LiquidLayer
+from liquid_control.nn.parameters import settle
+from liquid_control.nn.plastic import refuse_unknown
+from liquid_control.nn.trace import RULES, chunkwise_trace, plastic_trace
+
+UNIT_FLOOR = 1e-6
+"""Added to the squared length of queries and keys: one of nearly nothing fades, instead of a gradient without bound."""
+READ_FLOOR = 1e-5
+"""Added to the mean square of what a head reads: an empty memory reads as nothing."""
+WIPED = -60.0
+"""log λ of a step that leaves nothing, 1e-26: less would only cost digits of gradients, which go through log λ."""
+FIRST_WRITE = -1.0
+"""b_η to begin with: a write of a quarter."""
+
+
+class PlasticMemory(LiquidLayer):
+    """Heads of fast weights, written by a Hebbian, Oja's or the delta rule, with learned forgetting and writing.
+
+    The state is the trace of each head and the tail of the convolution; its size has nothing to do with the length of a
+    sequence. The trace is computed in single precision at least. A state has the dtype of the parameters, though: to
+    compute in half precision, leave them in float32 and use autocast.
+
+    Args:
+        input_size: number of inputs.
+        units: number of values of all heads together, a multiple of ``heads``.
+        output_size: if given, outputs go through a linear readout of this size; else they are what the heads read,
+            normalised and gated.
+        heads: number of heads.
+        key_size: width of the keys of a head; None is that of its values, ``units / heads``.
+        rule: "hebb" adds to what a key holds, "delta" replaces it, "oja" replaces what led to a value.
+        convolution: how many steps the convolution sees, the present one included; 1 is none.
+        shortest_half_life: of a trace without inputs, in units of elapsed time.
+        longest_half_life: heads begin log-spaced from this, the first, down to the shortest.
+        learn_initial_state: whether the initial state, traces included, is a parameter.
+
+    Raises:
+        ValueError: if a number is out of range or the rule is unknown.
+    """
+
+    name = "plastic_memory"
+    kept_as: ClassVar = {"output_size": "readout_size"}
+
+    def __init__(
+        self,
+        input_size: int,
+        units: int,
+        output_size: int | None = None,
+        *,
+        heads: int = 2,
+        key_size: int | None = None,
+        rule: str = "delta",
+        convolution: int = 4,
+        shortest_half_life: float = 4.0,
+        longest_half_life: float = 4096.0,
+        learn_initial_state: bool = False,
+    ):
+        if heads < 1:
+            raise ValueError(f"heads must be at least 1, given {heads}.")
+        if units < 1 or units % heads:
+            raise ValueError(f"units must be at least 1 and a multiple of heads = {heads}, given {units}.")
+        width, values = units // heads if key_size is None else key_size, units // heads
+        for what, size in (("key_size", width), ("convolution", convolution)):
+            if size < 1:
+                raise ValueError(f"{what} must be at least 1, given {size}.")
+        if rule not in RULES:
+            raise ValueError(f"rule is {rule!r}, expected one of {RULES}.")
+        if not 0 < shortest_half_life <= longest_half_life < math.inf:
+            raise ValueError(
+                "half-lives must be positive and finite, the shortest first, "
+                f"given {shortest_half_life} and {longest_half_life}."
+            )
+        features = heads * (2 * width + values)
+        parts = {"trace": heads * values * width, "tail": (convolution - 1) * features}
+        super().__init__(input_size, parts, output_size or units, learn_initial_state)
+        self.units, self.readout_size, self.heads, self.key_size = units, output_size, heads, key_size
+        self.rule, self.convolution = rule, convolution
+        self.shortest_half_life, self.longest_half_life = shortest_half_life, longest_half_life
+        self.frozen: frozenset[str] = frozenset()
+        self._features = [heads * width, heads * width, units]
+
+        self.project = nn.Linear(input_size, features, bias=False)  # queries, keys, values of all heads
+        self.taps = nn.Parameter(torch.empty(features, convolution).uniform_(-1, 1) / math.sqrt(convolution))
+        self.modulator = nn.Linear(input_size, 2 * heads)  # forgetting, writing
+        self.gate = nn.Linear(input_size, units)
+        self.gain = nn.Parameter(torch.ones(units))
+        self.readout: nn.Module = nn.Identity() if output_size is None else nn.Linear(units, output_size, bias=False)
+        with torch.no_grad():
+            longest, shortest = math.log(longest_half_life), math.log(shortest_half_life)
+            forgetting = math.log(2) * torch.linspace(-longest, -shortest, heads, device=self.gain.device).exp()
+            # log(e^f - 1), written so that no large f overflows.
+            self.modulator.bias[:heads] = forgetting + torch.log(-torch.expm1(-forgetting))
+            self.modulator.bias[heads:] = FIRST_WRITE
+
+    def follow_modules(self) -> None:
+        """See :class:`LiquidLayer`; all modules are called."""
+        settle([self.project, self.modulator, self.gate, self.readout], called=True)
+
+    def unpack(self, state: Tensor) -> dict[str, Tensor]:
+        """Traces and the tail of the convolution.
+
+        ``trace`` (B, H, V, K), of H heads with keys of K and values of V numbers, and ``tail``
+        (B, convolution - 1, H (2 K + V)): what became queries, keys and values in the last steps, oldest first.
+        """
+        parts = super().unpack(state)
+        trace = parts["trace"].unflatten(1, (self.heads, self.units // self.heads, -1))
+        tail = parts["tail"].unflatten(1, (self.convolution - 1, sum(self._features)))
+        return {"trace": trace, "tail": tail}
+
+    def freeze(self, *names: str) -> None:
+        """Holds the ``trace`` as it is, read but neither written nor forgotten; without a name, it lives again.
+
+        Raises:
+            ValueError: if a name is unknown.
+        """
+        refuse_unknown(names, ["trace"])
+        self.frozen = frozenset(names)
+
+    def half_lives(self, x: Tensor) -> Tensor:
+        """The half-lives (…, H) of the traces under inputs (…, C), in units of elapsed time."""
+        return math.log(2) / F.softplus(self.modulator(x)[..., : self.heads])
+
+    def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See :class:`LiquidLayer`: in chunks of steps, or in the reference form step by step."""
+        before = self.unpack(state)
+        features, tail = self._convolve(self.project(x), before["tail"].transpose(0, 1), advance)
+        # A trace accumulates rounding errors.
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        q, k, v = (
+            part.transpose(0, 1).unflatten(2, (self.heads, -1))
+            for part in F.silu(features.to(dtype)).split(self._features, 2)
+        )
+        if self.rule == "oja":
+            v = _unit(v)
+        decay, rate = (part.transpose(0, 1) for part in self._modulate(x, elapsed, advance, dtype))
+        form = plastic_trace if reference_is_chosen() or len(x) == 1 else chunkwise_trace
+        read, trace = form(_unit(q), _unit(k), v, decay, rate, before["trace"].to(dtype), self.rule)
+
+        heard = read * torch.rsqrt(read.square().mean(-1, keepdim=True) + READ_FLOOR)
+        heard = heard.flatten(2).transpose(0, 1).to(x.dtype)
+        y = self.readout(self.gain * heard * F.silu(self.gate(x)))
+        return y, torch.cat([trace.flatten(1).to(x.dtype), tail.transpose(0, 1).flatten(1)], 1)
+
+    def _convolve(self, given: Tensor, tail: Tensor, advance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Each feature through its own taps, over the last steps that advanced and the present one.
+
+        Args:
+            given: (T, B, F) features.
+            tail: (convolution - 1, B, F) those before, oldest first.
+            advance: (T, B) or None.
+
+        Returns:
+            The convolved features (T, B, F), and the tail after the last step.
+        """
+        steps, past = len(given), self.convolution - 1
+        if advance is None:
+            inputs = torch.cat([tail, given])
+            earlier = [inputs[first : first + steps] for first in range(past)]
+            tail = inputs[steps:]
+        else:
+            # Steps that advance move to the front, so that no other is seen later. By scattering, since ONNX has no
+            # stable sort.
+            count = advance.cumsum(0)
+            place = torch.where(advance, count, count[-1] + (~advance).cumsum(0)) - 1
+            inputs = torch.cat([tail, torch.empty_like(given).scatter(0, _of_each(place, given), given)])
+            oldest = torch.where(advance, count - 1, count)
+            earlier = [inputs.gather(0, _of_each(oldest + later, given)) for later in range(past)]
+            recent = count[-1] + torch.arange(past, device=given.device)[:, None]
+            tail = inputs.gather(0, _of_each(recent, given))
+        *taps, present = self.taps.unbind(1)
+        convolved = given * present
+        for seen, tap in zip(earlier, taps, strict=True):
+            convolved = torch.addcmul(convolved, seen, tap)
+        return convolved, tail
+
+    def _modulate(
+        self, x: Tensor, elapsed: Elapsed, advance: Tensor | None, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """λ and η (T, B, H) of each step and head; 1 and 0 where the trace stays."""
+        forgetting, writing = self.modulator(x).to(dtype).chunk(2, -1)
+        span = elapsed[..., None].to(dtype) if isinstance(elapsed, Tensor) else elapsed
+        decay, rate = (-span * F.softplus(forgetting)).clamp(min=WIPED).exp(), torch.sigmoid(writing)
+        if "trace" in self.frozen:
+            return torch.ones_like(decay), torch.zeros_like(rate)
+        if advance is not None:
+            decay, rate = torch.where(advance[..., None], decay, 1), torch.where(advance[..., None], rate, 0)
+        return decay, rate
+
+    @property
+    def neuron_count(self) -> int:
+        """Queries, keys and values, each a SiLU of its own; gates are not counted."""
+        return sum(self._features)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Vectors (…, N) of length one, those of nearly nothing shorter."""
+    return vectors * torch.rsqrt(vectors.square().sum(-1, keepdim=True) + UNIT_FLOOR)
+
+
+def _of_each(place: Tensor, features: Tensor) -> Tensor:
+    """Places (T, B) in time, for each of the features (·, B, F)."""
+    return place[..., None].expand(-1, -1, features.shape[2])
