@@ -2,6 +2,7 @@
 
 import math
 
+import onnxruntime
 import pytest
 import torch
 from torch.nn import functional as F
@@ -273,3 +274,22 @@ def test_gradients_reach_what_decides_about_forgetting_and_writing():
 def test_options_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=r"expected one of|must be positive and finite"):
         PlasticMemory(INPUTS, 8, **wrong)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_a_step_is_an_onnx_model():
+    """ONNX can solve no triangular system; a step has none."""
+    torch.manual_seed(0)
+    layer = PlasticMemory(INPUTS, 8, 3).requires_grad_(False)
+    given = torch.randn(2, INPUTS), torch.randn(2, layer.state_size), torch.rand(2)
+
+    class Step(torch.nn.Module):
+        def forward(self, x, state, elapsed):
+            return layer.step(x, state, elapsed)
+
+    program = torch.onnx.export(Step(), given, dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    names = [of.name for of in session.get_inputs()]
+    found = session.run(None, dict(zip(names, (part.numpy() for part in given), strict=True)))
+    for one, other in zip(found, layer.step(*given), strict=True):
+        torch.testing.assert_close(torch.from_numpy(one), other, rtol=1e-5, atol=1e-5)
