@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import cast
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -149,3 +150,8 @@ def read_mask(mask: Tensor) -> np.ndarray:
     if not np.isin(values, (0, 1)).all():
         raise ValueError("a mask of a wiring holds 1 where there is a synapse and 0 elsewhere; scale weights instead.")
     return values != 0
+
+
+def before_softplus(value: Tensor) -> Tensor:
+    """What softplus makes ``value`` > 0 of: log(e^value - 1), written so that no large value overflows."""
+    return value + torch.log(-torch.expm1(-value))

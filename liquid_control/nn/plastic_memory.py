@@ -41,7 +41,7 @@ from torch.nn import functional as F
 
 from liquid_control.kernels import reference_is_chosen
 from liquid_control.nn.layer import Elapsed, LiquidLayer
-from liquid_control.nn.parameters import settle
+from liquid_control.nn.parameters import before_softplus, settle
 from liquid_control.nn.plastic import refuse_unknown
 from liquid_control.nn.trace import RULES, chunkwise_trace, plastic_trace
 
@@ -129,8 +129,7 @@ class PlasticMemory(LiquidLayer):
         with torch.no_grad():
             longest, shortest = math.log(longest_half_life), math.log(shortest_half_life)
             forgetting = math.log(2) * torch.linspace(-longest, -shortest, heads, device=self.gain.device).exp()
-            # log(e^f - 1), written so that no large f overflows.
-            self.modulator.bias[:heads] = forgetting + torch.log(-torch.expm1(-forgetting))
+            self.modulator.bias[:heads] = before_softplus(forgetting)
             self.modulator.bias[heads:] = FIRST_WRITE
 
     def follow_modules(self) -> None:

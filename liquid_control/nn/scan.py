@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from liquid_control.kernels import is_operable, reference_is_chosen
 from liquid_control.nn.layer import Elapsed, LiquidLayer
-from liquid_control.nn.parameters import read, settle
+from liquid_control.nn.parameters import before_softplus, read, settle
 
 if TYPE_CHECKING:
     from liquid_control.kernels.step import Tick
@@ -151,9 +151,8 @@ class LiquidScan(LiquidLayer):
             # Every neuron begins near a pace of its own. Not at it: a weight norm has no direction for zeros.
             self.drive.weight[units:].uniform_(-bound / 10, bound / 10)
             self.drive.bias[:units] = 0
-            # The pace is log(e^τ - 1), written so that no large τ overflows.
             tau = torch.linspace(math.log(SHORTEST_TAU), math.log(longest_tau), units, device=self.drive.bias.device)
-            self.drive.bias[units:] = tau.exp() + torch.log(-torch.expm1(-tau.exp()))
+            self.drive.bias[units:] = before_softplus(tau.exp())
 
     def follow_modules(self) -> None:
         """See :class:`LiquidLayer`; both modules are called."""

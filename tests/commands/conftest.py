@@ -1,5 +1,6 @@
 """A driver that needs no training and ends its episodes soon, commands run as a shell would, and a real browser."""
 
+import contextlib
 import os
 import shutil
 import sys
@@ -98,3 +99,20 @@ def browser():
         browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
         yield browser
         browser.close()
+
+
+@contextlib.contextmanager
+def open_file(browser, file, width=1280, scheme="dark"):
+    """A page that is a file, what its console says, and what it asked the network for."""
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page = context.new_page()
+    said, asked = [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.set_default_timeout(15_000)
+    page.goto(file.as_uri())
+    try:
+        yield page, said, [url for url in asked if not url.startswith("data:")]
+    finally:
+        context.close()

@@ -11,7 +11,7 @@ import pytest
 from liquid_control.audit import main
 from liquid_control.report.audit_page import heat
 from policies.driver import Driver, DriverConfig
-from tests.commands.conftest import straight_driver
+from tests.commands.conftest import open_file, straight_driver
 
 TINY = ("--frames", "24", "--lesions", "1")
 SECTIONS = [
@@ -127,27 +127,10 @@ def test_saliency_lights_up_what_is_salient():
 # ---- in a browser ----
 
 
-@contextlib.contextmanager
-def open_page(browser, folder, width=1280, scheme="dark"):
-    """The page, what its console says, and what it asked the network for."""
-    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    page = context.new_page()
-    said, asked = [], []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    page.set_default_timeout(15_000)
-    page.goto((folder / "audit.html").as_uri())
-    try:
-        yield page, said, [url for url in asked if not url.startswith("data:")]
-    finally:
-        context.close()
-
-
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (360, "light")])
 def test_a_browser_shows_all_of_it_at_any_width(browser, audited, width, scheme):
     folder, _ = audited
-    with open_page(browser, folder, width, scheme) as (page, said, asked):
+    with open_file(browser, folder / "audit.html", width, scheme) as (page, said, asked):
         assert asked == [(folder / "audit.html").as_uri()]
         assert page.eval_on_selector_all("h2", "all => all.map(each => each.textContent)") == SECTIONS
         assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -167,7 +150,7 @@ FILLS = "all => all.map(each => each.style.fill).join()"
 
 def test_the_slider_moves_film_and_wiring_and_play_goes_on(browser, audited):
     folder, _ = audited
-    with open_page(browser, folder) as (page, said, _):
+    with open_file(browser, folder / "audit.html") as (page, said, _):
         slider = page.locator("#moment")
 
         def seen():

@@ -15,7 +15,7 @@ from envs.registration import FAST, STAND_IN, UDACITY
 from liquid_control.evaluate import main
 from liquid_control.report.shift_results import read_results
 from policies.driver import Driver, DriverConfig
-from tests.commands.conftest import straight_driver
+from tests.commands.conftest import open_file, straight_driver
 
 TINY = ("--suite", "shift:quick", "--shifts", "dark", "bars", "rain:3+delay:2", "--severities", "1", "5",
         "--episodes", "2", "--workers", "2")  # fmt: skip
@@ -260,27 +260,10 @@ def test_attacks_are_driven_where_they_are_asked_for_and_go_on(tmp_path, command
 # ---- in a browser ----
 
 
-@contextlib.contextmanager
-def open_report(browser, folder, width=1280, scheme="dark"):
-    """The page, what its console says, and what it asked the network for."""
-    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    page = context.new_page()
-    said, asked = [], []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    page.set_default_timeout(15_000)
-    page.goto((folder / "report.html").as_uri())
-    try:
-        yield page, said, [url for url in asked if not url.startswith("data:")]
-    finally:
-        context.close()
-
-
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (360, "light")])
 def test_a_browser_shows_all_of_it_at_any_width(browser, suite, width, scheme):
     folder, _, _ = suite
-    with open_report(browser, folder, width, scheme) as (page, said, asked):
+    with open_file(browser, folder / "report.html", width, scheme) as (page, said, asked):
         assert asked == [(folder / "report.html").as_uri()]
         titles = page.eval_on_selector_all("h2", "all => all.map(each => each.textContent)")
         assert titles == [
@@ -306,7 +289,7 @@ def column(page, place):
 
 def test_tables_are_sorted_by_click_and_by_keyboard(browser, suite):
     folder, _, _ = suite
-    with open_report(browser, folder) as (page, said, _):
+    with open_file(browser, folder / "report.html") as (page, said, _):
         table = page.locator(".card:nth-of-type(7) table")
         heads = table.locator("thead th")
         heads.nth(3).locator("button").click()  # mean
@@ -333,7 +316,7 @@ def test_names_of_policies_are_text_and_no_markup(browser, command, checkpoint, 
     words = ["--suite", "shift", "--shifts", "dark:2", "--episodes", "1", "--workers", "1", "--output", tmp_path / "r"]
     status, _, _ = command(main, f"{name}={checkpoint}", *words)
     assert status == 0
-    with open_report(browser, tmp_path / "r") as (page, said, asked):
+    with open_file(browser, tmp_path / "r" / "report.html") as (page, said, asked):
         assert name in page.inner_text("h1")
         assert page.locator("b").count() == 0 and page.locator("img").count() == 2
         assert said == [] and len(asked) == 1

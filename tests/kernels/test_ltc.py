@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from liquid_control import kernels
 from liquid_control.nn import LTC, Wiring
+from tests.kernels.conftest import agree, outcome
 
 INPUTS = 18
 NCP = Wiring.ncp(6, 4, 3, sensory_fanout=3, inter_fanout=2, recurrent_command_synapses=4, motor_fanin=2)
@@ -48,25 +49,6 @@ def given(layer, batch=5, steps=4, times="both", dtype=torch.float64):
     if times in ("mask with holes", "both"):
         arguments["mask"] = torch.rand(batch, steps) < 0.8
     return arguments
-
-
-def outcome(layer, arguments):
-    """Outputs, final state and all gradients of one loss, by name."""
-    y, state = layer(**arguments)
-    leaves = dict(layer.named_parameters())
-    leaves |= {name: value for name, value in arguments.items() if getattr(value, "requires_grad", False)}
-    gradients = torch.autograd.grad(
-        y.sin().sum() + state.square().sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
-    )
-    return {"outputs": y.detach(), "final state": state.detach()} | dict(zip(leaves, gradients, strict=True))
-
-
-def agree(found, expected, tolerance):
-    for name, value in expected.items():
-        scale = max(1.0, float(value.abs().max()))
-        torch.testing.assert_close(
-            found[name], value, rtol=0, atol=tolerance * scale, msg=lambda m, n=name: f"{n}: {m}"
-        )
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)

@@ -10,6 +10,7 @@ from liquid_control import kernels
 from liquid_control.kernels import scan as kernel
 from liquid_control.nn import LiquidScan
 from liquid_control.nn import scan as layers
+from tests.kernels.conftest import agree, outcome
 
 INPUTS = 7
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 2e-5}
@@ -41,25 +42,6 @@ def given(layer, batch, steps, times="both", dtype=torch.float64):
     if times in ("mask with holes", "both"):
         arguments["mask"] = torch.rand(batch, steps) < 0.7
     return arguments
-
-
-def outcome(layer, arguments):
-    """Outputs, final state and all gradients of one loss, by name."""
-    y, state = layer(**arguments)
-    leaves = dict(layer.named_parameters())
-    leaves |= {name: value for name, value in arguments.items() if getattr(value, "requires_grad", False)}
-    gradients = torch.autograd.grad(
-        y.sin().sum() + state.square().sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
-    )
-    return {"outputs": y.detach(), "final state": state.detach()} | dict(zip(leaves, gradients, strict=True))
-
-
-def agree(found, expected, tolerance):
-    for name, value in expected.items():
-        scale = max(1.0, float(value.abs().max()))
-        torch.testing.assert_close(
-            found[name], value, rtol=0, atol=tolerance * scale, msg=lambda m, n=name: f"{n}: {m}"
-        )
 
 
 @pytest.fixture

@@ -176,9 +176,7 @@ def _run(words: list[str]) -> None:
     kind = words[0]
     rest = words[2:] if kind in ("-m", "-c") else words[1:]
     sys.argv = [kind, *rest]
-    sys.path.insert(
-        0, {"-m": os.getcwd(), "-c": ""}.get(kind) or ("" if kind == "-c" else str(Path(kind).resolve().parent))
-    )
+    sys.path.insert(0, {"-m": os.getcwd(), "-c": ""}.get(kind, str(Path(kind).resolve().parent)))
     starting = sys.modules.get("liquid_control.support.starting")
     if kind == "-m" and starting is not None:
         starting.begin()  # as the first import of the package would
