@@ -19,6 +19,7 @@ from liquid_control.nn.mixed_memory import MixedMemory
 from liquid_control.nn.plastic import PlasticCfC
 from liquid_control.nn.plastic_memory import PlasticMemory
 from liquid_control.nn.scan import LiquidScan
+from liquid_control.nn.window_attention import WindowAttention
 from liquid_control.nn.wiring import Circuit, Wiring
 from liquid_control.support.errors import nearest
 
@@ -40,6 +41,7 @@ __all__ = [
     "PlasticCfC",
     "PlasticMemory",
     "Stack",
+    "WindowAttention",
     "Wiring",
     "build_layer",
     "close_form",
@@ -63,6 +65,7 @@ LAYERS: dict[str, type[LiquidLayer]] = {
         LSTM,
         GRU,
         MLP,
+        WindowAttention,
     )
 }
 

@@ -38,8 +38,8 @@ def find_parameter(module: nn.Module) -> Tensor:
         TypeError: if there is none, as in quantised modules.
     """
     for part in module.modules():
-        # A replica of torch.nn.DataParallel keeps its parameters elsewhere.
-        for parameter in (part._parameters or vars(part).get("_former_parameters", {})).values():
+        # A replica of torch.nn.DataParallel keeps its parameters elsewhere; those that are None stay.
+        for parameter in (vars(part).get("_former_parameters", {}) | part._parameters).values():
             if parameter is not None:
                 return parameter
     raise TypeError(f"{type(module).__name__} has no parameters: {_ADVICE}")

@@ -23,6 +23,7 @@ from liquid_control.nn import (
     PlasticCfC,
     PlasticMemory,
     Stack,
+    WindowAttention,
     Wiring,
     build_layer,
 )
@@ -78,6 +79,8 @@ CASES = {
     "lstm": lambda: LSTM(INPUTS, 4, learn_initial_state=True),
     "gru": lambda: GRU(INPUTS, 4, output_size=2),
     "mlp": lambda: MLP(INPUTS, 6, frames=3, output_size=2),
+    "window-attention": lambda: WindowAttention(INPUTS, 4, 3, window=3),
+    "window-attention-one-head": lambda: WindowAttention(INPUTS, 4, heads=1, window=2),
     "mlp-present": lambda: MLP(INPUTS, 6, frames=1, output_size=2),
 }
 

@@ -1,0 +1,154 @@
+"""Attention to the last steps: the part of a transformer that needs a window of inputs, in the contract of all layers.
+
+Heads of queries, keys and values (Vaswani et al. 2017, equation 1), each step among the last W, itself included:
+
+    q_t, k_t, v_t = R_t W_q x_t, R_t W_k x_t, W_v x_t
+    y_t = W_o Σ_{t-W < s ≤ t} softmax_s(q_t · k_s / √d) v_s
+
+R_t turns pairs of numbers by angles that grow with t at log-spaced rates (Su et al. 2021, "RoFormer", equation 34), so
+a score depends on how many steps apart query and key are, and not on where in a text. The window is state: the last
+W - 1 keys and values, not yet turned. So a sequence can go on for ever in constant memory, and what is older than W
+steps is gone; a layer that remembers longer has to keep it (`liquid_control.nn.plastic_memory`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from liquid_control.kernels import is_transformed, reference_is_chosen
+from liquid_control.nn.layer import Elapsed, LiquidLayer
+from liquid_control.nn.parameters import settle
+
+SLOWEST = 1e4
+"""Steps over which the slowest pair of numbers turns by one radian."""
+
+
+class WindowAttention(LiquidLayer):
+    """Causal attention to the last ``window`` steps.
+
+    Elapsed times are checked and ignored: a step is a step, even if no time has passed.
+
+    Args:
+        input_size: number of inputs.
+        units: number of values of all heads together, a multiple of ``heads``; an even number for each head.
+        output_size: number of outputs of the projection after the heads; None is ``units``.
+        heads: number of heads.
+        window: how many steps a step attends to, itself included.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    name = "window_attention"
+    time_driven = False
+
+    def __init__(
+        self,
+        input_size: int,
+        units: int,
+        output_size: int | None = None,
+        *,
+        heads: int = 2,
+        window: int = 128,
+    ):
+        if heads < 1:
+            raise ValueError(f"heads must be at least 1, given {heads}.")
+        if units < 2 or units % (2 * heads):
+            raise ValueError(f"units must be a multiple of 2 · heads = {2 * heads}, given {units}.")
+        if window < 2:
+            raise ValueError(f"window must be at least 2, the present step and one before, given {window}.")
+        entry = 2 * units + 1
+        places = range((window - 1) * entry)
+        parts = {
+            "keys": [place for place in places if place % entry < units],
+            "values": [place for place in places if units <= place % entry < 2 * units],
+            "there": list(places[2 * units :: entry]),
+        }
+        super().__init__(input_size, parts, output_size or units)
+        self.units, self.heads, self.window = units, heads, window
+        self.project = nn.Linear(input_size, 3 * units, bias=False)
+        self.readout = nn.Linear(units, self.output_size, bias=False)
+
+    def follow_modules(self) -> None:
+        """See :class:`LiquidLayer`; both modules are called."""
+        settle([self.project, self.readout], called=True)
+
+    def unpack(self, state: Tensor) -> dict[str, Tensor]:
+        """What stands in the window, oldest first.
+
+        ``keys`` and ``values`` (B, W - 1, units), and ``there`` (B, W - 1): 1 where a step is, 0 where none was yet.
+        """
+        parts = super().unpack(state)
+        return parts | {name: parts[name].unflatten(1, (-1, self.units)) for name in ("keys", "values")}
+
+    def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See :class:`LiquidLayer`: ``window`` steps at a time, so memory grows with T · W and not with T²."""
+        steps, past = len(x), self.window - 1
+        given = F.pad(self.project(x.transpose(0, 1)), (0, 1), value=1.0)  # (B, T, 3 units + 1)
+        if advance is not None:
+            # Steps that advance move to the front, so that no window reaches over padding.
+            count = advance.T.cumsum(1)
+            place = torch.where(advance.T, count, count[:, -1:] + (~advance.T).cumsum(1))[..., None] - 1
+            given = torch.empty_like(given).scatter(1, place.expand_as(given), given)
+        query, present = given.split([self.units, 2 * self.units + 1], 2)
+        seen = torch.cat([state.unflatten(1, (past, -1)), present], 1)  # (B, W - 1 + T, 2 units + 1)
+        y = torch.cat(
+            [
+                self._attend(query[:, first : first + self.window], seen[:, first : first + self.window + past])
+                for first in range(0, steps, self.window)
+            ],
+            1,
+        )
+        window = seen[:, steps:]
+        if advance is not None:
+            y = y.gather(1, place.expand_as(y))
+            recent = count[:, -1:, None] + torch.arange(past, device=x.device)[:, None]  # (B, W - 1, 1)
+            window = seen.gather(1, recent.expand(-1, -1, seen.shape[2]))
+        return self.readout(y).transpose(0, 1), window.flatten(1)
+
+    def _attend(self, query: Tensor, seen: Tensor) -> Tensor:
+        """Some steps of all sequences.
+
+        Args:
+            query: (B, N, units), N ≤ W.
+            seen: (B, W - 1 + N, 2 units + 1), the window before them and they themselves: keys, values, there.
+
+        Returns:
+            (B, N, units).
+        """
+        key, value, there = seen.split([self.units, self.units, 1], 2)
+        place = torch.arange(seen.shape[1], device=query.device)
+        now = place[self.window - 1 :]
+        near = (place <= now[:, None]) & (place > now[:, None] - self.window)  # (N, W - 1 + N)
+        visible = (near & (there.mT > 0))[:, None]  # (B, 1, N, W - 1 + N)
+        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
+        q, k = turn(q, now), turn(k, place)
+        if reference_is_chosen() or is_transformed():
+            scores = (q @ k.mT) / math.sqrt(q.shape[-1])
+            heard = torch.where(visible, scores, -torch.inf).softmax(-1) @ v
+        else:  # the same, which transforms and forward-mode derivatives cannot go through
+            heard = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+        return heard.transpose(1, 2).flatten(2)
+
+    @property
+    def neuron_count(self) -> int:
+        """Values of all heads: each is a softmax of its own over the window."""
+        return self.units
+
+
+def turn(vectors: Tensor, place: Tensor) -> Tensor:
+    """Vectors (…, N, D), each pair of numbers turned by its place (N,) times a rate; D is even.
+
+    Rates are log-spaced from 1 down to 1/:data:`SLOWEST` radians a step.
+    """
+    half = vectors.shape[-1] // 2
+    dtype = torch.promote_types(vectors.dtype, torch.float32)
+    rate = SLOWEST ** -(torch.arange(half, device=vectors.device, dtype=dtype) / half)
+    angle = place[:, None] * rate
+    cosine, sine = angle.cos().to(vectors.dtype), angle.sin().to(vectors.dtype)
+    one, other = vectors.chunk(2, -1)
+    return torch.cat([one * cosine - other * sine, one * sine + other * cosine], -1)
