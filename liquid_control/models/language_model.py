@@ -1,0 +1,637 @@
+"""A language model that changes while it reads, and keeps nothing else: liquid cells, and synapses that tokens write.
+
+Two variants. ``parallel`` is the one to use. It reads from top to bottom as a stack of blocks:
+
+    x = embedding of the tokens
+    for each block:  x ← x + mixer(norm(x)),  x ← x + SwiGLU(norm(x))
+    logits = norm(x) · embeddingᵀ
+
+A mixer is a layer of `liquid_control.nn`: fast weights that are written and forgotten by learned gates
+(``memory``, `nn.plastic_memory`), liquid neurons whose pace the input sets (``scan``, `nn.scan`), attention to a window
+of the last tokens (``attention``, `nn.window_attention`), or ``deep``, liquid neurons that take as many steps a token
+as they need (:class:`DeepLiquid`). A pattern names them in turn. All read a whole text at once, and the state has the
+same size after a million tokens.
+
+``origin`` is the architecture that set out with the claim (`Sariesep/liquid-nn`, MIT), token by token as it was
+published, each defect of it mended by a switch (:class:`OriginCell`).
+
+What changes while a model reads is one object, :class:`ReadingState`: cells, synapses and the tails of convolutions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, cast
+
+import torch
+from annotated_types import Ge, Gt, Le
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from liquid_control.nn import LiquidLayer, LiquidScan, PlasticMemory, WindowAttention
+from liquid_control.nn.layer import Elapsed, by_step
+from liquid_control.nn.parameters import settle
+from liquid_control.support.checkpoint import load_checkpoint, save_checkpoint, weights_digest
+from liquid_control.support.errors import UserError
+from liquid_control.support.files import write_atomically
+from liquid_control.support.schema import shortened, validated
+
+Width = Annotated[int, Ge(1), Le(8192)]
+Depth = Annotated[int, Ge(1), Le(256)]
+HalfLife = Annotated[float, Gt(0), Le(1e9)]
+Mixer = Literal["memory", "scan", "attention", "deep"]
+Mend = Literal["sequences", "gradients", "order", "bound"]
+
+TRACE = "trace"
+"""What the parts of a state that are synapses begin with."""
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig:
+    """What a language model is made of."""
+
+    vocabulary: Annotated[int, Ge(1), Le(2**20)]
+    """Number of tokens."""
+    variant: Literal["parallel", "origin"] = "parallel"
+    """parallel: blocks that read all tokens of a text at once. origin: the published cell, token by token."""
+    width: Width = 128
+    """Numbers that stand for a token inside."""
+    blocks: Depth = 4
+    """Blocks, or cells of the origin: the first half of those fast, the second deep and plastic."""
+    pattern: tuple[Mixer, ...] = ("memory",)
+    """Mixers of the blocks, in turn: memory, scan, attention or deep. For example (memory, memory, attention)."""
+    heads: Depth = 2
+    """Heads of fast weights or of attention, each of width / heads numbers."""
+    rule: Literal["hebb", "oja", "delta"] = "delta"
+    """How fast weights are written, see `liquid_control.nn.trace`."""
+    convolution: Annotated[int, Ge(1), Le(64)] = 4
+    """Tokens that a key sees, the present one included."""
+    shortest_half_life: HalfLife = 4.0
+    """Tokens after which the most forgetful head has forgotten half, to begin with."""
+    longest_half_life: HalfLife = 2048.0
+    """The same of the most faithful head."""
+    window: Annotated[int, Ge(2), Le(10_000)] = 128
+    """Tokens that attention sees."""
+    expansion: Annotated[float, Gt(0), Le(16)] = 7 / 3
+    """Width of the feed-forward part of a block, in widths."""
+    steps: Annotated[int, Ge(1), Le(16)] = 4
+    """Liquid steps that a deep mixer takes for a token at most."""
+    mends: tuple[Literal["sequences", "gradients", "order", "bound"], ...] = (
+        "sequences",
+        "gradients",
+        "order",
+        "bound",
+    )
+    """Defects of the origin that are mended, see :class:`OriginCell`."""
+    plastic: bool = True
+    """Whether the deep cells of the origin are plastic."""
+
+
+# What changes while reading
+
+
+@dataclass(frozen=True)
+class ReadingState:
+    """All that changes while a model reads, for each of B texts: cells, synapses, tails of convolutions, windows.
+
+    Its size does not depend on how much has been read. It holds no gradient rule of its own: :meth:`detach` cuts the
+    past off. A state belongs to the weights that made it.
+    """
+
+    layers: Mapping[str, Tensor]
+    """The flat state (B, S) of each layer, by the layer's name."""
+    parts: Mapping[str, Mapping[str, Sequence[int]]]
+    """Places in it of each part of the layer; those whose name begins with :data:`TRACE` are synapses."""
+    frozen: bool = False
+    """Whether reading leaves the synapses as they are."""
+
+    @property
+    def batch(self) -> int:
+        """Number of texts, B."""
+        return len(next(iter(self.layers.values())))
+
+    @property
+    def bytes_per_text(self) -> int:
+        """Bytes of the state of one text."""
+        return sum(state.shape[1] * state.element_size() for state in self.layers.values())
+
+    def reset(self, traces: bool = True, rest: bool = True) -> ReadingState:
+        """As before the first token: the synapses, and all the rest; where False, it stays."""
+        return self._combined({name: torch.zeros_like(state) for name, state in self.layers.items()}, traces, rest)
+
+    def with_traces_of(self, other: ReadingState) -> ReadingState:
+        """This state with the synapses of another."""
+        return self._combined(other.layers, traces=True, rest=False)
+
+    def freeze(self, frozen: bool = True) -> ReadingState:
+        """A state whose synapses stay as they are while reading goes on; False lets them live again."""
+        return ReadingState(self.layers, self.parts, frozen)
+
+    def detach(self) -> ReadingState:
+        """The same numbers, of which no gradient goes further back."""
+        return self._map(Tensor.detach)
+
+    def rows(self, places: Tensor | Sequence[int] | slice) -> ReadingState:
+        """The states of some of the texts, or of one several times."""
+        return self._map(lambda state: state[places])
+
+    def to(self, *where: Any) -> ReadingState:
+        """On another device or of another type, as `torch.Tensor.to`."""
+        return self._map(lambda state: state.to(*where))
+
+    def keep(self, kept: Tensor) -> ReadingState:
+        """Reset where ``kept`` (B,) is False."""
+        return self._map(lambda state: torch.where(kept[:, None], state, 0))
+
+    def synapses(self) -> dict[str, Tensor]:
+        """The traces (B, ·), by layer and part."""
+        return {
+            f"{layer}.{part}": state[:, _index(self.parts[layer][part])]
+            for layer, state in self.layers.items()
+            for part in self.parts[layer]
+            if part.startswith(TRACE)
+        }
+
+    def save(self, path: str | os.PathLike[str], model: nn.Module) -> None:
+        """Writes a file that :meth:`load` reads, whole or not at all.
+
+        Raises:
+            UserError: if it cannot be written.
+        """
+        content = {name: state.detach().cpu().contiguous() for name, state in self.layers.items()}
+        head = {"model": weights_digest(model), "frozen": str(int(self.frozen)), "sha256": _digest(content)}
+        write_atomically(Path(path), tensors_to_bytes(content, head))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], model: LanguageModel) -> ReadingState:
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+            UserError: if there is no such file, it is damaged, or it is a state of another model.
+        """
+        try:
+            Path(path).read_bytes()  # safetensors has one error for a file that is not readable and one that is broken
+            with safe_open(path, "pt") as file:
+                head = file.metadata() or {}
+                layers = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except OSError as error:
+            raise UserError(f"cannot read the state {path}: {error.strerror or error}.") from None
+        except SafetensorError as error:
+            raise UserError(f"{path} is no state of a language model: {shortened(error)}.") from None
+        if head.get("model") != weights_digest(model):
+            raise UserError(f"{path} is the state of another model: a state belongs to the weights that made it.")
+        fresh = model.initial_state(1)
+        fits = {name: tensor.shape[1:] for name, tensor in layers.items()} == {
+            name: tensor.shape[1:] for name, tensor in fresh.layers.items()
+        }
+        if head.get("sha256") != _digest(layers) or not fits:
+            raise UserError(f"{path} is damaged: its sha256 or its shapes differ.")
+        return cls(layers, fresh.parts, head.get("frozen") == "1")
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> ReadingState:
+        layers = {name: function(state) for name, state in self.layers.items()}
+        return ReadingState(layers, self.parts, self.frozen)
+
+    def _combined(self, others: Mapping[str, Tensor], traces: bool, rest: bool) -> ReadingState:
+        """Parts of other layers' states in the place of these: the synapses, and all the rest."""
+        layers = {}
+        for name, state in self.layers.items():
+            state = state.clone()
+            for part, places in self.parts[name].items():
+                if traces if part.startswith(TRACE) else rest:
+                    state[:, _index(places)] = others[name][:, _index(places)]
+            layers[name] = state
+        return ReadingState(layers, self.parts, self.frozen)
+
+
+def _index(places: Sequence[int]) -> slice | list[int]:
+    return slice(places.start, places.stop, places.step) if isinstance(places, range) else list(places)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    return hashlib.sha256(tensors_to_bytes(dict(tensors))).hexdigest()
+
+
+class Reading(NamedTuple):
+    """What a model makes of tokens."""
+
+    logits: Tensor
+    """(B, T, V) of each token, what comes next."""
+    state: ReadingState
+    """After the last token."""
+    steps: Tensor | None
+    """(B, T) liquid steps that the deep mixers took, and what was left of the last; None if there are none.
+
+    The ponder cost of Graves 2016, equation 12: its gradient shortens what is left, its whole numbers are the steps.
+    """
+
+
+# The parallel variant: blocks
+
+
+class SwiGLU(nn.Module):
+    """The feed-forward part of a block: W (SiLU(U x) ∘ V x) (Shazeer 2020, equation 6)."""
+
+    def __init__(self, width: int, inner: int):
+        super().__init__()
+        self.expand = nn.Linear(width, 2 * inner, bias=False)
+        self.contract = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (…, width) to the same."""
+        gate, value = self.expand(x).chunk(2, -1)
+        contracted: Tensor = self.contract(F.silu(gate) * value)
+        return contracted
+
+
+class Block(nn.Module):
+    """A mixer, which looks at other tokens, and a feed-forward part, which does not; both added to what was there."""
+
+    def __init__(self, mixer: LiquidLayer | DeepLiquid, config: LanguageModelConfig):
+        super().__init__()
+        width = config.width
+        self.before_mixer, self.before_feed = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.mixer = mixer
+        self.feed = SwiGLU(width, max(1, round(config.expansion * width)))
+
+    def forward(
+        self, x: Tensor, state: Tensor, elapsed: Elapsed | None, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """From x (B, T, width) and the mixer's state to the same, and its liquid steps (B, T) if it counts them."""
+        mixed, state, *steps = self.mixer(self.before_mixer(x), state, elapsed, mask)
+        x = x + mixed
+        return x + self.feed(self.before_feed(x)), state, steps[0] if steps else None
+
+
+class DeepLiquid(nn.Module):
+    """Liquid neurons that take as many steps a token as they need: easy ones few, hard ones many.
+
+    Adaptive computation time (Graves 2016, §2) around one :class:`~liquid_control.nn.LiquidScan`: step n reads the
+    token together with what step n - 1 made of it, and says how likely it is the last, p_n. A token halts as soon as
+    the sum of its p reaches 1 - ε, and its output is the mean of its steps' with weights p, what is left over going to
+    the last one. Each step has neurons of its own, which only those tokens move that come so far: to the others it is a
+    padded step, so all tokens still run at once.
+
+    Args:
+        width: of input and output.
+        steps: the most.
+    """
+
+    EPSILON = 0.01
+
+    def __init__(self, width: int, steps: int):
+        super().__init__()
+        self.steps = steps
+        self.scan = LiquidScan(width, width, output_size=width)
+        self.again = nn.Linear(width, width, bias=False)
+        self.halt = nn.Linear(width, 1)
+        nn.init.constant_(self.halt.bias, 1.0)
+        self.state_size = steps * self.scan.state_size
+        self.parts = {f"neurons_{step}": self._places(step) for step in range(steps)}
+
+    def _places(self, step: int) -> range:
+        return range(step * self.scan.state_size, (step + 1) * self.scan.state_size)
+
+    def initial_state(self, batch: int) -> Tensor:
+        """The state (batch, S) before the first token."""
+        return self.scan.initial_state(batch).repeat(1, self.steps)
+
+    def forward(
+        self, x: Tensor, state: Tensor, elapsed: Elapsed | None, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """From x (B, T, width) to the same, the state after, and the ponder cost (B, T)."""
+        runs = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
+        left = torch.ones_like(x[..., 0])  # 1 - Σ p so far
+        seen, mixed, count, states = x, torch.zeros_like(x), torch.zeros_like(left), []
+        remainder = torch.zeros_like(left)
+        for step, before in enumerate(state.chunk(self.steps, 1)):
+            made, after = self.scan(seen, before, elapsed, runs)
+            states.append(after)
+            likely = torch.sigmoid(self.halt(made)[..., 0])
+            last = runs & ((left - likely < self.EPSILON) if step + 1 < self.steps else True)
+            weight = torch.where(last, left, likely)
+            mixed = mixed + torch.where(runs, weight, 0)[..., None] * made
+            count, remainder = count + runs, torch.where(last, left, remainder)
+            left = torch.where(runs & ~last, left - likely, left)
+            runs = runs & ~last
+            seen = x + self.again(made)
+        return mixed, torch.cat(states, 1), count + remainder
+
+
+def build_mixer(kind: Mixer, config: LanguageModelConfig) -> LiquidLayer | DeepLiquid:
+    """The mixer that a pattern names."""
+    width = config.width
+    match kind:
+        case "memory":
+            return PlasticMemory(
+                width,
+                width,
+                width,
+                heads=config.heads,
+                rule=config.rule,
+                convolution=config.convolution,
+                shortest_half_life=config.shortest_half_life,
+                longest_half_life=config.longest_half_life,
+            )
+        case "scan":
+            return LiquidScan(width, width, width)
+        case "attention":
+            return WindowAttention(width, width, heads=config.heads, window=config.window)
+        case "deep":
+            return DeepLiquid(width, config.steps)
+
+
+# The origin: a cell
+
+
+class OriginCell(LiquidLayer):
+    """The cell of the origin: liquid neurons whose synapses W + α ∘ H are written by their own activity.
+
+        dh/dt = (-h + tanh(S_in x + S_rec h + b)) / τ(x, h),    τ = 0.2 + softplus(MLP(x, h))
+        S = W + α ∘ H,    H ← δ H + η post preᵀ,    state ← LayerNorm(h + x)
+
+    One Euler step a token, or several midpoint steps. As it was published, four things were wrong with its plasticity.
+    Each is mended by a switch:
+
+    - ``sequences``: the trace was one for the batch, written with its mean: a text read what others had taught. Now
+      each has its own.
+    - ``gradients``: writing stood outside of the graph, so η and δ never learned. Now they do.
+    - ``order``: recurrent synapses were written with h at the same time before and after them. Now pre is the state
+      before the step, post the one after (Miconi et al. 2018, equation 2).
+    - ``bound``: a trace of more than 0.3 ‖W‖ was scaled down as a whole, which faded what was old with every write. Now
+      pre and post are of unit length, and decay alone bounds it.
+
+    Args:
+        input_size: number of inputs, which is also that of its neurons.
+        steps: 1 is an Euler step, more are midpoint steps.
+        plastic: whether it has traces.
+        mends: which of the four.
+    """
+
+    name = "origin"
+    SHORTEST_TAU, RATE, CAP = 0.2, 0.03, 0.3
+
+    def __init__(self, input_size: int, steps: int = 1, plastic: bool = True, mends: Sequence[str] = ()):
+        traces = {f"{TRACE}_input": input_size**2, f"{TRACE}_recurrent": input_size**2} if plastic else {}
+        super().__init__(input_size, {"neurons": input_size} | traces, input_size)
+        self.steps, self.plastic, self.mends = steps, plastic, tuple(mends)
+        self.frozen: frozenset[str] = frozenset()
+        self.inputs, self.recurrent = nn.Linear(input_size, input_size), nn.Linear(input_size, input_size, bias=False)
+        self.tau = nn.Sequential(nn.Linear(2 * input_size, input_size), nn.Tanh(), nn.Linear(input_size, input_size))
+        self.norm = nn.LayerNorm(input_size)
+        if plastic:
+            self.gains = nn.ParameterList(0.01 * torch.randn(input_size, input_size) for _ in range(2))
+            self.rates = nn.Parameter(torch.full((2,), -3.0))  # η = 0.03 softplus
+            self.retentions = nn.Parameter(torch.full((2,), 3.0))  # δ = σ
+
+    def follow_modules(self) -> None:
+        """See :class:`LiquidLayer`; all modules are called."""
+        settle([self.inputs, self.recurrent, self.tau, self.norm], called=True)
+
+    def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See :class:`LiquidLayer`; token by token."""
+        width = self.input_size
+        neurons, *traces = (
+            part if name == "neurons" else part.unflatten(1, (width, width))
+            for name, part in self.unpack(state).items()
+        )
+        outputs = []
+        for inputs, (span, advances) in zip(x, by_step(elapsed, advance, len(x)), strict=True):
+            after = self._move(inputs, neurons, traces, span)
+            settled = self.norm(after + inputs)
+            written = traces
+            if self.plastic and not self.frozen:
+                pre = neurons if "order" in self.mends else after
+                written = [self._write(n, traces[n], after, (inputs, pre)[n]) for n in range(2)]
+            if advances is not None:
+                settled = torch.where(advances, settled, neurons)
+                written = [torch.where(advances[..., None], new, old) for new, old in zip(written, traces, strict=True)]
+            neurons, traces = settled, written
+            outputs.append(settled)
+        return torch.stack(outputs), torch.cat([neurons, *(trace.flatten(1) for trace in traces)], 1)
+
+    def _move(self, inputs: Tensor, neurons: Tensor, traces: Sequence[Tensor], span: Elapsed) -> Tensor:
+        """The neurons (B, U) after a token that lasts ``span``."""
+
+        def through(module: nn.Module, place: int, values: Tensor) -> Tensor:
+            fixed: Tensor = module(values)
+            if not traces:
+                return fixed
+            return fixed + ((self.gains[place] * traces[place]) @ values[..., None])[..., 0]
+
+        def slope(h: Tensor) -> Tensor:
+            tau = self.SHORTEST_TAU + F.softplus(self.tau(torch.cat([inputs, h], 1)))
+            return (torch.tanh(given + through(self.recurrent, 1, h)) - h) / tau
+
+        given, step = through(self.inputs, 0, inputs), span / self.steps
+        for _ in range(self.steps):
+            halfway = neurons if self.steps == 1 else neurons + step / 2 * slope(neurons)
+            neurons = neurons + step * slope(halfway)
+        return neurons
+
+    def _write(self, place: int, trace: Tensor, post: Tensor, pre: Tensor) -> Tensor:
+        """A trace (B, U, U) after a token."""
+        if "bound" in self.mends:
+            post, pre = F.normalize(post, dim=1), F.normalize(pre, dim=1)
+        with torch.set_grad_enabled("gradients" in self.mends and torch.is_grad_enabled()):
+            rate, retention = self.RATE * F.softplus(self.rates[place]), torch.sigmoid(self.retentions[place])
+            product = post[:, :, None] * pre[:, None, :]
+            if "sequences" not in self.mends:
+                product = product.mean(0, keepdim=True)
+            trace = retention * trace + rate * product
+            if "bound" not in self.mends:
+                weight = (self.inputs, self.recurrent)[place].weight
+                largest = self.CAP * torch.linalg.matrix_norm(weight)
+                size = torch.linalg.matrix_norm(trace, keepdim=True)
+                trace = trace * (largest / size.clamp(min=torch.finfo(size.dtype).tiny)).clamp(max=1)
+        return trace
+
+    @property
+    def neuron_count(self) -> int:
+        """The neurons of the state."""
+        return self.input_size
+
+
+def positions(place: Tensor, width: int) -> Tensor:
+    """Sinusoidal positions (…, width) of places (…) in a text (Vaswani et al. 2017, §3.5)."""
+    pairs = -(-width // 2)
+    angle = place[..., None] * 1e4 ** -(torch.arange(pairs, device=place.device) / pairs)
+    return torch.cat([angle.sin(), angle.cos()], -1)[..., :width]
+
+
+# The model
+
+
+class LanguageModel(nn.Module):
+    """From tokens to what comes next, a whole text at once or token by token.
+
+    Args:
+        config: what it is made of.
+
+    Raises:
+        UserError: if the config's numbers do not go together.
+    """
+
+    def __init__(self, config: LanguageModelConfig):
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocabulary, config.width)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        self.blocks = nn.ModuleList()
+        try:
+            for place in range(config.blocks):
+                if config.variant == "origin":
+                    deep = place >= config.blocks // 2
+                    self.blocks.append(
+                        OriginCell(config.width, 3 if deep else 1, deep and config.plastic, config.mends)
+                    )
+                else:
+                    kind = config.pattern[place % len(config.pattern)]
+                    self.blocks.append(Block(build_mixer(kind, config), config))
+        except ValueError as error:
+            raise UserError(f"no such language model: {error}") from None
+        self.norm = nn.RMSNorm(config.width) if config.variant == "parallel" else nn.Identity()
+        for block in self.blocks:
+            if isinstance(block, Block):  # what so many parts add up to begins as large as one (Radford et al. 2019)
+                for last in (block.feed.contract.weight, *_readout(block.mixer)):
+                    with torch.no_grad():
+                        last.div_(math.sqrt(2 * config.blocks))
+
+    def forward(
+        self,
+        tokens: Tensor,
+        state: ReadingState | None = None,
+        elapsed: Elapsed | None = None,
+        mask: Tensor | None = None,
+    ) -> Reading:
+        """Reads a stretch of each text.
+
+        Args:
+            tokens: (B, T) int64.
+            state: before the first; None is :meth:`initial_state`.
+            elapsed: time since the token before, in tokens: None (1), a number, or (B, T).
+            mask: (B, T) bool, True where a token is real. Others change nothing.
+
+        Raises:
+            ValueError: if a token is unknown or a shape does not fit.
+        """
+        if tokens.dim() != 2:
+            raise ValueError(f"tokens have shape {tuple(tokens.shape)}, expected (batch, time).")
+        if not torch.compiler.is_compiling():
+            self._check(tokens)
+        state = self.initial_state(len(tokens)) if state is None else state
+        with self._holding(state.frozen):
+            return self._read(tokens, state, elapsed, mask)
+
+    def step(self, token: Tensor, state: ReadingState | None = None) -> tuple[Tensor, ReadingState]:
+        """One token (B,) of each text: logits (B, V) of the next, and the state after."""
+        reading = self(token[:, None], state)
+        return reading.logits[:, 0], reading.state
+
+    def _read(self, tokens: Tensor, state: ReadingState, elapsed: Elapsed | None, mask: Tensor | None) -> Reading:
+        layers, steps = dict(state.layers), None
+        x = self.embedding(tokens)
+        if self.config.variant == "origin":
+            place = layers["position"]
+            real = torch.ones_like(tokens) if mask is None else mask.long()
+            after = place + real.cumsum(1)
+            x = x + positions(after - 1, self.config.width).to(x.dtype)
+            layers["position"] = after[:, -1:] if tokens.shape[1] else place
+        for name, block in self._named_blocks():
+            if isinstance(block, OriginCell):
+                x, layers[name] = block(x, layers[name], elapsed, mask)
+            else:
+                x, layers[name], taken = block(x, layers[name], elapsed, mask)
+                steps = taken if steps is None else steps if taken is None else steps + taken
+        logits = F.linear(self.norm(x), self.embedding.weight)
+        return Reading(logits, ReadingState(layers, state.parts, state.frozen), steps)
+
+    def initial_state(self, batch: int) -> ReadingState:
+        """The state of ``batch`` texts of which nothing has been read."""
+        layers, parts = {}, {}
+        for name, block in self._named_blocks():
+            mixer = block.mixer if isinstance(block, Block) else block
+            layers[name], parts[name] = mixer.initial_state(batch), mixer.parts
+        if self.config.variant == "origin":
+            layers["position"] = torch.zeros(batch, 1, device=self.embedding.weight.device)
+            parts["position"] = {"position": range(1)}
+        return ReadingState(layers, parts)
+
+    def parameter_count(self) -> int:
+        """Number of parameters; the embedding is also the head, and counts once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def describe(self) -> str:
+        """One line about the model."""
+        kinds = "origin" if self.config.variant == "origin" else ", ".join(self.config.pattern)
+        table = self.embedding.weight.numel()
+        return (
+            f"language model: {self.config.blocks} × {self.config.width} ({kinds}), {self.parameter_count():,} "
+            f"parameters, of which the embedding {table:,}; state {self.initial_state(1).bytes_per_text:,} bytes a text"
+        )
+
+    def save(self, folder: str | os.PathLike[str], told: Mapping[str, Any], card: str | None = None) -> None:
+        """Saves it as a checkpoint; ``told`` is what the config file says besides: tokenizer, training.
+
+        Raises:
+            UserError: if it cannot be written.
+        """
+        save_checkpoint(folder, self.state_dict(), {"language_model": asdict(self.config)} | dict(told), card)
+
+    def _named_blocks(self) -> Iterator[tuple[str, Block | OriginCell]]:
+        return ((f"blocks.{place}", cast(Block | OriginCell, block)) for place, block in enumerate(self.blocks))
+
+    @contextmanager
+    def _holding(self, frozen: bool) -> Iterator[None]:
+        """For its block the synapses stay as they are, if ``frozen``."""
+        memories = [part for part in self.modules() if frozen and isinstance(part, PlasticMemory | OriginCell)]
+        before = [part.frozen for part in memories]
+        try:
+            for memory in memories:
+                memory.frozen = frozenset([TRACE])
+            yield
+        finally:
+            for memory, was in zip(memories, before, strict=True):
+                memory.frozen = was
+
+    def _check(self, tokens: Tensor) -> None:
+        if tokens.numel():
+            low, high = (int(value) for value in tokens.aminmax())
+            if low < 0 or high >= self.config.vocabulary:
+                wrong = low if low < 0 else high
+                raise ValueError(f"token {wrong} is unknown: the vocabulary has {self.config.vocabulary}, from 0 on.")
+
+
+def _readout(mixer: nn.Module) -> list[Tensor]:
+    readout = getattr(mixer.scan if isinstance(mixer, DeepLiquid) else mixer, "readout", None)
+    return [readout.weight] if isinstance(readout, nn.Linear) else []
+
+
+def load_language_model(folder: str | os.PathLike[str]) -> tuple[LanguageModel, dict[str, Any]]:
+    """What :meth:`LanguageModel.save` wrote, on the CPU and in eval mode, and what else the config says.
+
+    Raises:
+        UserError: if there is none, or it is damaged, see :func:`liquid_control.support.checkpoint.load_checkpoint`.
+    """
+    tensors, told = load_checkpoint(folder)
+    if "language_model" not in told:
+        raise UserError(f"{folder} is no language model: its config has none.")
+    config = validated(LanguageModelConfig, told.pop("language_model"), f"the config of {folder}")
+    with torch.device("meta"):
+        model = LanguageModel(config)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    given = {name: tensor.shape for name, tensor in tensors.items()}
+    if given != shapes:
+        odd = sorted({*given.items()} ^ {*shapes.items()})[0][0]
+        raise UserError(f"the weights of {folder} do not fit its config, first {shortened(odd)}.")
+    model = LanguageModel(config)
+    model.load_state_dict(tensors)
+    return model.eval(), told
