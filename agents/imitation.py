@@ -143,8 +143,8 @@ class Imitation(ABC, Generic[ImitationJob]):
 
     @property
     def summaries(self) -> list[str]:
-        """Lines about what is learned from beside what is driven."""
-        return []
+        """Lines about what is learned from beside what is driven, and one about the driver."""
+        return [self.driver.describe()]
 
     def close(self) -> None:
         """Nothing runs for it but the pool, which is the caller's."""

@@ -11,13 +11,13 @@ from agents.device import resolve_device
 from agents.run_folder import RunProgress
 from envs.registration import OFFICIAL
 from liquid_control.support.ranges import Count, CountOrZero, Processes, Seed
-from policies.driver import Driver, Width
+from policies.driver import Width
 from policies.eyes import PictureSide
 
 
 @dataclass(frozen=True)
-class JobConfig:
-    """The options that all jobs share; each says in its own class what it adds and where its defaults differ."""
+class Drive:
+    """What a driver is and where it drives."""
 
     env: str = OFFICIAL
     """The environment to drive in."""
@@ -25,10 +25,16 @@ class JobConfig:
     """The driver's core: cfc, ltc, lan, leaky, plastic, scan, lstm, gru or mlp."""
     policy_options: tuple[str, ...] = ()
     """Options of the core as name=value words, for example neurons=19, mode=pure or ode_unfolds=4."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The options that all runs share, whatever learns."""
+
     agent: str = ""
-    """How the driver learns."""
+    """How it learns."""
     run: Path | None = None
-    """The run folder to create, by default one in runs, named by environment, core and date."""
+    """The run folder to create, by default one in runs, named by what learns and the date."""
     resume: Path | None = None
     """A run folder to continue, with the options that it was begun with."""
     seed: Seed = 0
@@ -37,6 +43,12 @@ class JobConfig:
     """Processes that drive, and threads that train; 0 means one per processor."""
     device: str = "auto"
     """Where the training runs: auto, cpu, cuda or cuda:N. Driving is always on the CPU."""
+
+
+@dataclass(frozen=True)
+class JobConfig(RunConfig, Drive):
+    """The options of all jobs in which a driver learns; each says what it adds and where its defaults differ."""
+
     playfield: tuple[PictureSide, PictureSide] = (28, 32)
     """(height, width) of the picture that the eyes get."""
     features: Width = 32
@@ -47,7 +59,7 @@ class JobConfig:
     """Episodes of the closing evaluation in the official environment; 0 leaves it out."""
 
 
-Config = TypeVar("Config", bound=JobConfig)
+Config = TypeVar("Config", bound=RunConfig)
 
 WHERE = ("device", "workers", "threads")
 """Options that say where a run runs: another machine may continue it with others."""
@@ -75,16 +87,12 @@ class Training(Protocol):
         """What its progress is counted in: round, step."""
 
     @property
-    def driver(self) -> Driver:
-        """The driver that learns."""
-
-    @property
     def total(self) -> int:
         """The progress at the end of the whole job."""
 
     @property
     def summaries(self) -> list[str]:
-        """Lines about what it learns from, to be told before it begins."""
+        """Lines about what it learns from and what learns, to be told before it begins."""
 
     def train(self, report: Callable[[Any], None]) -> None:
         """Learns what is left; ``best`` and ``last`` of the run folder are checkpoints afterwards.

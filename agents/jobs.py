@@ -1,4 +1,4 @@
-"""The table of jobs: how a driver can learn. `train`, its help, `tune` and the cards read it; a new job is one entry.
+"""The table of jobs: how something can learn. `train`, its help, `tune` and the cards read it; a new job is one entry.
 
 A driver is judged by what it sees and not by how it learned, so no job says how: `report.evaluation` looks at its view.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.dagger import Dagger, TrainConfig, begin_dagger
-from agents.job import JobConfig, Training
+from agents.job import RunConfig, Training
 from agents.ppo import PPO, PPOConfig, begin_ppo, tell_ppo
 from agents.road_dagger import RoadConfig, RoadDagger, begin_roads
 from agents.run_folder import RunFolder
@@ -30,7 +30,7 @@ class Job:
 
     summary: str
     """One line for the help."""
-    config: type[JobConfig]
+    config: type[RunConfig]
     """Its options."""
     agents: tuple[str, ...]
     """What ``--agent`` may be; the first is the default of its config."""
@@ -40,14 +40,23 @@ class Job:
     """From a whole config, its run folder and a pool of processes to a run, new or resumed."""
     envs: Mapping[str, str] | None = None
     """What ``--env`` may be, and the environment's id; None for any that can be made."""
+    drives: bool = True
+    """Whether a driver learns, in an environment: then its config is a :class:`JobConfig`."""
     label: str = ""
     """What the run folder's name says beside environment and core."""
     tell: Callable[[Mapping[str, Any]], str] = lambda job: ""
     """What a card says of how it learned, from the options in a checkpoint's record."""
 
+    def names(self, config: Any) -> list[str]:
+        """Of what a run's folder is named: where a driver drives and its core, and the job's label."""
+        driven = [config.env.replace("/", "-"), config.policy] if self.drives else []
+        return [*driven, *([self.label] if self.label else [])]
+
     def words(self, agent: str = "", env: str = OFFICIAL) -> list[str]:
         """The words of a command line that choose it, with an agent of its own and an environment's id."""
         chosen = [] if agent in ("", DEFAULT_AGENT) and DEFAULT_AGENT in self.agents else [agent or self.agents[0]]
+        if not self.drives:
+            return ["--agent", *chosen]
         named = next((name for name, known in (self.envs or {}).items() if known == env), env)
         return [*(word for name in chosen for word in ("--agent", name)), "--env", named]
 
@@ -110,7 +119,7 @@ def check_environment(job: Job, env: str) -> str:
         return names.get(env, env)
     if env not in job.envs:
         known = [name for other in JOBS.values() if other.agents == job.agents for name in other.envs or ()]
-        anywhere = [other.agents[0] for other in JOBS.values() if other.envs is None]
+        anywhere = [other.agents[0] for other in JOBS.values() if other.drives and other.envs is None]
         hint = f" Without a teacher, --agent {' or '.join(anywhere)} learns any." if anywhere else ""
         raise UserError(f"unknown env {env!r}: {nearest(env, known)}{hint}")
     return job.envs[env]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import gymnasium
 import numpy as np
@@ -264,8 +264,6 @@ class PPO:
     """
 
     unit = "step"
-    summaries: ClassVar[list[str]] = []
-    """It learns from nothing but what it meets."""
 
     def __init__(self, config: PPOConfig, folder: RunFolder, pool: EpisodePool):
         self.config, self.folder, self.pool = config, folder, pool
@@ -328,6 +326,11 @@ class PPO:
     def driver(self) -> Driver:
         """The driver that learns."""
         return self.policy.driver
+
+    @property
+    def summaries(self) -> list[str]:
+        """A line about the driver; it learns from nothing but what it meets."""
+        return [self.driver.describe()]
 
     @property
     def total(self) -> int:

@@ -105,8 +105,8 @@ class RoadDagger(Imitation[RoadConfig]):
 
     @property
     def summaries(self) -> list[str]:
-        """A line for each recorded drive."""
-        return self.recordings.summaries
+        """A line for each recorded drive, and one about the driver."""
+        return [*self.recordings.summaries, *super().summaries]
 
     def _make_driver(self) -> Driver:
         init = self.config.init
