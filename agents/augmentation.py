@@ -126,7 +126,9 @@ class PlayfieldVariety:
     depth: Share = 0.45
     """How much brighter or darker shade makes the picture at most."""
     grass: NotNegative = 1.0
-    """Weight of a smooth texture in the place of the grass that drifts along."""
+    """Weight of a texture in the place of the grass that drifts along: smooth, or patches of two colours."""
+    patches: Share = 0.5
+    """Share of those textures that are patches. Their edges are as sharp as the road's, and lead nowhere."""
     noise: NotNegative = 1.0
     """Weight of noise: speckle, single pixels, or blocks."""
     posterise: NotNegative = 0.0
@@ -260,10 +262,13 @@ class Playfield:
 
     def _grass(self) -> Callable[[np.ndarray], None]:
         rng, (height, width) = self.rng, self.size
-        cells = int(rng.integers(3, 12))
+        cells, patches = int(rng.integers(3, 12)), rng.random() < self.variety.patches
         coarse = rng.uniform(0, 255, (cells, cells, 3)).astype(np.float32)
+        if patches:
+            coarse = coarse[0, :2][rng.integers(2, size=(cells, cells))]
         coarse += (rng.uniform(0, 255, 3) - coarse) * rng.uniform(0, 0.8)
-        texture = np.clip(cv2.resize(coarse, (2 * width, 2 * height), interpolation=cv2.INTER_CUBIC), 0, 255)
+        kind = cv2.INTER_NEAREST if patches else cv2.INTER_CUBIC
+        texture = np.clip(cv2.resize(coarse, (2 * width, 2 * height), interpolation=kind), 0, 255)
         texture = np.tile(texture.astype(np.uint8), (2, 2, 1))
         place, drift = rng.uniform(0, (2 * height, 2 * width)), rng.uniform(-2, 2, 2)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from agents.dagger import Dagger, TrainConfig, begin_dagger
 from agents.job import RunConfig, Training
+from agents.language import LanguageConfig, LanguageTraining, begin_language
 from agents.ppo import PPO, PPOConfig, begin_ppo, tell_ppo
 from agents.road_dagger import RoadConfig, RoadDagger, begin_roads
 from agents.run_folder import RunFolder
@@ -88,6 +89,15 @@ JOBS: dict[str, Job] = {
         learn=PPO,
         label="ppo",
         tell=tell_ppo,
+    ),
+    "language": Job(
+        summary="a language model of liquid cells and fast weights, from text; lm train is the same",
+        config=LanguageConfig,
+        agents=("language",),
+        begin=begin_language,
+        learn=LanguageTraining,
+        drives=False,
+        label="language",
     ),
 }
 

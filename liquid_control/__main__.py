@@ -23,6 +23,7 @@ COMMANDS = {
     "audit": "write a page that looks into a checkpoint: saliency, neurons, time constants, lesions of synapses",
     "export": "write a checkpoint as an ONNX model whose state is an input and an output",
     "diagram": "draw a checkpoint's wiring: neurons, and synapses by sign and weight",
+    "lm": "train a language model of liquid cells and fast weights on text, and have it continue some",
     "compile": "compile the kernels of all drivers now, instead of during the first run",
     "card": "write a checkpoint's card: scores, picture of the wiring, a lap as a GIF",
 }

@@ -55,11 +55,9 @@ TRACE = "trace"
 
 
 @dataclass(frozen=True)
-class LanguageModelConfig:
-    """What a language model is made of."""
+class ModelShape:
+    """What a language model is made of, whatever its tokens are."""
 
-    vocabulary: Annotated[int, Ge(1), Le(2**20)]
-    """Number of tokens."""
     variant: Literal["parallel", "origin"] = "parallel"
     """parallel: blocks that read all tokens of a text at once. origin: the published cell, token by token."""
     width: Width = 128
@@ -67,11 +65,11 @@ class LanguageModelConfig:
     blocks: Depth = 4
     """Blocks, or cells of the origin: the first half of those fast, the second deep and plastic."""
     pattern: tuple[Mixer, ...] = ("memory",)
-    """Mixers of the blocks, in turn: memory, scan, attention or deep. For example (memory, memory, attention)."""
+    """Mixers of the blocks, in turn: memory, scan, attention or deep. For example memory memory attention."""
     heads: Depth = 2
     """Heads of fast weights or of attention, each of width / heads numbers."""
     rule: Literal["hebb", "oja", "delta"] = "delta"
-    """How fast weights are written, see `liquid_control.nn.trace`."""
+    """How fast weights are written, see liquid_control.nn.trace."""
     convolution: Annotated[int, Ge(1), Le(64)] = 4
     """Tokens that a key sees, the present one included."""
     shortest_half_life: HalfLife = 4.0
@@ -82,17 +80,20 @@ class LanguageModelConfig:
     """Tokens that attention sees."""
     expansion: Annotated[float, Gt(0), Le(16)] = 7 / 3
     """Width of the feed-forward part of a block, in widths."""
-    steps: Annotated[int, Ge(1), Le(16)] = 4
+    liquid_steps: Annotated[int, Ge(1), Le(16)] = 4
     """Liquid steps that a deep mixer takes for a token at most."""
-    mends: tuple[Literal["sequences", "gradients", "order", "bound"], ...] = (
-        "sequences",
-        "gradients",
-        "order",
-        "bound",
-    )
-    """Defects of the origin that are mended, see :class:`OriginCell`."""
+    mends: tuple[Mend, ...] = ("sequences", "gradients", "order", "bound")
+    """Defects of the origin that are mended: sequences, gradients, order, bound."""
     plastic: bool = True
     """Whether the deep cells of the origin are plastic."""
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig(ModelShape):
+    """What a language model is made of, and for how many tokens."""
+
+    vocabulary: Annotated[int, Ge(1), Le(2**20)] = 257
+    """Number of tokens. By default those of bytes, with one for the end of a document."""
 
 
 # What changes while reading
@@ -346,7 +347,7 @@ def build_mixer(kind: Mixer, config: LanguageModelConfig) -> LiquidLayer | DeepL
         case "attention":
             return WindowAttention(width, width, heads=config.heads, window=config.window)
         case "deep":
-            return DeepLiquid(width, config.steps)
+            return DeepLiquid(width, config.liquid_steps)
 
 
 # The origin: a cell

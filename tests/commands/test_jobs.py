@@ -12,7 +12,7 @@ import pytest
 import liquid_control
 from agents.dagger import TrainConfig
 from agents.episodes import Conditions, EpisodePlan
-from agents.job import JobConfig, begin_run
+from agents.job import JobConfig, RunConfig, begin_run
 from agents.jobs import JOBS, Job, choose_job, find_job
 from agents.ppo import PPOConfig
 from agents.road_dagger import RoadConfig
@@ -138,8 +138,9 @@ def test_a_job_is_chosen_by_hand_before_a_file(tmp_path):
 
 
 def test_jobs_share_their_common_options():
-    shared = {field.name for field in dataclasses.fields(JobConfig)}
     for job in JOBS.values():
-        assert issubclass(job.config, JobConfig)
+        config = JobConfig if job.drives else RunConfig
+        shared = {field.name for field in dataclasses.fields(config)}
+        assert issubclass(job.config, config) and issubclass(job.config, JobConfig) == job.drives
         assert job.config().agent in job.agents
         assert shared <= {field.name for field in dataclasses.fields(job.config)}

@@ -17,7 +17,7 @@ from liquid_control.models.language_model import (
 from liquid_control.support.errors import UserError
 
 VOCABULARY, BATCH, TIME = 11, 3, 14
-SMALL = LanguageModelConfig(VOCABULARY, width=8, blocks=2, window=5, steps=3)
+SMALL = LanguageModelConfig(vocabulary=VOCABULARY, width=8, blocks=2, window=5, liquid_steps=3)
 MODELS = {
     **{rule: dataclasses.replace(SMALL, rule=rule) for rule in ("hebb", "oja", "delta")},
     "all mixers": dataclasses.replace(SMALL, blocks=4, pattern=("scan", "memory", "attention", "deep")),

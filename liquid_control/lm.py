@@ -1,0 +1,143 @@
+"""``python -m liquid_control.lm train | generate``: language models of liquid cells and fast weights."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from annotated_types import Ge, Gt, Le
+
+from agents.device import resolve_device
+from agents.jobs import JOBS
+from liquid_control.data.tokenizers import StreamDecoder, Tokenizer, tokenizer_from_config
+from liquid_control.models.generation import generate, read
+from liquid_control.models.language_model import LanguageModel, ReadingState, load_language_model
+from liquid_control.report.training import run_job
+from liquid_control.support.command import parse, run
+from liquid_control.support.console import Console
+from liquid_control.support.errors import UserError, nearest
+from liquid_control.support.ranges import Count, Processes, Seed
+
+PROGRAM = "python -m liquid_control.lm"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Does what the first word says; without one, lists what there is."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        console = Console()
+        console.print("Language models of liquid cells and fast weights. Each of these has --help.\n")
+        for name, does in COMMANDS.items():
+            console.print(f"  {PROGRAM} {name:<9} {does.__doc__}")
+        return
+    name, *words = arguments
+    if name not in COMMANDS:
+        raise UserError(f"unknown word {name!r} after lm: {nearest(name, COMMANDS)}")
+    COMMANDS[name](words)
+
+
+def _train(words: Sequence[str]) -> None:
+    """Learns from text: --text FILE, a folder of *.txt, or hf:owner/name."""
+    run_job(JOBS["language"], words, f"{PROGRAM} train")
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Continues a text with a trained model, token by token.
+
+    What the model reads and says changes its synapses. --keep writes them to a file, --state goes on from one, in
+    another process or on another day. Options can be put in a YAML file: --config FILE.
+    """
+
+    checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
+    """The folder of the model: runs/language-…/best, say."""
+    prompt: str = "\n"
+    """What is to be continued."""
+    tokens: Count = 200
+    """Tokens to say; it ends sooner where a document ends."""
+    temperature: Annotated[float, Ge(0), Le(100)] = 0.8
+    """Above 1 bolder, below 1 safer; 0 always says the likeliest."""
+    top_p: Annotated[float, Gt(0), Le(1)] = 0.95
+    """Share of the probability that is drawn from: the likeliest tokens."""
+    seed: Seed = 0
+    """Of the draws."""
+    teach: Path | None = None
+    """A text file that is read first."""
+    state: Path | None = None
+    """A state to go on from, that --keep wrote."""
+    keep: Path | None = None
+    """Where to write the state at the end, .safetensors."""
+    freeze: bool = False
+    """Whether the synapses stay as they are."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    threads: Processes = 1
+    """Threads; a single text gains nothing from more. 0 means one per processor."""
+
+
+def _generate(words: Sequence[str]) -> None:
+    """Continues a text; --teach FILE reads another first, --keep FILE writes what was learned."""
+    config = parse(GenerateConfig, words, f"{PROGRAM} generate")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    model, tokenizer = _load(config.checkpoint)
+    model = model.to(resolve_device(config.device))
+    state = model.initial_state(1) if config.state is None else ReadingState.load(config.state, model)
+    state = state.freeze(config.freeze).to(model.embedding.weight.device)
+    for text in ([_text(config.teach)] if config.teach else []) + [config.prompt]:
+        tokens = torch.from_numpy(tokenizer.encode(text)).to(model.embedding.weight.device)
+        if not len(tokens):
+            raise UserError("there is nothing to read: --prompt is empty, or the file of --teach.")
+        logits, state = read(model, tokens, state)
+    spoken = generate(model, logits, state, config.temperature, config.top_p, config.seed)
+    state = _speak(config, tokenizer, state, spoken)
+    if config.keep is not None:
+        state.freeze(False).save(config.keep, model)
+        Console().print(f"state: {config.keep}")
+
+
+def _speak(
+    config: GenerateConfig, tokenizer: Tokenizer, state: ReadingState, spoken: Iterator[tuple[int, ReadingState]]
+) -> ReadingState:
+    """Writes the prompt and what follows it, as it comes; returns the state at the end."""
+    decoder = StreamDecoder(tokenizer)
+    sys.stdout.write(config.prompt)
+    for token, after in islice(spoken, config.tokens):
+        state = after
+        if token == tokenizer.end:
+            break
+        sys.stdout.write(decoder.feed(token))
+        sys.stdout.flush()
+    sys.stdout.write(decoder.finish() + "\n")
+    return state
+
+
+def _load(folder: Path) -> tuple[LanguageModel, Tokenizer]:
+    model, told = load_language_model(folder)
+    tokenizer = tokenizer_from_config(told.get("tokenizer"))
+    if tokenizer.size != model.config.vocabulary:
+        raise UserError(
+            f"{folder} is damaged: its tokenizer has {tokenizer.size} tokens, its model {model.config.vocabulary}."
+        )
+    return model, tokenizer
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no text: it is not UTF-8.") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}.") from None
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"train": _train, "generate": _generate}
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,161 @@
+"""Learning a language: it learns, goes on to the same numbers after a kill, and says what it cannot learn from."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from agents.language import LanguageConfig, LanguageTraining, begin_language, evaluate_language
+from agents.run_folder import RunFolder
+from liquid_control.models.language_model import load_language_model
+from liquid_control.support.command import write_yaml
+from liquid_control.support.errors import DivergedError, UserError
+
+TEXT = "the quick brown fox jumps over the lazy dog. " * 60
+TINY = LanguageConfig(
+    steps=9, batch=4, time=16, validate_every=3, width=8, blocks=2, pattern=("memory", "deep"), warm_up=2, device="cpu"
+)
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return str(path)
+
+
+def begun(config, folder):
+    run = RunFolder(folder)
+    config = begin_language(config, folder, 1)
+    run.begin(write_yaml(config))
+    return config, run
+
+
+def trained(config, folder):
+    config, run = begun(config, folder)
+    training = LanguageTraining(config, run)
+    training.train(lambda _: None)
+    return training
+
+
+def test_it_learns_what_follows_what(text, tmp_path):
+    config = dataclasses.replace(TINY, text=text, steps=150, validate_every=150, width=16, learning_rate=1e-2)
+    training = trained(config, tmp_path / "run")
+    letters = torch.tensor([TEXT.count(letter) for letter in sorted(set(TEXT))], dtype=torch.float64)
+    shares = letters / letters.sum()
+    entropy = -(shares * shares.log()).sum().item()  # of letters without a context
+    assert -training.progress.score < 0.4 * entropy
+    assert training.progress.bits_per_byte == pytest.approx(-training.progress.score / math.log(2), rel=0.01)
+    assert 1 <= training.progress.liquid_steps <= 5
+
+
+@pytest.mark.parametrize("reading", ["stream", "windows"])
+def test_a_run_that_is_killed_goes_on_to_the_same_weights(text, tmp_path, reading):
+    config = dataclasses.replace(TINY, text=text, reading=reading)
+    unbroken = trained(config, tmp_path / "unbroken")
+
+    config, run = begun(config, tmp_path / "killed")
+
+    def kill(progress):
+        if progress.round == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        LanguageTraining(config, run).train(kill)
+    resumed = LanguageTraining(config, run)
+    assert resumed.progress.step == 6
+    resumed.train(lambda _: None)
+    assert resumed.progress.best_score == unbroken.progress.best_score
+    for name in ("best", "last"):
+        one, another = (
+            load_language_model(folder / name)[0].state_dict() for folder in (run.path, tmp_path / "unbroken")
+        )
+        assert all(torch.equal(one[key], another[key]) for key in one)
+    (run.last / "config.json").unlink()
+    LanguageTraining(config, run).train(lambda _: None)
+    assert (run.last / "config.json").exists()
+
+
+def test_a_batch_in_parts_is_the_same_batch(text, tmp_path):
+    whole, parts = (
+        trained(dataclasses.replace(TINY, text=text, steps=4, accumulate=accumulate), tmp_path / str(accumulate))
+        for accumulate in (1, 2)
+    )
+    assert parts.progress.loss == pytest.approx(whole.progress.loss, rel=1e-5)
+    torch.testing.assert_close(dict(whole.state.layers), dict(parts.state.layers), rtol=1e-3, atol=1e-4)
+
+
+def test_states_are_carried_unless_they_are_forgotten(text, tmp_path):
+    config, run = begun(dataclasses.replace(TINY, text=text, forget=1.0, steps=3), tmp_path / "forgets")
+    training = LanguageTraining(config, run)
+    given = []
+    read = training.model.forward
+    training.model.forward = lambda tokens, state=None, **more: given.append(state) or read(tokens, state, **more)
+    training._learn(2, lambda _: None)
+    assert given[0] is None and not any(layer.any() for layer in given[1].layers.values())
+    training.config = dataclasses.replace(config, forget=0.0)
+    training._learn(1, lambda _: None)
+    assert all(layer.any() for layer in given[2].layers.values())
+
+
+def test_a_loss_that_is_no_number_ends_the_training_and_keeps_the_last_good_checkpoint(text, tmp_path):
+    config, run = begun(dataclasses.replace(TINY, text=text), tmp_path / "run")
+    training = LanguageTraining(config, run)
+
+    def spoil(progress):
+        if progress.step == 3:
+            with torch.no_grad():
+                training.model.embedding.weight.fill_(math.nan)
+
+    with pytest.raises(DivergedError, match="at step 4 the loss"):
+        training.train(spoil)
+    model, told = load_language_model(run.best)
+    assert told["training"]["gradient_steps"] == 3
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+def test_a_validation_predicts_every_token_once_with_and_without_what_was_before(text, tmp_path):
+    training = trained(dataclasses.replace(TINY, text=text, steps=3), tmp_path / "run")
+    split, model = training.data.validation, training.model.eval()
+    tokens = torch.from_numpy(split.read(0, len(split)))[None]
+    with torch.no_grad():
+        wanted = F.cross_entropy(model(tokens[:, :-1]).logits[0], tokens[0, 1:]).item()
+        blind = [
+            F.cross_entropy(model(token[:, None]).logits[:, 0], following)
+            for token, following in zip(tokens[0, :-1, None], tokens[0, 1:, None], strict=True)
+        ]
+    assert evaluate_language(model, split, 1, 16, carried=True)[0] == pytest.approx(wanted, rel=1e-5)
+    alone, steps = evaluate_language(model, split, 1, 1, carried=False)
+    assert alone == pytest.approx(np.mean(blind), rel=1e-5) and alone != pytest.approx(wanted, rel=1e-5)
+    assert 1 <= steps <= 5
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"text": ""}, "no text to learn from: give one with --text"),
+        ({"text": "nowhere.txt"}, "there is no text nowhere.txt"),
+        ({"time": 4000}, "tokens, too few for stretches of 4000"),
+        ({"heads": 3}, "no such language model"),
+        ({"accumulate": 3}, "--accumulate 3 does not divide the batch of 4"),
+        ({"tokenizer": "letters"}, "letters"),
+        ({"device": "cuda:9"}, "cannot be used"),
+    ],
+)
+def test_what_cannot_be_learned_is_said_before_a_run_begins(text, tmp_path, options, said):
+    config = dataclasses.replace(TINY, **({"text": text} | options))
+    with pytest.raises(UserError, match=said):
+        begin_language(config, tmp_path / "run", 1)
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_half_precision_learns_the_same_within_its_digits(text, tmp_path):
+    full, half = (
+        trained(dataclasses.replace(TINY, text=text, precision=precision), tmp_path / precision)
+        for precision in ("float32", "bfloat16")
+    )
+    assert half.progress.score == pytest.approx(full.progress.score, abs=0.02)
+    assert all(value.dtype == torch.float32 for value in half.model.state_dict().values())
