@@ -140,7 +140,7 @@ def train(arm: str, task: str, rate: float, seed: int, config: RecallConfig) -> 
     """A model that has learned the task: AdamW, the rate warmed up and then falling along a cosine to a tenth."""
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, task == "forgetting"])
-    shape = LanguageModelConfig(VOCABULARY, width=config.width, blocks=2, heads=1)
+    shape = LanguageModelConfig(vocabulary=VOCABULARY, width=config.width, blocks=2, heads=1)
     model = LanguageModel(LanguageModelConfig(**(vars(shape) | ARMS[arm])))
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.01, fused=True)
     for step in range(config.steps):
