@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +12,11 @@ from torch.nn import functional as F
 
 from agents.language import LanguageConfig, LanguageTraining, begin_language, evaluate_language
 from agents.run_folder import RunFolder
-from liquid_control.models.language_model import load_language_model
-from liquid_control.support.command import write_yaml
+from liquid_control.models.language_model import LanguageModel, LanguageModelConfig, ModelShape, load_language_model
+from liquid_control.support.command import parse, write_yaml
 from liquid_control.support.errors import DivergedError, UserError
 
+CONFIGS = Path(__file__).parents[2] / "configs/lm"
 TEXT = "the quick brown fox jumps over the lazy dog. " * 60
 TINY = LanguageConfig(
     steps=9, batch=4, time=16, validate_every=3, width=8, blocks=2, pattern=("memory", "deep"), warm_up=2, device="cpu"
@@ -159,3 +162,13 @@ def test_half_precision_learns_the_same_within_its_digits(text, tmp_path):
     )
     assert half.progress.score == pytest.approx(full.progress.score, abs=0.02)
     assert all(value.dtype == torch.float32 for value in half.model.state_dict().values())
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_shipped_config_says_how_large_its_model_is(path):
+    config = parse(LanguageConfig, ["--config", str(path)], "train")
+    count, vocabulary = re.search(r"# ([\d,]+) parameters with ([\d,]+) tokens\.", path.read_text()).groups()
+    with torch.device("meta"):
+        shape = {part.name: getattr(config, part.name) for part in dataclasses.fields(ModelShape)}
+        model = LanguageModel(LanguageModelConfig(**shape, vocabulary=int(vocabulary.replace(",", ""))))
+    assert f"{model.parameter_count():,}" == count
