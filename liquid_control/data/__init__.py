@@ -1,0 +1,1 @@
+"""Reading data: text as tokens, in memory-mapped shards."""
