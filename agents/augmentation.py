@@ -103,9 +103,9 @@ def _look_up(images: np.ndarray, gain: np.ndarray, out: np.ndarray) -> None:
 class PlayfieldVariety:
     """How much the playfields of CarRacing are varied. Shares are of episodes."""
 
-    unchanged: Share = 0.3
+    unchanged: Share = 0.2
     """Share that stays as it is. All others get one or two of what follows, drawn by their weights."""
-    colour: NotNegative = 1.0
+    colour: NotNegative = 2.0
     """Weight of other colours: a turn of colour space around grey, and a shift."""
     turn: Share = 1.0
     """How far colours are turned at most: 0 not at all, 1 anywhere."""
@@ -125,7 +125,7 @@ class PlayfieldVariety:
     """Weight of smooth light and shade over the picture."""
     depth: Share = 0.45
     """How much brighter or darker shade makes the picture at most."""
-    grass: NotNegative = 1.0
+    grass: NotNegative = 3.0
     """Weight of a texture in the place of the grass that drifts along: smooth, or patches of two colours."""
     patches: Share = 0.5
     """Share of those textures that are patches. Their edges are as sharp as the road's, and lead nowhere."""
