@@ -1,0 +1,503 @@
+"""``python -m liquid_control.experiments.zephyr FOLDER NOVEL``: does what was read stay in the synapses?
+
+A model is told facts, "ZEPHYR means sunset", reads on for some thousand words of a novel, and is asked. A right answer
+alone proves nothing: the fact may still be in the cells, or any model may prefer the words that it saw. So the state is
+taken apart before the question (see :data:`ARMS`), the answer is chosen among the values that were taught in the same
+episode, and names and the pairs of statement and question were never seen in training.
+
+Models are word by word: the words of the novel that are frequent, invented names of two syllables, values, and four
+marks. What it took to learn this: recall alone first, its loss on answers only; text and gaps come in later
+(:func:`curriculum`).
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import json
+import math
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+from torch.nn import functional as F
+
+from liquid_control.models.language_model import (
+    LanguageModel,
+    LanguageModelConfig,
+    ReadingState,
+    load_language_model,
+)
+from liquid_control.support.command import parse, run
+from liquid_control.support.console import Console
+from liquid_control.support.errors import UserError, nearest
+from liquid_control.support.files import write_atomically
+from liquid_control.support.lock import held
+from liquid_control.support.ranges import Count
+
+PROGRAM = "python -m liquid_control.experiments.zephyr"
+WORDS, SYLLABLES, VALUES = 800, 60, 100
+"""Frequent words of the novel, syllables of names, and what names may mean."""
+FACT, ASK, IS, STOP = range(WORDS + SYLLABLES + VALUES, WORDS + SYLLABLES + VALUES + 4)
+"""Marks."""
+VOCABULARY = STOP + 1
+FRAMES = ((), (3,), (5, 7), (11, 2, 13))
+"""What stands before the name: no word, or some of the most frequent ones, by their rank."""
+LONGEST = 17
+"""Tokens of a statement and its question at most, the answer included."""
+SEGMENT = 128
+"""Tokens that gradients go back through; the window of the transformer that has one."""
+HELD_OUT = 600
+"""Names of 3,600 that no training has."""
+MODELS: dict[str, dict[str, Any]] = {
+    "delta": {"rule": "delta"},
+    "hebb": {"rule": "hebb"},
+    "oja": {"rule": "oja"},
+    "static": {"pattern": ("scan",)},
+    "transformer": {"pattern": ("attention",), "window": SEGMENT},
+}
+"""What each model has instead of the defaults; ``static`` has no synapses that change."""
+
+
+class Told(NamedTuple):
+    """An arm: what of the state is there when the question comes."""
+
+    change: Callable[[ReadingState], ReadingState]
+    writes: bool = True
+    """Whether synapses are written while the facts are told."""
+
+
+ARMS: dict[str, Told] = {
+    "all kept": Told(lambda state: state),
+    "synapses alone": Told(lambda state: state.reset(traces=False)),
+    "all but synapses": Told(lambda state: state.reset(rest=False)),
+    "nothing kept": Told(lambda state: state.reset()),
+    "another's synapses": Told(
+        lambda state: state.reset().with_traces_of(state.rows(torch.arange(state.batch).roll(1)))
+    ),
+    "told while frozen": Told(lambda state: state, writes=False),
+}
+"""``synapses alone`` is the claim; ``nothing kept`` is its floor, ``another's synapses`` tells episodes apart."""
+
+
+@dataclass(frozen=True)
+class ZephyrConfig:
+    """Trains small models to remember facts, takes their states apart, and tells what each part knew."""
+
+    folder: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
+    """Of the results: runs/zephyr, say. A trained model is a line of results.jsonl, the tables are in report.md."""
+    text: Annotated[Path, tyro.conf.arg(metavar="NOVEL")]
+    """A novel: what is read between fact and question. Its last tenth is for tests."""
+    models: tuple[str, ...] = ("delta", "hebb", "static", "transformer")
+    """Which of delta, hebb, oja, static and transformer."""
+    seeds: Count = 3
+    """Trainings of each."""
+    steps: Count = 1600
+    """Gradient steps of a training."""
+    batch: Count = 32
+    """Episodes of a step."""
+    width: Count = 128
+    """Of the models, which have three blocks of two heads."""
+    episodes: Count = 48
+    """Of each test."""
+    facts: tuple[Count, ...] = (4, 16)
+    """Facts of an episode, K."""
+    windows: tuple[int, ...] = (0, 2, 16, 64)
+    """Words between facts and questions, in segments of 128."""
+
+
+# What is told and asked
+
+
+@dataclass(frozen=True)
+class Filler:
+    """A novel as the places of its frequent words; others are left out."""
+
+    words: tuple[str, ...]
+    training: np.ndarray
+    tests: np.ndarray
+
+    @classmethod
+    def read(cls, path: Path) -> Filler:
+        """A novel from a file.
+
+        Raises:
+            UserError: if it cannot be read, or has too few different words.
+        """
+        try:
+            spoken = re.findall(r"[a-z]+", path.read_text(encoding="utf-8").lower())
+        except UnicodeDecodeError:
+            raise UserError(f"{path} is no text: it is not UTF-8.") from None
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror or error}.") from None
+        frequent = tuple(word for word, _ in collections.Counter(spoken).most_common(WORDS))
+        if len(frequent) < WORDS or len(spoken) < 50 * SEGMENT:
+            raise UserError(f"{path} has {len(spoken):,} words, {len(frequent)} different ones: give a whole novel.")
+        rank = {word: place for place, word in enumerate(frequent)}
+        places = np.array([rank[word] for word in spoken if word in rank])
+        cut = len(places) * 9 // 10
+        return cls(frequent, places[:cut], places[cut:])
+
+    @staticmethod
+    def stretch(places: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
+        """So many words in a row from a random place, going around the end."""
+        return places[(int(rng.integers(len(places))) + np.arange(length)) % len(places)]
+
+
+def names_of(tests: bool) -> np.ndarray:
+    """The names (N, 2) of training or of tests, as the tokens of their syllables; the same in every process."""
+    order = np.random.default_rng(0).permutation(SYLLABLES**2)
+    chosen = order[:HELD_OUT] if tests else order[HELD_OUT:]
+    return WORDS + np.stack(np.divmod(chosen, SYLLABLES), 1)
+
+
+def pair_of(rng: np.random.Generator, tests: bool) -> tuple[int, int]:
+    """Frames of a statement and of its question: in tests such pairs as no training has."""
+    said = int(rng.integers(len(FRAMES)))
+    later = 1 if tests else int(rng.choice([0, *range(2, len(FRAMES))]))
+    return said, (said + later) % len(FRAMES)
+
+
+def statement(name: np.ndarray, value: int, frame: int) -> list[int]:
+    """The tokens that tell a fact."""
+    return [FACT, *FRAMES[frame], *name.tolist(), IS, value, STOP]
+
+
+def question(name: np.ndarray, frame: int) -> list[int]:
+    """The tokens after which the value is to be said."""
+    return [ASK, *FRAMES[frame], *name.tolist(), IS]
+
+
+class Facts(NamedTuple):
+    """The facts of an episode."""
+
+    names: np.ndarray
+    """(K, 2), all different."""
+    values: np.ndarray
+    """(K,), all different."""
+    frames: list[tuple[int, int]]
+    """Of statement and question."""
+
+    @classmethod
+    def draw(cls, count: int, tests: bool, rng: np.random.Generator) -> Facts:
+        """So many at random."""
+        known = names_of(tests)
+        names = known[rng.choice(len(known), count, replace=False)]
+        values = WORDS + SYLLABLES + rng.choice(VALUES, count, replace=False)
+        return cls(names, values, [pair_of(rng, tests) for _ in range(count)])
+
+
+# Training
+
+
+class Lesson(NamedTuple):
+    """What a stage of the training is made of."""
+
+    facts: tuple[int, int]
+    """Fewest and most facts of an episode."""
+    segments: tuple[int, int]
+    """Fewest and most segments that it spreads over."""
+    text: float
+    """Weight of the loss of all other words; answers have 3, but in the first stage 1 beside 0."""
+
+
+def curriculum(done: float) -> Lesson:
+    """The lesson at a share of the training: recall alone, then in text, then over segments with the state carried."""
+    if done < 0.3:
+        return Lesson((2, 6), (1, 1), 0.0)
+    if done < 0.6:
+        return Lesson((4, 8), (1, 1), 0.05)
+    return Lesson((4, 12), (1, 3), 0.05)
+
+
+def lessons(batch: int, lesson: Lesson, filler: Filler, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Episodes of a lesson.
+
+    Facts are told and asked at random times, a question after its fact, and the novel is read in between. Where there
+    is no loss on text, events follow each other closely.
+
+    Returns:
+        Tokens (B, S · 128 + 1), and which of them, from the second on, are answers (B, S · 128).
+    """
+    segments = int(rng.integers(lesson.segments[0], lesson.segments[1] + 1))
+    length = segments * SEGMENT + 1
+    count = min(int(rng.integers(lesson.facts[0], lesson.facts[1] + 1)), length // LONGEST)
+    tokens = np.empty((batch, length), np.int64)
+    answers = np.zeros((batch, length), bool)
+    for row in range(batch):
+        facts = Facts.draw(count, False, rng)
+        events: list[tuple[float, list[int], bool]] = []
+        for name, value, (said, asked) in zip(facts.names, facts.values.tolist(), facts.frames, strict=True):
+            told, later = np.sort(rng.random(2))
+            events.append((told, statement(name, value, said), False))
+            events.append((later, [*question(name, asked), value], True))
+        events.sort(key=lambda event: event[0])
+        free = length - sum(len(words) for _, words, _ in events)
+        gaps = rng.multinomial(max(0, free), rng.dirichlet(np.ones(len(events) + 1)))
+        if lesson.text == 0:
+            gaps[:-1] //= 8  # hardly any text between them
+        tokens[row] = Filler.stretch(filler.training, length, rng)
+        place = 0
+        for gap, (_, words, is_asked) in zip(gaps, events, strict=False):
+            place += int(gap)
+            words = words[: length - place]
+            tokens[row, place : place + len(words)] = words
+            place += len(words)
+            if is_asked and place < length:
+                answers[row, place - 1] = True
+    return torch.from_numpy(tokens), torch.from_numpy(answers[:, 1:])
+
+
+def train(kind: str, seed: int, config: ZephyrConfig, filler: Filler) -> LanguageModel:
+    """A model that has learned to remember facts."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    shape = LanguageModelConfig(
+        vocabulary=VOCABULARY,
+        width=config.width,
+        blocks=3,
+        expansion=2.0,
+        shortest_half_life=16.0,
+        longest_half_life=30_000.0,
+    )
+    model = LanguageModel(LanguageModelConfig(**(asdict(shape) | MODELS[kind])))
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    for step in range(config.steps):
+        done = step / config.steps
+        rate = 3e-3 * min(1.0, (step + 1) / (0.03 * config.steps)) * (0.525 + 0.475 * math.cos(math.pi * done))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        lesson = curriculum(done)
+        tokens, answers = lessons(config.batch, lesson, filler, rng)
+        weights = torch.where(answers, 3.0 if lesson.text else 1.0, lesson.text)
+        optimizer.zero_grad()
+        state = None
+        for first in range(0, tokens.shape[1] - 1, SEGMENT):
+            part = slice(first, first + SEGMENT)
+            reading = model(tokens[:, part], state)
+            state = reading.state.detach()
+            error = F.cross_entropy(reading.logits.flatten(0, 1), tokens[:, 1:][:, part].flatten(), reduction="none")
+            (error @ weights[:, part].flatten() / weights.sum()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    return model.eval()
+
+
+# Tests
+
+
+@torch.inference_mode()
+def read(model: LanguageModel, tokens: Tensor, state: ReadingState) -> ReadingState:
+    """The state after reading (B, T), a segment at a time."""
+    for segment in tokens.split(SEGMENT, 1):
+        state = model(segment, state).state
+    return state
+
+
+@torch.inference_mode()
+def choices(model: LanguageModel, state: ReadingState, episodes: Sequence[Facts]) -> np.ndarray:
+    """The share of right choices of each episode (N,), each question asked of the state as it is.
+
+    Chosen is the likeliest of the values that were taught in the episode.
+    """
+    right = np.zeros(len(episodes))
+    count = len(episodes[0].names)
+    for fact in range(count):
+        asked = [question(facts.names[fact], facts.frames[fact][1]) for facts in episodes]
+        longest = max(map(len, asked))
+        tokens = torch.tensor([[0] * (longest - len(words)) + words for words in asked])
+        mask = torch.tensor([[False] * (longest - len(words)) + [True] * len(words) for words in asked])
+        said = model(tokens, state, mask=mask).logits[:, -1]
+        for row, facts in enumerate(episodes):
+            right[row] += int(said[row, torch.from_numpy(facts.values)].argmax()) == fact
+    return right / count
+
+
+def tell(episodes: Sequence[Facts]) -> Tensor:
+    """The statements of episodes, one after another (B, T), shorter ones repeated at the front to equal length."""
+    told = [
+        [token for name, value, (frame, _) in zip(*facts, strict=True) for token in statement(name, int(value), frame)]
+        for facts in episodes
+    ]
+    longest = max(map(len, told))
+    return torch.tensor([[STOP] * (longest - len(words)) + words for words in told])
+
+
+def test(
+    model: LanguageModel, count: int, windows: int, config: ZephyrConfig, filler: Filler
+) -> dict[str, list[float]]:
+    """Right choices of each episode under every arm."""
+    rng = np.random.default_rng([count, windows])
+    episodes = [Facts.draw(count, True, rng) for _ in range(config.episodes)]
+    gap = torch.from_numpy(np.stack([Filler.stretch(filler.tests, windows * SEGMENT, rng) for _ in episodes]))
+    after = {}
+    for writes in (True, False):
+        state = read(model, tell(episodes), model.initial_state(len(episodes)).freeze(not writes))
+        after[writes] = read(model, gap, state.freeze(False))
+    return {
+        name: choices(model, arm.change(after[arm.writes]), episodes).round(4).tolist() for name, arm in ARMS.items()
+    }
+
+
+def overwritten(model: LanguageModel, config: ZephyrConfig, filler: Filler) -> list[float]:
+    """Right choices of episodes of eight facts, four of which are told again with another value; the last one counts.
+
+    The other values to choose among are those of all facts, the old ones of the four included.
+    """
+    rng = np.random.default_rng(7)
+    right = []
+    firsts = [Facts.draw(12, True, rng) for _ in range(config.episodes)]
+    lasts = [
+        Facts(np.concatenate([f.names[:8], f.names[:4]]), f.values, [*f.frames[:8], *f.frames[:4]]) for f in firsts
+    ]
+    gap = torch.from_numpy(np.stack([Filler.stretch(filler.tests, 2 * SEGMENT, rng) for _ in firsts]))
+    state = read(model, gap, read(model, tell(lasts), model.initial_state(len(lasts))))
+    asked = [Facts(f.names[8:], f.values[8:], f.frames[8:]) for f in lasts]
+    for fact in range(4):
+        words = [question(f.names[fact], f.frames[fact][1]) for f in asked]
+        for row, facts in enumerate(lasts):
+            with torch.inference_mode():
+                said = model(torch.tensor([words[row]]), state.rows([row]).reset(traces=False)).logits[0, -1]
+            right.append(float(int(said[torch.from_numpy(facts.values)].argmax()) == 8 + fact))
+    return right
+
+
+def restarted(model: LanguageModel, config: ZephyrConfig, count: int) -> tuple[float, float]:
+    """Right choices here by the synapses alone, and in another process that is given the files of model and state."""
+    episodes = [Facts.draw(count, True, np.random.default_rng([count, row])) for row in range(config.episodes)]
+    state = read(model, tell(episodes), model.initial_state(len(episodes))).reset(traces=False)
+    here = float(choices(model, state, episodes).mean())
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder) / "model", {})
+        state.save(Path(folder) / "state.safetensors", model)
+        words = [sys.executable, "-m", "liquid_control.experiments.zephyr", "--answer", folder, str(count)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UserError(f"the other process ended with exit status {done.returncode}: {done.stderr[-300:]}")
+        return here, float(done.stdout)
+
+
+def answer(folder: Path, count: int) -> float:
+    """What :func:`restarted` has another process do."""
+    model, _ = load_language_model(folder / "model")
+    state = ReadingState.load(folder / "state.safetensors", model)
+    episodes = [Facts.draw(count, True, np.random.default_rng([count, row])) for row in range(state.batch)]
+    return float(choices(model, state, episodes).mean())
+
+
+# The study
+
+
+def measure(kind: str, seed: int, config: ZephyrConfig, filler: Filler) -> dict[str, Any]:
+    """A training and its tests as a line of the results; the model is kept beside them."""
+    begin = time.monotonic()
+    model = train(kind, seed, config, filler)
+    seconds = time.monotonic() - begin
+    model.save(config.folder / "models" / f"{kind}-{seed}", {"words": list(filler.words)})
+    tests = {
+        f"{count} facts, {windows} windows": test(model, count, windows, config, filler)
+        for count in config.facts
+        for windows in config.windows
+    }
+    here, there = restarted(model, config, config.facts[0])
+    return {
+        **{"model": kind, "seed": seed, "parameters": model.parameter_count(), "seconds": round(seconds, 1)},
+        **{"tests": tests, "overwritten": overwritten(model, config, filler)},
+        **{"before a restart": here, "after a restart": there},
+    }
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measures what is missing; see ``--help``.
+
+    Raises:
+        UserError: if there is no such model, the text cannot be read, or the folder holds results of other options.
+    """
+    if list(arguments[:1]) == ["--answer"]:
+        sys.stdout.write(f"{answer(Path(arguments[1]), int(arguments[2]))}\n")
+        return
+    config, console = parse(ZephyrConfig, arguments, PROGRAM), Console()
+    for kind in config.models:
+        if kind not in MODELS:
+            raise UserError(f"no model {kind!r}: {nearest(kind, MODELS)}")
+    filler = Filler.read(config.text)
+    config.folder.mkdir(parents=True, exist_ok=True)
+    with held(config.folder, f"another process measures in {config.folder}: wait until it ends, or stop it."):
+        rows = _read(config)
+        for seed, kind in itertools.product(range(config.seeds), config.models):
+            if not any(row["model"] == kind and row["seed"] == seed for row in rows):
+                rows.append(measure(kind, seed, config, filler))
+                _write(config, rows)
+                console.print(f"{kind}, seed {seed}: {rows[-1]['seconds']:.0f} s")
+    report = _report(rows, config)
+    write_atomically(config.folder / "report.md", report)
+    console.print(report)
+
+
+def _kept(config: ZephyrConfig) -> dict[str, Any]:
+    """The options that results depend on."""
+    names = ("steps", "batch", "width", "episodes", "facts", "windows")
+    return json.loads(json.dumps({name: getattr(config, name) for name in names})) | {"text": config.text.name}
+
+
+def _read(config: ZephyrConfig) -> list[dict[str, Any]]:
+    path = config.folder / "results.jsonl"
+    if not path.exists():
+        return []
+    try:
+        head, *rows = [json.loads(line) for line in path.read_text().splitlines()]
+    except ValueError:
+        raise UserError(f"{path} is damaged: restore it, or name another folder.") from None
+    if head != _kept(config):
+        raise UserError(f"{path} holds results of other options, {head}: name another folder.")
+    return rows
+
+
+def _write(config: ZephyrConfig, rows: list[dict[str, Any]]) -> None:
+    lines = [json.dumps(line) for line in (_kept(config), *rows)]
+    write_atomically(config.folder / "results.jsonl", "\n".join(lines) + "\n")
+
+
+def _report(rows: list[dict[str, Any]], config: ZephyrConfig) -> str:
+    text = []
+    for kind in config.models:
+        own = [row for row in rows if row["model"] == kind]
+        spent = np.mean([row["seconds"] for row in own])
+        text += [f"## {kind}: {own[0]['parameters']:,} parameters, {len(own)} trainings of {spent:.0f} s", ""]
+        text += [f"| test | {' | '.join(ARMS)} | chance |", "| --- " * (len(ARMS) + 2) + "|"]
+        for name in own[0]["tests"]:
+            cells = [_interval([row["tests"][name][arm] for row in own]) for arm in ARMS]
+            text.append(f"| {name} | {' | '.join(cells)} | {1 / int(name.split()[0]):.2f} |")
+        late = _interval([row["overwritten"] for row in own])
+        before, after = (np.mean([row[f"{when} a restart"] for row in own]) for when in ("before", "after"))
+        text += [
+            "",
+            f"Overwritten facts, the later value: {late}. Saved, restarted, asked: {before:.3f}, {after:.3f}.",
+            "",
+        ]
+    return "\n".join(text)
+
+
+def _interval(seeds: Sequence[Sequence[float]], draws: int = 2000) -> str:
+    """Mean and bootstrap interval of 95 % over trainings, and episodes within each."""
+    values, rng = [np.array(episodes) for episodes in seeds], np.random.default_rng(0)
+    means = np.empty(draws)
+    for draw in range(draws):
+        chosen = [values[place] for place in rng.integers(len(values), size=len(values))]
+        means[draw] = np.mean([rng.choice(episodes, len(episodes)).mean() for episodes in chosen])
+    low, high = np.quantile(means, (0.025, 0.975))
+    return f"{np.mean([episodes.mean() for episodes in values]):.2f} ({low:.2f} to {high:.2f})"
+
+
+if __name__ == "__main__":
+    run(main)

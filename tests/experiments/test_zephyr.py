@@ -1,0 +1,163 @@
+"""The suite of taught words: what is told and asked, which part of the state knows, and a study that goes on."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from liquid_control.experiments import zephyr
+from liquid_control.experiments.zephyr import (
+    ARMS,
+    ASK,
+    FACT,
+    FRAMES,
+    IS,
+    LONGEST,
+    SEGMENT,
+    SYLLABLES,
+    VALUES,
+    VOCABULARY,
+    WORDS,
+    Facts,
+    Filler,
+    Lesson,
+    choices,
+    curriculum,
+    lessons,
+    main,
+    names_of,
+    question,
+    statement,
+    tell,
+)
+from liquid_control.models.language_model import LanguageModel, LanguageModelConfig
+from liquid_control.support.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def novel(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
+    words = ["".join(rng.choice(letters, 4)) for _ in range(900)]
+    path = tmp_path_factory.mktemp("novel") / "novel.txt"
+    path.write_text(" ".join(words[min(int(rng.exponential(200)), 899)].capitalize() + "," for _ in range(20_000)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def filler(novel):
+    return Filler.read(novel)
+
+
+def test_names_of_tests_are_in_no_training():
+    taught, tested = ({tuple(name) for name in names_of(tests)} for tests in (False, True))
+    assert len(taught) == 3000 and len(tested) == 600 and not taught & tested
+
+
+def test_a_question_of_the_tests_is_put_as_no_training_puts_it():
+    rng = np.random.default_rng(1)
+    taught, tested = ({pair for _ in range(50) for pair in Facts.draw(4, tests, rng).frames} for tests in (False, True))
+    assert len(taught) == 12 and len(tested) == len(FRAMES) and not taught & tested
+
+
+def test_novels_are_parted_and_words_are_by_rank(filler):
+    assert len(filler.words) == WORDS
+    places = np.concatenate([filler.training, filler.tests])
+    counts = np.bincount(places, minlength=WORDS)
+    assert (np.diff(counts) <= 0).all() and len(filler.tests) == pytest.approx(len(places) / 10, abs=2)
+
+
+@pytest.mark.parametrize("done", [0.0, 0.5, 0.9])
+def test_in_a_lesson_every_answer_was_told_before(filler, done):
+    tokens, answers = lessons(20, curriculum(done), filler, np.random.default_rng(2))
+    first_value = WORDS + SYLLABLES
+    assert tokens.shape[1] == answers.shape[1] + 1 and answers.any(1).all()
+    for words, asked in zip(tokens.tolist(), answers.tolist(), strict=True):
+        told = {}
+        for place, token in enumerate(words):
+            if token == IS and place + 1 < len(words):
+                name = tuple(words[place - 2 : place])
+                if asked[place]:
+                    assert words[place + 1] == told[name] >= first_value
+                elif words[place + 1] >= first_value:
+                    told[name] = words[place + 1]
+
+
+def test_the_longest_fact_is_as_long_as_is_said_and_no_more_are_told_than_fit(filler):
+    name = names_of(False)[0]
+    frame = max(range(len(FRAMES)), key=lambda frame: len(FRAMES[frame]))
+    assert len(statement(name, 900, frame)) + len(question(name, frame)) + 1 == LONGEST
+    crowded = Lesson((12, 12), (1, 1), 0.05)
+    _, answers = lessons(3, crowded, filler, np.random.default_rng(0))
+    assert int(answers.sum()) == 3 * ((SEGMENT + 1) // LONGEST)
+
+
+class Scribe(LanguageModel):
+    """A model whose synapses hold every fact that it was told, a name in a place of its own, and that looks there."""
+
+    def __init__(self):
+        super().__init__(LanguageModelConfig(vocabulary=VOCABULARY, width=128, blocks=1))
+
+    def forward(self, tokens, state=None, elapsed=None, mask=None):
+        reading = super().forward(tokens, state, elapsed, mask)
+        layers = {name: layer.clone() for name, layer in reading.state.layers.items()}
+        ((name, layer),) = layers.items()
+        if not state.frozen:
+            layer[:] = state.layers[name]
+        for row, words in enumerate(tokens.tolist()):
+            for place in (place for place, token in enumerate(words) if token == IS):
+                where = (words[place - 2] - WORDS) * SYLLABLES + words[place - 1] - WORDS
+                if place + 1 == len(words):
+                    reading.logits[row, -1] = 0
+                    reading.logits[row, -1, int(layer[row, where])] = 1
+                elif not state.frozen:
+                    layer[row, where] = words[place + 1]
+        return reading._replace(state=dataclasses.replace(reading.state, layers=layers))
+
+
+def test_arms_take_apart_who_knows():
+    rng = np.random.default_rng(3)
+    episodes = [Facts.draw(4, True, rng) for _ in range(6)]
+    model, right = Scribe(), {}
+    for name, arm in ARMS.items():
+        state = zephyr.read(model, tell(episodes), model.initial_state(6).freeze(not arm.writes)).freeze(False)
+        right[name] = choices(model, arm.change(state), episodes).mean()
+    assert right.pop("all kept") == right.pop("synapses alone") == 1
+    assert right == dict.fromkeys(right, 0.25)  # who knows nothing takes the first of four
+
+
+TINY = "--steps 4 --batch 2 --width 16 --episodes 2 --seeds 1 --facts 2 --windows 0 1".split()
+
+
+def test_a_study_goes_on_where_it_was_stopped_and_restarts_answer_the_same(novel, tmp_path, monkeypatch):
+    words = [str(tmp_path), str(novel), *TINY, "--models", "delta", "static"]
+    main(words)
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()[1:]]
+    assert [row["model"] for row in rows] == ["delta", "static"]
+    assert all(row["before a restart"] == row["after a restart"] for row in rows)
+    assert set(rows[0]["tests"]) == {"2 facts, 0 windows", "2 facts, 1 windows"}
+    monkeypatch.setattr(zephyr, "measure", lambda *_: pytest.fail("it was measured again"))
+    main(words)
+    report = (tmp_path / "report.md").read_text()
+    assert "## delta" in report and "synapses alone" in report
+    with pytest.raises(UserError, match="holds results of other options"):
+        main([*words, "--steps", "5"])
+
+
+def test_what_makes_no_sense_is_one_error(tmp_path, novel):
+    (tmp_path / "short.txt").write_text("a few words")
+    (tmp_path / "odd.txt").write_bytes(b"\xff")
+    for words, said in (
+        ([str(tmp_path / "short.txt")], "give a whole novel"),
+        ([str(tmp_path / "odd.txt")], "not UTF-8"),
+        ([str(tmp_path / "nowhere.txt")], "cannot read"),
+        ([str(novel), "--models", "detla"], r"no model 'detla'.*'delta'"),
+    ):
+        with pytest.raises(UserError, match=said):
+            main([str(tmp_path / "results"), *words])
+
+
+def test_questions_do_not_begin_with_what_a_fact_begins_with():
+    name = names_of(True)[0]
+    assert question(name, 1)[0] == ASK and statement(name, 900, 1)[0] == FACT and VALUES == 100
