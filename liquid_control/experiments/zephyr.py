@@ -243,18 +243,16 @@ def lessons(batch: int, lesson: Lesson, filler: Filler, rng: np.random.Generator
             events.append((later, [*question(name, asked), value], True))
         events.sort(key=lambda event: event[0])
         free = length - sum(len(words) for _, words, _ in events)
-        gaps = rng.multinomial(max(0, free), rng.dirichlet(np.ones(len(events) + 1)))
+        gaps = rng.multinomial(free, rng.dirichlet(np.ones(len(events) + 1)))
         if lesson.text == 0:
             gaps[:-1] //= 8  # hardly any text between them
         tokens[row] = Filler.stretch(filler.training, length, rng)
         place = 0
         for gap, (_, words, is_asked) in zip(gaps, events, strict=False):
             place += int(gap)
-            words = words[: length - place]
             tokens[row, place : place + len(words)] = words
             place += len(words)
-            if is_asked and place < length:
-                answers[row, place - 1] = True
+            answers[row, place - 1] = is_asked
     return torch.from_numpy(tokens), torch.from_numpy(answers[:, 1:])
 
 
