@@ -11,7 +11,6 @@ the same width, depth, steps and choice of learning rates. Where it was stopped,
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ import tyro
 from torch import Tensor
 from torch.nn import functional as F
 
+from liquid_control.experiments.results import Results
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
@@ -186,17 +186,16 @@ def main(arguments: Sequence[str]) -> None:
                 raise UserError(f"no {what} {name!r}: {nearest(name, known)}")
     config.folder.mkdir(parents=True, exist_ok=True)
     with held(config.folder, f"another process measures in {config.folder}: wait until it ends, or stop it."):
-        rows = _read(config)
+        kept = {name: getattr(config, name) for name in ("steps", "batch", "width", "tested")}
+        results = Results(config.folder, kept)
 
         def row(arm: str, task: str, rate: float, seed: int) -> dict[str, Any]:
-            found = [r for r in rows if (r["arm"], r["task"], r["rate"], r["seed"]) == (arm, task, rate, seed)]
-            if found:
-                return found[0]
-            measured = measure(arm, task, rate, seed, config)
-            rows.append(measured)
-            _write(config, rows)
-            console.print(f"{task}, {arm}, rate {rate:g}, seed {seed}: {measured['validation']:.3f}")
-            return measured
+            found = results.find(arm=arm, task=task, rate=rate, seed=seed)
+            if found is None:
+                found = measure(arm, task, rate, seed, config)
+                results.add(found)
+                console.print(f"{task}, {arm}, rate {rate:g}, seed {seed}: {found['validation']:.3f}")
+            return found
 
         lines = []
         for task, arm in itertools.product(config.tasks, config.arms):
@@ -206,29 +205,6 @@ def main(arguments: Sequence[str]) -> None:
     report = _report(lines, config)
     write_atomically(config.folder / "report.md", report)
     console.print(report)
-
-
-def _kept(config: RecallConfig) -> dict[str, int]:
-    """The options that results depend on."""
-    return {name: getattr(config, name) for name in ("steps", "batch", "width", "tested")}
-
-
-def _read(config: RecallConfig) -> list[dict[str, Any]]:
-    path = config.folder / "results.jsonl"
-    if not path.exists():
-        return []
-    try:
-        head, *rows = [json.loads(line) for line in path.read_text().splitlines()]
-    except ValueError:
-        raise UserError(f"{path} is damaged: restore it, or name another folder.") from None
-    if head != _kept(config):
-        raise UserError(f"{path} holds results of other options, {head}: name another folder.")
-    return rows
-
-
-def _write(config: RecallConfig, rows: list[dict[str, Any]]) -> None:
-    lines = [json.dumps(line) for line in (_kept(config), *rows)]
-    write_atomically(config.folder / "results.jsonl", "\n".join(lines) + "\n")
 
 
 def _report(lines: list[list[dict[str, Any]]], config: RecallConfig) -> str:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import collections
 import itertools
-import json
 import math
 import re
 import subprocess
@@ -32,6 +31,7 @@ import tyro
 from torch import Tensor
 from torch.nn import functional as F
 
+from liquid_control.experiments.results import Results
 from liquid_control.models.language_model import (
     LanguageModel,
     LanguageModelConfig,
@@ -431,39 +431,15 @@ def main(arguments: Sequence[str]) -> None:
     filler = Filler.read(config.text)
     config.folder.mkdir(parents=True, exist_ok=True)
     with held(config.folder, f"another process measures in {config.folder}: wait until it ends, or stop it."):
-        rows = _read(config)
+        kept = {name: getattr(config, name) for name in ("steps", "batch", "width", "episodes", "facts", "windows")}
+        results = Results(config.folder, kept | {"text": config.text.name})
         for seed, kind in itertools.product(range(config.seeds), config.models):
-            if not any(row["model"] == kind and row["seed"] == seed for row in rows):
-                rows.append(measure(kind, seed, config, filler))
-                _write(config, rows)
-                console.print(f"{kind}, seed {seed}: {rows[-1]['seconds']:.0f} s")
-    report = _report(rows, config)
+            if results.find(model=kind, seed=seed) is None:
+                results.add(measure(kind, seed, config, filler))
+                console.print(f"{kind}, seed {seed}: {results.rows[-1]['seconds']:.0f} s")
+    report = _report(results.rows, config)
     write_atomically(config.folder / "report.md", report)
     console.print(report)
-
-
-def _kept(config: ZephyrConfig) -> dict[str, Any]:
-    """The options that results depend on."""
-    names = ("steps", "batch", "width", "episodes", "facts", "windows")
-    return json.loads(json.dumps({name: getattr(config, name) for name in names})) | {"text": config.text.name}
-
-
-def _read(config: ZephyrConfig) -> list[dict[str, Any]]:
-    path = config.folder / "results.jsonl"
-    if not path.exists():
-        return []
-    try:
-        head, *rows = [json.loads(line) for line in path.read_text().splitlines()]
-    except ValueError:
-        raise UserError(f"{path} is damaged: restore it, or name another folder.") from None
-    if head != _kept(config):
-        raise UserError(f"{path} holds results of other options, {head}: name another folder.")
-    return rows
-
-
-def _write(config: ZephyrConfig, rows: list[dict[str, Any]]) -> None:
-    lines = [json.dumps(line) for line in (_kept(config), *rows)]
-    write_atomically(config.folder / "results.jsonl", "\n".join(lines) + "\n")
 
 
 def _report(rows: list[dict[str, Any]], config: ZephyrConfig) -> str:
