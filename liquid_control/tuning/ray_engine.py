@@ -86,6 +86,9 @@ class RayEngine:
 def _begin_ray(address: str | None, own_cpus: int) -> list[int]:
     """Joins a cluster, or begins one on this machine; returns how many processors each of its machines has."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use to its makers unless told not to
+    # Ray ends a process that has been idle for a second if there are more than processors. What drives a validation
+    # would end before the next one, which would load torch again.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(3_600_000))
     try:
         ray.init(
             address=address or "local",
