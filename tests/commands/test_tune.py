@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -34,7 +35,17 @@ BASE = PPOConfig(
     validate_every=1,
     device="cpu",
 )
+PYTHON = sys.executable  # the real one
 SEARCH = ["learning_rate=1e-3..1e-1:log", "epochs=1..3", "policy=cfc,lstm"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm(python):
+    """What trials start, by Ray or not, has loaded torch already."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", python)
+        patch.setattr(multiprocessing.spawn, "_python_exe", os.fsencode(python))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +151,7 @@ def test_a_score_is_the_best_validation(unbroken):
 def test_a_killed_study_goes_on_to_the_same_trials(unbroken, arguments, tmp_path):
     folder = tmp_path / "killed"
     arguments = [*arguments, "--trials", "2"]
-    command = [sys.executable, "-m", "liquid_control.tune", str(folder), *arguments]
+    command = [PYTHON, "-m", "liquid_control.tune", str(folder), *arguments]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     wait_for(folder / "trials" / "0001" / "config.yaml")
     process.kill()
