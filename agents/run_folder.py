@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import platform
@@ -26,14 +25,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from agents.workers import processor_count
 from liquid_control.support.errors import UserError
 from liquid_control.support.files import remove_leftovers, write_atomically
 from liquid_control.support.lock import held
+from liquid_control.support.tensor_file import read_tensors, write_tensors
 
 _PACKAGES = ("liquid-control", "torch", "gymnasium", "numpy", "opencv-python-headless", "Box2D")
 
@@ -132,8 +130,7 @@ class RunFolder:
             UserError: if it cannot be written, or the folder is gone.
         """
         self.check_there()
-        told = json.dumps(progress)
-        write_atomically(self.state, tensors_to_bytes(tensors, {"progress": told, "sha256": _digest(tensors, told)}))
+        write_tensors(self.state, tensors, {"progress": json.dumps(progress)})
 
     def load_state(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The state after the last whole round, or None if there is none yet.
@@ -142,27 +139,12 @@ class RunFolder:
             UserError: if the file cannot be read, or is damaged: a flipped bit would go unnoticed in the weights.
         """
         try:
-            self.state.read_bytes()  # safetensors has one error for a file that is not readable and one that is broken
-            with safe_open(self.state, "pt") as file:
-                head = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors, told = read_tensors(self.state)
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise UserError(f"cannot read {self.state}: {error.strerror or error}.") from None
-        except (SafetensorError, ValueError, TypeError) as error:
-            raise self._damaged(str(error)) from None
-        told = head.get("progress", "")
-        if head.get("sha256") != _digest(tensors, told):
-            raise self._damaged("its sha256 differs")
-        return tensors, json.loads(told)
-
-    def _damaged(self, reason: str) -> UserError:
-        return UserError(f"{self.state} is damaged ({reason}): the run cannot be resumed from it.")
-
-
-def _digest(tensors: dict[str, Tensor], progress: str) -> str:
-    return hashlib.sha256(tensors_to_bytes(tensors) + progress.encode()).hexdigest()
+        except UserError as error:
+            raise UserError(f"{error} The run cannot be resumed from it.") from None
+        return tensors, json.loads(told["progress"])
 
 
 def checkpoint_record(config: Any) -> dict[str, Any]:

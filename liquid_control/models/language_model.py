@@ -20,7 +20,6 @@ What changes while a model reads is one object, :class:`ReadingState`: cells, sy
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,8 +30,6 @@ from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import torch
 from annotated_types import Ge, Gt, Le
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,8 +38,8 @@ from liquid_control.nn.layer import Elapsed, by_step
 from liquid_control.nn.parameters import settle
 from liquid_control.support.checkpoint import load_checkpoint, save_checkpoint, weights_digest
 from liquid_control.support.errors import UserError
-from liquid_control.support.files import write_atomically
 from liquid_control.support.schema import shortened, validated
+from liquid_control.support.tensor_file import read_tensors, write_tensors
 
 Width = Annotated[int, Ge(1), Le(8192)]
 Depth = Annotated[int, Ge(1), Le(256)]
@@ -167,9 +164,8 @@ class ReadingState:
         Raises:
             UserError: if it cannot be written.
         """
-        content = {name: state.detach().cpu().contiguous() for name, state in self.layers.items()}
-        head = {"model": weights_digest(model), "frozen": str(int(self.frozen)), "sha256": _digest(content)}
-        write_atomically(Path(path), tensors_to_bytes(content, head))
+        layers = {name: state.detach().cpu().contiguous() for name, state in self.layers.items()}
+        write_tensors(Path(path), layers, {"model": weights_digest(model), "frozen": str(int(self.frozen))})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: LanguageModel) -> ReadingState:
@@ -179,23 +175,14 @@ class ReadingState:
             UserError: if there is no such file, it is damaged, or it is a state of another model.
         """
         try:
-            Path(path).read_bytes()  # safetensors has one error for a file that is not readable and one that is broken
-            with safe_open(path, "pt") as file:
-                head = file.metadata() or {}
-                layers = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except OSError as error:
-            raise UserError(f"cannot read the state {path}: {error.strerror or error}.") from None
-        except SafetensorError as error:
-            raise UserError(f"{path} is no state of a language model: {shortened(error)}.") from None
-        if head.get("model") != weights_digest(model):
-            raise UserError(f"{path} is the state of another model: a state belongs to the weights that made it.")
+            layers, told = read_tensors(Path(path))
+        except FileNotFoundError:
+            raise UserError(f"cannot read the state {path}: there is no such file.") from None
         fresh = model.initial_state(1)
-        fits = {name: tensor.shape[1:] for name, tensor in layers.items()} == {
-            name: tensor.shape[1:] for name, tensor in fresh.layers.items()
-        }
-        if head.get("sha256") != _digest(layers) or not fits:
-            raise UserError(f"{path} is damaged: its sha256 or its shapes differ.")
-        return cls(layers, fresh.parts, head.get("frozen") == "1")
+        shapes, wanted = ({name: layer.shape[1:] for name, layer in of.items()} for of in (layers, fresh.layers))
+        if told.get("model") != weights_digest(model) or shapes != wanted:
+            raise UserError(f"{path} is no state of this model: a state belongs to the weights that made it.")
+        return cls(layers, fresh.parts, told.get("frozen") == "1")
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> ReadingState:
         layers = {name: function(state) for name, state in self.layers.items()}
@@ -215,10 +202,6 @@ class ReadingState:
 
 def _index(places: Sequence[int]) -> slice | list[int]:
     return slice(places.start, places.stop, places.step) if isinstance(places, range) else list(places)
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    return hashlib.sha256(tensors_to_bytes(dict(tensors))).hexdigest()
 
 
 class Reading(NamedTuple):

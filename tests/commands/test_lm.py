@@ -95,7 +95,7 @@ def test_what_makes_no_sense_is_one_line(run, tmp_path):
         (["generate", str(run / "best"), "--prompt", "Ω"], "Ω"),
         (["generate", str(run / "best"), "--teach", str(tmp_path / "odd.txt")], "is not UTF-8"),
         (["generate", str(run / "best"), "--teach", str(tmp_path / "nowhere")], "cannot read"),
-        (["generate", str(run / "best"), "--state", str(tmp_path / "state.safetensors")], "is no state"),
+        (["generate", str(run / "best"), "--state", str(tmp_path / "state.safetensors")], "is damaged"),
         (["generate", str(run / "best"), "--top-p", "0"], "--top-p"),
         (["train"], "no text to learn from"),
     ):
