@@ -90,10 +90,7 @@ def decode(lengths: list[int], turns: int) -> Table:
         peer = build("transformer", window=length).eval()
         states = []
         for model in (ours, peer):
-            state = model.initial_state(1)
-            for _ in range(length // 512):
-                state = model(torch.randint(VOCABULARY, (1, 512)), state).state
-            states.append(state)
+            states.append(model.read(torch.randint(VOCABULARY, (1, length)))[1])
         pairs = list(zip((ours, peer), states, strict=True))
         for model, state in pairs:
             say(model, state, 1)

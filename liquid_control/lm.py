@@ -16,7 +16,7 @@ from annotated_types import Ge, Gt, Le
 from agents.device import resolve_device
 from agents.jobs import JOBS
 from liquid_control.data.tokenizers import StreamDecoder, Tokenizer, tokenizer_from_config
-from liquid_control.models.generation import generate, read
+from liquid_control.models.generation import generate
 from liquid_control.models.language_model import LanguageModel, ReadingState, load_language_model
 from liquid_control.report.training import run_job
 from liquid_control.support.command import parse, run
@@ -93,8 +93,8 @@ def _generate(words: Sequence[str]) -> None:
         tokens = torch.from_numpy(tokenizer.encode(text)).to(model.embedding.weight.device)
         if not len(tokens):
             raise UserError("there is nothing to read: --prompt is empty, or the file of --teach.")
-        logits, state = read(model, tokens, state)
-    spoken = generate(model, logits, state, config.temperature, config.top_p, config.seed)
+        logits, state = model.read(tokens[None], state)
+    spoken = generate(model, logits[0], state, config.temperature, config.top_p, config.seed)
     state = _speak(config, tokenizer, state, spoken)
     if config.keep is not None:
         state.freeze(False).save(config.keep, model)

@@ -295,14 +295,6 @@ def train(kind: str, seed: int, config: ZephyrConfig, filler: Filler) -> Languag
 
 
 @torch.inference_mode()
-def read(model: LanguageModel, tokens: Tensor, state: ReadingState) -> ReadingState:
-    """The state after reading (B, T), a segment at a time."""
-    for segment in tokens.split(SEGMENT, 1):
-        state = model(segment, state).state
-    return state
-
-
-@torch.inference_mode()
 def choices(model: LanguageModel, state: ReadingState, episodes: Sequence[Facts]) -> np.ndarray:
     """The share of right choices of each episode (N,), each question asked of the state as it is.
 
@@ -340,8 +332,8 @@ def test(
     gap = torch.from_numpy(np.stack([Filler.stretch(filler.tests, windows * SEGMENT, rng) for _ in episodes]))
     after = {}
     for writes in (True, False):
-        state = read(model, tell(episodes), model.initial_state(len(episodes)).freeze(not writes))
-        after[writes] = read(model, gap, state.freeze(False))
+        _, state = model.read(tell(episodes), model.initial_state(len(episodes)).freeze(not writes), SEGMENT)
+        after[writes] = model.read(gap, state.freeze(False), SEGMENT)[1] if windows else state.freeze(False)
     return {
         name: choices(model, arm.change(after[arm.writes]), episodes).round(4).tolist() for name, arm in ARMS.items()
     }
@@ -359,7 +351,7 @@ def overwritten(model: LanguageModel, config: ZephyrConfig, filler: Filler) -> l
         Facts(np.concatenate([f.names[:8], f.names[:4]]), f.values, [*f.frames[:8], *f.frames[:4]]) for f in firsts
     ]
     gap = torch.from_numpy(np.stack([Filler.stretch(filler.tests, 2 * SEGMENT, rng) for _ in firsts]))
-    state = read(model, gap, read(model, tell(lasts), model.initial_state(len(lasts))))
+    _, state = model.read(torch.cat([tell(lasts), gap], 1), None, SEGMENT)
     asked = [Facts(f.names[8:], f.values[8:], f.frames[8:]) for f in lasts]
     for fact in range(4):
         words = [question(f.names[fact], f.frames[fact][1]) for f in asked]
@@ -373,7 +365,7 @@ def overwritten(model: LanguageModel, config: ZephyrConfig, filler: Filler) -> l
 def restarted(model: LanguageModel, config: ZephyrConfig, count: int) -> tuple[float, float]:
     """Right choices here by the synapses alone, and in another process that is given the files of model and state."""
     episodes = [Facts.draw(count, True, np.random.default_rng([count, row])) for row in range(config.episodes)]
-    state = read(model, tell(episodes), model.initial_state(len(episodes))).reset(traces=False)
+    state = model.read(tell(episodes), None, SEGMENT)[1].reset(traces=False)
     here = float(choices(model, state, episodes).mean())
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "model", {})

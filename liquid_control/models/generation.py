@@ -27,20 +27,7 @@ def sample(logits: Tensor, temperature: float, top_p: float, rng: torch.Generato
     return int(tokens[torch.multinomial(likely, 1, generator=rng)])
 
 
-@torch.inference_mode()
-def read(model: LanguageModel, tokens: Tensor, state: ReadingState | None = None) -> tuple[Tensor, ReadingState]:
-    """Has a model read tokens (T,), T ≥ 1, in stretches that bound its memory.
-
-    Returns:
-        The logits (V,) of what comes next, and the state.
-    """
-    for stretch in tokens[None].split(512, 1):
-        reading = model(stretch, state)
-        state = reading.state
-    return reading.logits[0, -1], reading.state
-
-
-@torch.inference_mode()
+@torch.no_grad()
 def generate(
     model: LanguageModel,
     logits: Tensor,
@@ -53,7 +40,7 @@ def generate(
 
     Args:
         model: what speaks.
-        logits: (V,) of the first token, as :func:`read` gives them.
+        logits: (V,) of the first token.
         state: of one text.
         temperature: see :func:`sample`.
         top_p: see :func:`sample`.

@@ -515,6 +515,25 @@ class LanguageModel(nn.Module):
         with self._holding(state.frozen):
             return self._read(tokens, state, elapsed, mask)
 
+    @torch.no_grad()
+    def read(
+        self, tokens: Tensor, state: ReadingState | None = None, stretch: int = 512
+    ) -> tuple[Tensor, ReadingState]:
+        """Reads texts of any length, without gradients, a stretch at a time so that memory does not grow.
+
+        Args:
+            tokens: (B, T) int64, T ≥ 1.
+            state: before the first; None is :meth:`initial_state`.
+            stretch: tokens that are read at once.
+
+        Returns:
+            Logits (B, V) of what comes next, and the state after the last token.
+        """
+        for part in tokens.split(stretch, 1):
+            reading = self(part, state)
+            state = reading.state
+        return reading.logits[:, -1], reading.state
+
     def step(self, token: Tensor, state: ReadingState | None = None) -> tuple[Tensor, ReadingState]:
         """One token (B,) of each text: logits (B, V) of the next, and the state after."""
         reading = self(token[:, None], state)

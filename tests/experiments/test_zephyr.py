@@ -121,8 +121,8 @@ def test_arms_take_apart_who_knows():
     episodes = [Facts.draw(4, True, rng) for _ in range(6)]
     model, right = Scribe(), {}
     for name, arm in ARMS.items():
-        state = zephyr.read(model, tell(episodes), model.initial_state(6).freeze(not arm.writes)).freeze(False)
-        right[name] = choices(model, arm.change(state), episodes).mean()
+        _, state = model.read(tell(episodes), model.initial_state(6).freeze(not arm.writes))
+        right[name] = choices(model, arm.change(state.freeze(False)), episodes).mean()
     assert right.pop("all kept") == right.pop("synapses alone") == 1
     assert right == dict.fromkeys(right, 0.25)  # who knows nothing takes the first of four
 

@@ -63,6 +63,13 @@ def test_step_by_step_it_reads_as_at_once(model, tokens):
         close(logits, model(tokens).logits[:, place])
 
 
+def test_in_stretches_it_reads_as_at_once(model, tokens):
+    logits, state = model.read(tokens, stretch=4)
+    whole = model(tokens)
+    close(logits, whole.logits[:, -1])
+    close(dict(state.layers), dict(whole.state.layers))
+
+
 def test_no_token_sees_a_later_one(model, tokens):
     other = tokens.clone()
     other[:, 7:] = (other[:, 7:] + 1) % VOCABULARY
