@@ -31,7 +31,7 @@ from envs.shifts import SHIFTS, apply_shifts
 from envs.shifts.base import UDACITY
 from liquid_control.nn import LTC, CfC, Circuit, Wiring
 from liquid_control.nn.liquid_logits import progress
-from liquid_control.nn.trace import plastic_trace
+from liquid_control.nn.trace import chunkwise_trace, plastic_trace
 
 BLUE, ORANGE, GREEN, GREY = "#3a7bd5", "#e07b39", "#3a9d5d", "#8a8a8a"
 STYLE: Any = {
@@ -154,6 +154,46 @@ def plastic() -> Figure:
     return figure
 
 
+def horizon() -> Figure:
+    """How long a write is told from those after it: the law, and traces that were written and read."""
+    width, lags = 256, [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
+    rng = torch.Generator().manual_seed(0)
+
+    def unit(count: int) -> Tensor:
+        return torch.nn.functional.normalize(torch.randn(count, width, generator=rng), dim=1)
+
+    def told(half_life: float, share: float) -> list[float]:
+        """Signal to noise of a write, so many steps later, if this share of the steps between writes."""
+        steps = 2500
+        keys, values = unit(steps), unit(steps)
+        rate = (torch.rand(steps, generator=rng) < share).float()
+        asked = [steps - 1 - lag for lag in lags]
+        rate[asked] = 1
+        decay = torch.full((1, steps, 1), 2 ** (-1 / half_life))
+        _, trace = chunkwise_trace(*(part[None, :, None] for part in (keys, keys, values)), decay, rate[None, :, None])
+        read = keys[asked] @ trace[0, 0].T
+        signal = (read * values[asked]).sum(1)
+        noise = (read - signal[:, None] * values[asked]).norm(dim=1)
+        return (signal / noise).tolist()
+
+    figure, (left, right) = plt.subplots(1, 2, sharey=True)
+    places = np.arange(len(lags))
+    for half_life, color in ((16, ORANGE), (128, BLUE), (1024, GREEN)):
+        kept = 2 ** (-1 / half_life)
+        law = [kept**lag * np.sqrt(width * (1 - kept**2)) for lag in lags]
+        left.plot(places, law, color=color, linewidth=1)
+        left.plot(places, told(half_life, 1.0), "o", color=color, markersize=3, label=f"half-life {half_life}")
+    for share, color, label in ((1.0, GREEN, "all"), (1 / 8, BLUE, "1 in 8"), (1 / 64, ORANGE, "1 in 64")):
+        right.plot(places, told(1024, share), "o-", color=color, markersize=3, linewidth=1, label=label)
+    for axes, title in ((left, "Every step writes"), (right, "Some steps write, half-life 1024")):
+        axes.axhline(1, color=GREY, linestyle="--", linewidth=0.8)
+        axes.set(xlabel="steps since the write", title=title, yscale="log", ylim=(0.05, 60))
+        axes.set_xticks(places, [str(lag) for lag in lags], fontsize=7)
+        axes.legend(loc="upper right", fontsize=8)
+    left.set(ylabel="signal to noise")
+    return figure
+
+
 def wirings() -> Figure:
     """Three circuits of nineteen neurons with eight inputs: neurons in columns, synapses by their sign."""
     recipes = {
@@ -271,7 +311,7 @@ def shift_tile(name: str, stand_in: gymnasium.Env) -> np.ndarray:
     return tile
 
 
-PICTURES = {picture.__name__: picture for picture in (ltc, cfc, lan, plastic, wirings, time)}
+PICTURES = {picture.__name__: picture for picture in (ltc, cfc, lan, plastic, horizon, wirings, time)}
 
 
 def draw(folder: Path) -> None:
