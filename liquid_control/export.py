@@ -14,11 +14,7 @@ finite and ≥ 0, which a graph cannot check.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +24,7 @@ import tyro
 from torch import Tensor, nn
 
 from envs.registration import OFFICIAL
+from liquid_control.report.onnx_model import onnx_model
 from liquid_control.support.checkpoint import weights_digest
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
@@ -71,11 +68,6 @@ def export_onnx(driver: Driver) -> bytes:
     Raises:
         UserError: if onnx or onnxscript is not installed.
     """
-    try:
-        import onnx
-        import onnxscript  # noqa: F401  torch's exporter writes its graphs with it
-    except ImportError as error:
-        raise UserError(f"the export needs {error.name}: pip install 'liquid-control[onnx]'.") from None
     view, batch = driver.view, 2  # any batch above 1 is traced as a free one
     if not isinstance(view, CarRacingView):
         raise UserError(f"only drivers of {OFFICIAL} can be exported; this one drives {driver.config.env}.")
@@ -85,21 +77,7 @@ def export_onnx(driver: Driver) -> bytes:
         driver.core.initial_state(batch).detach().clone(),
         torch.ones(batch),
     )
-    free = torch.export.Dim("batch")
     training = driver.training
-    with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            _Tick(driver).eval(),
-            examples,
-            input_names=INPUTS,
-            output_names=OUTPUTS,
-            dynamic_shapes=tuple({0: free} for _ in examples),
-            dynamo=True,
-            verbose=False,
-        )
-    driver.train(training)
-    assert program is not None  # it is None only where torch writes the file itself
-    model = program.model_proto
     metadata = {
         "env": driver.config.env,
         "playfield": view.size,
@@ -112,25 +90,9 @@ def export_onnx(driver: Driver) -> bytes:
         "driver": driver.describe(),
         "weights": weights_digest(driver),
     }
-    onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in metadata.items()})
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what torch's exporter says of its own insides: deprecations, and operators that nobody asked for."""
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.filterwarnings("ignore", "# The axis name", UserWarning)
-            yield
-    finally:
-        exporter.setLevel(level)
+    model = onnx_model(_Tick(driver).eval(), examples, INPUTS, OUTPUTS, metadata)
+    driver.train(training)
+    return model
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,10 +1,10 @@
-"""``python -m liquid_control.lm train | generate``: language models of liquid cells and fast weights."""
+"""``python -m liquid_control.lm train | generate | export``: language models of liquid cells and fast weights."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -12,16 +12,20 @@ from typing import Annotated
 import torch
 import tyro
 from annotated_types import Ge, Gt, Le
+from torch import Tensor, nn
 
 from agents.device import resolve_device
 from agents.jobs import JOBS
 from liquid_control.data.tokenizers import StreamDecoder, Tokenizer, tokenizer_from_config
 from liquid_control.models.generation import generate
 from liquid_control.models.language_model import LanguageModel, ReadingState, load_language_model
+from liquid_control.report.onnx_model import onnx_model
 from liquid_control.report.training import run_job
+from liquid_control.support.checkpoint import weights_digest
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError, nearest
+from liquid_control.support.files import check_writable, write_atomically
 from liquid_control.support.ranges import Count, Processes, Seed
 
 PROGRAM = "python -m liquid_control.lm"
@@ -117,6 +121,57 @@ def _speak(
     return state
 
 
+@dataclass(frozen=True)
+class ExportConfig:
+    """Writes one step of a trained model as an ONNX model. Its state is an input and an output.
+
+    Inputs are ``token`` (B,) int64 and ``state`` (B, S) float32, outputs ``logits`` (B, V) and ``next_state`` (B, S). A
+    text begins with a state of zeros. The metadata have the tokenizer, as its checkpoint has it.
+    """
+
+    checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
+    """The folder of the model: runs/language-…/best, say."""
+    output: Path = Path("model.onnx")
+    """The model to write."""
+
+
+class _Step(nn.Module):
+    """One token, the states of all layers side by side in one tensor."""
+
+    def __init__(self, model: LanguageModel):
+        super().__init__()
+        self.model, self.start = model, model.initial_state(1)
+
+    def forward(self, token: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        layers = self.start.layers
+        parts = state.split([layer.shape[1] for layer in layers.values()], 1)
+        given = replace(self.start, layers=dict(zip(layers, parts, strict=True)))
+        logits, after = self.model.step(token, given)
+        return logits, torch.cat(list(after.layers.values()), 1)
+
+
+def export_onnx(model: LanguageModel, tokenizer: Tokenizer) -> bytes:
+    """One step of a model as the bytes of an ONNX model, see :class:`ExportConfig`; the batch B is free.
+
+    Raises:
+        UserError: if onnx or onnxscript is not installed.
+    """
+    size = sum(layer.shape[1] for layer in model.initial_state(1).layers.values())
+    examples = (torch.zeros(2, dtype=torch.int64), torch.zeros(2, size))
+    metadata = {"tokenizer": tokenizer.config(), "model": model.describe(), "weights": weights_digest(model)}
+    return onnx_model(_Step(model).eval(), examples, ("token", "state"), ("logits", "next_state"), metadata)
+
+
+def _export(words: Sequence[str]) -> None:
+    """Writes one step of a model as an ONNX model, its state in and out."""
+    config = parse(ExportConfig, words, f"{PROGRAM} export")
+    model, tokenizer = _load(config.checkpoint)
+    check_writable(config.output, ".onnx")
+    content = export_onnx(model, tokenizer)
+    write_atomically(config.output, content)
+    Console().print(f"written: {config.output}, {len(content):,} bytes")
+
+
 def _load(folder: Path) -> tuple[LanguageModel, Tokenizer]:
     model, told = load_language_model(folder)
     tokenizer = tokenizer_from_config(told.get("tokenizer"))
@@ -136,7 +191,7 @@ def _text(path: Path) -> str:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from None
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"train": _train, "generate": _generate}
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"train": _train, "generate": _generate, "export": _export}
 
 
 if __name__ == "__main__":

@@ -1,10 +1,16 @@
 """``lm``: trains on a text, goes on with another, keeps what it learned, and says in a line what makes no sense."""
 
+import json
+
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 
+from liquid_control.data.tokenizers import make_tokenizer
+from liquid_control.lm import export_onnx
 from liquid_control.lm import main as lm
-from liquid_control.models.language_model import ReadingState, load_language_model
+from liquid_control.models.language_model import LanguageModel, LanguageModelConfig, ReadingState, load_language_model
 from liquid_control.support.errors import UserError
 
 WORDS = "--steps 6 --batch 4 --time 16 --validate-every 3 --width 8 --blocks 2 --workers 1 --device cpu".split()
@@ -82,6 +88,34 @@ def test_frozen_synapses_stay(run, capsys, tmp_path):
     said(capsys, run / "best", "--prompt", "the dog", "--freeze", "True", "--tokens", 3, "--keep", path)
     state = ReadingState.load(path, load_language_model(run / "best")[0])
     assert not any(trace.any() for trace in state.synapses().values()) and not state.frozen
+
+
+@pytest.mark.parametrize("shape", [{"pattern": ("memory", "scan", "attention", "deep")}, {"variant": "origin"}])
+def test_an_exported_step_says_the_same_over_a_thousand_tokens(shape):
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer("characters", ["abcdefgh"])
+    model = LanguageModel(LanguageModelConfig(vocabulary=tokenizer.size, width=8, blocks=4, window=5, **shape)).eval()
+    session = onnxruntime.InferenceSession(export_onnx(model, tokenizer))
+    assert json.loads(session.get_modelmeta().custom_metadata_map["tokenizer"]) == tokenizer.config()
+    state = model.initial_state(3)
+    given = np.zeros((3, sum(layer.shape[1] for layer in state.layers.values())), np.float32)
+    rng, logits, wanted = np.random.default_rng(0), [], []
+    for _ in range(1000):
+        tokens = rng.integers(tokenizer.size, size=3)
+        said, given = session.run(None, {"token": tokens, "state": given})
+        with torch.no_grad():
+            expected, state = model.step(torch.from_numpy(tokens), state)
+        logits.append(said)
+        wanted.append(expected.numpy())
+    np.testing.assert_allclose(logits, wanted, atol=2e-5)
+
+
+def test_the_command_writes_the_step(run, tmp_path, capsys):
+    path = tmp_path / "model.onnx"
+    lm(["export", str(run / "best"), "--output", str(path)])
+    assert f"written: {path}, {path.stat().st_size:,} bytes" in capsys.readouterr().out
+    with pytest.raises(UserError, match="onnx"):
+        lm(["export", str(run / "best"), "--output", str(tmp_path / "model.txt")])
 
 
 def test_what_makes_no_sense_is_one_line(run, tmp_path):
