@@ -9,8 +9,8 @@ Two variants. ``parallel`` is the one to use. It reads from top to bottom as a s
 A mixer is a layer of `liquid_control.nn`: fast weights that are written and forgotten by learned gates
 (``memory``, `nn.plastic_memory`), liquid neurons whose pace the input sets (``scan``, `nn.scan`), attention to a window
 of the last tokens (``attention``, `nn.window_attention`), or ``deep``, liquid neurons that take as many steps a token
-as they need (:class:`DeepLiquid`). A pattern names them in turn. All read a whole text at once, and the state has the
-same size after a million tokens.
+as they need (:class:`DeepLiquid`). ``lstm`` is there to compare with. A pattern names them in turn. All but the LSTM
+read a whole text at once, and the state has the same size after a million tokens.
 
 ``origin`` is the architecture that set out with the claim (`Sariesep/liquid-nn`, MIT), token by token as it was
 published, each defect of it mended by a switch (:class:`OriginCell`).
@@ -33,7 +33,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from liquid_control.nn import LiquidLayer, LiquidScan, PlasticMemory, WindowAttention
+from liquid_control.nn import LSTM, LiquidLayer, LiquidScan, PlasticMemory, WindowAttention
 from liquid_control.nn.layer import Elapsed, by_step
 from liquid_control.nn.parameters import settle
 from liquid_control.support.checkpoint import load_checkpoint, save_checkpoint, weights_digest
@@ -44,7 +44,7 @@ from liquid_control.support.tensor_file import read_tensors, write_tensors
 Width = Annotated[int, Ge(1), Le(8192)]
 Depth = Annotated[int, Ge(1), Le(256)]
 HalfLife = Annotated[float, Gt(0), Le(1e9)]
-Mixer = Literal["memory", "scan", "attention", "deep"]
+Mixer = Literal["memory", "scan", "attention", "deep", "lstm"]
 Mend = Literal["sequences", "gradients", "order", "bound"]
 
 TRACE = "trace"
@@ -62,7 +62,7 @@ class ModelShape:
     blocks: Depth = 4
     """Blocks, or cells of the origin: the first half of those fast, the second deep and plastic."""
     pattern: tuple[Mixer, ...] = ("memory",)
-    """Mixers of the blocks, in turn: memory, scan, attention or deep. For example memory memory attention."""
+    """Mixers of the blocks, in turn: memory, scan, attention, deep or lstm. For example memory memory attention."""
     heads: Depth = 2
     """Heads of fast weights or of attention, each of width / heads numbers."""
     rule: Literal["hebb", "oja", "delta"] = "delta"
@@ -331,6 +331,8 @@ def build_mixer(kind: Mixer, config: LanguageModelConfig) -> LiquidLayer | DeepL
             return WindowAttention(width, width, heads=config.heads, window=config.window)
         case "deep":
             return DeepLiquid(width, config.liquid_steps)
+        case "lstm":
+            return LSTM(width, width)
 
 
 # The origin: a cell

@@ -20,7 +20,7 @@ VOCABULARY, BATCH, TIME = 11, 3, 14
 SMALL = LanguageModelConfig(vocabulary=VOCABULARY, width=8, blocks=2, window=5, liquid_steps=3)
 MODELS = {
     **{rule: dataclasses.replace(SMALL, rule=rule) for rule in ("hebb", "oja", "delta")},
-    "all mixers": dataclasses.replace(SMALL, blocks=4, pattern=("scan", "memory", "attention", "deep")),
+    "all mixers": dataclasses.replace(SMALL, blocks=5, pattern=("scan", "memory", "attention", "deep", "lstm")),
     "origin": dataclasses.replace(SMALL, variant="origin", blocks=4),
     "origin without plasticity": dataclasses.replace(SMALL, variant="origin", plastic=False),
 }
