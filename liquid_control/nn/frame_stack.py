@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from liquid_control.nn.layer import Elapsed, LiquidLayer
+from liquid_control.nn.layer import Elapsed, LiquidLayer, in_front
 
 if TYPE_CHECKING:
     from liquid_control.kernels.step import Tick
@@ -59,16 +59,14 @@ class MLP(LiquidLayer):
         """See :class:`LiquidLayer`: all windows of ``frames`` real inputs at once."""
         history = self.frames - 1
         if advance is not None:
-            # Real steps move to the front, so that windows don't reach over padding.
-            order = torch.argsort((~advance).to(torch.uint8), dim=0, stable=True)
-            x = x.gather(0, order[..., None].expand_as(x))
+            count, place = in_front(advance)
+            x = torch.empty_like(x).scatter(0, place[..., None].expand_as(x), x)
         inputs = torch.cat([self.unpack(state)["frames"].transpose(0, 1), x])  # (frames - 1 + T, B, C)
         windows = inputs.unfold(0, self.frames, 1).transpose(2, 3)  # (T, B, frames, C)
         y = self.readout(torch.tanh(self.hidden(windows.flatten(2))))
         if advance is None:
             last = inputs[len(inputs) - history :]
         else:
-            count = advance.cumsum(0)
             y = y.gather(0, (count - 1).clamp(min=0)[..., None].expand_as(y))
             recent = count[-1] + torch.arange(history, device=x.device)[:, None]
             last = inputs.gather(0, recent[..., None].expand(-1, -1, x.shape[2]))

@@ -406,6 +406,21 @@ def by_step(elapsed: Elapsed, advance: Tensor | None, steps: int) -> list[tuple[
     return list(zip(spans, per_tick(None if advance is None else advance[..., None], steps), strict=True))
 
 
+def in_front(advance: Tensor) -> tuple[Tensor, Tensor]:
+    """Where steps go if those that advance move to the front, in their order, so that no window reaches over the rest.
+
+    By counting, since ONNX has no stable sort.
+
+    Args:
+        advance: (T, B) bool.
+
+    Returns:
+        Of each step how many have advanced with it, and its new place from 0 on, both (T, B).
+    """
+    count = advance.cumsum(0)
+    return count, torch.where(advance, count, count[-1] + (~advance).cumsum(0)) - 1
+
+
 def per_tick(advance: Tensor | None, ticks: int) -> list[Tensor | None]:
     """Splits ``advance`` (T, B, …) into what each tick must hold back: None where everything advances."""
     if advance is None:

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from liquid_control.kernels import reference_is_chosen
-from liquid_control.nn.layer import Elapsed, LiquidLayer
+from liquid_control.nn.layer import Elapsed, LiquidLayer, in_front
 from liquid_control.nn.parameters import before_softplus, settle
 from liquid_control.nn.plastic import refuse_unknown
 from liquid_control.nn.trace import RULES, chunkwise_trace, plastic_trace
@@ -198,10 +198,7 @@ class PlasticMemory(LiquidLayer):
             earlier = [inputs[first : first + steps] for first in range(past)]
             tail = inputs[steps:]
         else:
-            # Steps that advance move to the front, so that no other is seen later. By scattering, since ONNX has no
-            # stable sort.
-            count = advance.cumsum(0)
-            place = torch.where(advance, count, count[-1] + (~advance).cumsum(0)) - 1
+            count, place = in_front(advance)
             inputs = torch.cat([tail, torch.empty_like(given).scatter(0, _of_each(place, given), given)])
             oldest = torch.where(advance, count - 1, count)
             earlier = [inputs.gather(0, _of_each(oldest + later, given)) for later in range(past)]

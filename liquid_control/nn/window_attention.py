@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from liquid_control.kernels import is_transformed, reference_is_chosen
-from liquid_control.nn.layer import Elapsed, LiquidLayer
+from liquid_control.nn.layer import Elapsed, LiquidLayer, in_front
 from liquid_control.nn.parameters import settle
 
 SLOWEST = 1e4
@@ -90,9 +90,7 @@ class WindowAttention(LiquidLayer):
         steps, past = len(x), self.window - 1
         given = F.pad(self.project(x.transpose(0, 1)), (0, 1), value=1.0)  # (B, T, 3 units + 1)
         if advance is not None:
-            # Steps that advance move to the front, so that no window reaches over padding.
-            count = advance.T.cumsum(1)
-            place = torch.where(advance.T, count, count[:, -1:] + (~advance.T).cumsum(1))[..., None] - 1
+            count, place = (part.T[..., None] for part in in_front(advance))
             given = torch.empty_like(given).scatter(1, place.expand_as(given), given)
         query, present = given.split([self.units, 2 * self.units + 1], 2)
         seen = torch.cat([state.unflatten(1, (past, -1)), present], 1)  # (B, W - 1 + T, 2 units + 1)
@@ -106,7 +104,7 @@ class WindowAttention(LiquidLayer):
         window = seen[:, steps:]
         if advance is not None:
             y = y.gather(1, place.expand_as(y))
-            recent = count[:, -1:, None] + torch.arange(past, device=x.device)[:, None]  # (B, W - 1, 1)
+            recent = count[:, -1:] + torch.arange(past, device=x.device)[:, None]  # (B, W - 1, 1)
             window = seen.gather(1, recent.expand(-1, -1, seen.shape[2]))
         return self.readout(y).transpose(0, 1), window.flatten(1)
 
