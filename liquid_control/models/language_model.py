@@ -597,7 +597,8 @@ class LanguageModel(nn.Module):
     @contextmanager
     def _holding(self, frozen: bool) -> Iterator[None]:
         """For its block the synapses stay as they are, if ``frozen``."""
-        memories = [part for part in self.modules() if frozen and isinstance(part, PlasticMemory | OriginCell)]
+        parts = self.modules() if frozen else ()  # a walk over all of them takes time at every token
+        memories = [part for part in parts if isinstance(part, PlasticMemory | OriginCell)]
         before = [part.frozen for part in memories]
         try:
             for memory in memories:
