@@ -10,6 +10,7 @@ the same width, depth, steps and choice of learning rates. Where it was stopped,
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import time
@@ -24,7 +25,7 @@ import tyro
 from torch import Tensor
 from torch.nn import functional as F
 
-from liquid_control.experiments.results import Results
+from liquid_control.experiments.study import Results, with_best_rate
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
@@ -169,7 +170,7 @@ def measure(arm: str, task: str, rate: float, seed: int, config: RecallConfig) -
     tests = {f"{t}, {k}": recalled(model, *sequences(config.tested, t, k, forgetting, unseen)) for t, k in TESTS[task]}
     return {
         **{"arm": arm, "task": task, "rate": rate, "seed": seed, "parameters": model.parameter_count()},
-        **{"seconds": round(seconds, 1), "validation": chosen, "tests": tests},
+        **{"seconds": round(seconds, 1), "validation": chosen, "error": 1 - chosen, "tests": tests},
     }
 
 
@@ -189,19 +190,16 @@ def main(arguments: Sequence[str]) -> None:
         kept = {name: getattr(config, name) for name in ("steps", "batch", "width", "tested")}
         results = Results(config.folder, kept)
 
-        def row(arm: str, task: str, rate: float, seed: int) -> dict[str, Any]:
-            found = results.find(arm=arm, task=task, rate=rate, seed=seed)
-            if found is None:
-                found = measure(arm, task, rate, seed, config)
-                results.add(found)
-                console.print(f"{task}, {arm}, rate {rate:g}, seed {seed}: {found['validation']:.3f}")
+        def row(task: str, arm: str, rate: float, seed: int) -> dict[str, Any]:
+            key = {"arm": arm, "task": task, "rate": rate, "seed": seed}
+            found = results.have(lambda: measure(arm, task, rate, seed, config), **key)
+            console.print(f"{task}, {arm}, rate {rate:g}, seed {seed}: {found['validation']:.3f}")
             return found
 
-        lines = []
-        for task, arm in itertools.product(config.tasks, config.arms):
-            scores = [row(arm, task, rate, 0)["validation"] for rate in RATES]
-            best = RATES[int(np.argmax(scores))]
-            lines.append([row(arm, task, best, seed) for seed in range(config.seeds)])
+        lines = [
+            with_best_rate(functools.partial(row, task, arm), RATES, config.seeds, "error")
+            for task, arm in itertools.product(config.tasks, config.arms)
+        ]
     report = _report(lines, config)
     write_atomically(config.folder / "report.md", report)
     console.print(report)

@@ -7,8 +7,7 @@ learning rate that is best for it. Where it was stopped, the same command goes o
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 import tyro
 
-from liquid_control.experiments.results import Results
+from liquid_control.experiments.study import Results, run_command, with_best_rate
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig, load_language_model
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
@@ -92,9 +91,7 @@ def measure(arm: str, rate: float, seed: int, config: ShakespeareConfig) -> dict
             str(config.folder / "text"),
         ]
         words += ["--run", str(path)]
-    status = subprocess.run([sys.executable, "-m", "liquid_control.lm", "train", *words], check=False).returncode
-    if status:
-        raise UserError(f"lm train ended with exit status {status}. When that is cured, the same command goes on.")
+    run_command("lm", "train", *words)
     model, best = load_language_model(path / "best")
     _, last = load_language_model(path / "last")
     row = {"arm": arm, "rate": rate, "seed": seed, "parameters": model.parameter_count()}
@@ -117,17 +114,11 @@ def main(arguments: Sequence[str]) -> None:
         results = Results(config.folder, {"steps": config.steps, "width": config.width, "text": config.text.name})
 
         def row(arm: str, rate: float, seed: int) -> dict[str, Any]:
-            found = results.find(arm=arm, rate=rate, seed=seed)
-            if found is None:
-                found = measure(arm, rate, seed, config)
-                results.add(found)
-            return found
+            return results.have(lambda: measure(arm, rate, seed, config), arm=arm, rate=rate, seed=seed)
 
-        lines = []
-        for arm in config.arms:
-            losses = [row(arm, rate, 0)["validation_loss"] for rate in RATES]
-            best = RATES[int(np.argmin(losses))]
-            lines.append([row(arm, best, seed) for seed in range(config.seeds)])
+        lines = [
+            with_best_rate(functools.partial(row, arm), RATES, config.seeds, "validation_loss") for arm in config.arms
+        ]
     report = _report(lines)
     write_atomically(config.folder / "report.md", report)
     console.print(report)

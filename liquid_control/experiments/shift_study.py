@@ -8,8 +8,6 @@ seed are the same, and so are rounds, episodes and gradient steps. Where it was 
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Annotated
 import tyro
 
 from agents.run_folder import RunFolder
+from liquid_control.experiments.study import run_command
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError, nearest
@@ -122,19 +121,8 @@ def main(arguments: Sequence[str]) -> None:
     for number, arm in enumerate(arms, 1):
         if not RunFolder(arm.run(config.folder)).last.exists():
             console.print(f"training {number} of {len(arms)}: {arm.name}, seed {arm.seed}")
-            _call("train", training_words(arm, config))
-    _call("evaluate", evaluation_words(config))
-
-
-def _call(command: str, words: Sequence[str]) -> None:
-    """Runs a command of ours as a user would.
-
-    Raises:
-        UserError: if it fails; its own words were printed before.
-    """
-    status = subprocess.run([sys.executable, "-m", f"liquid_control.{command}", *words], check=False).returncode
-    if status:
-        raise UserError(f"{command} ended with exit status {status}. When that is cured, the same command goes on.")
+            run_command("train", *training_words(arm, config))
+    run_command("evaluate", *evaluation_words(config))
 
 
 if __name__ == "__main__":

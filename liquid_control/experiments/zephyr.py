@@ -13,6 +13,7 @@ marks. What it took to learn this: recall alone first, its loss on answers only;
 from __future__ import annotations
 
 import collections
+import functools
 import itertools
 import math
 import re
@@ -31,7 +32,7 @@ import tyro
 from torch import Tensor
 from torch.nn import functional as F
 
-from liquid_control.experiments.results import Results
+from liquid_control.experiments.study import Results, bootstrap_interval
 from liquid_control.models.language_model import (
     LanguageModel,
     LanguageModelConfig,
@@ -426,9 +427,8 @@ def main(arguments: Sequence[str]) -> None:
         kept = {name: getattr(config, name) for name in ("steps", "batch", "width", "episodes", "facts", "windows")}
         results = Results(config.folder, kept | {"text": config.text.name})
         for seed, kind in itertools.product(range(config.seeds), config.models):
-            if results.find(model=kind, seed=seed) is None:
-                results.add(measure(kind, seed, config, filler))
-                console.print(f"{kind}, seed {seed}: {results.rows[-1]['seconds']:.0f} s")
+            row = results.have(functools.partial(measure, kind, seed, config, filler), model=kind, seed=seed)
+            console.print(f"{kind}, seed {seed}: {row['seconds']:.0f} s")
     report = _report(results.rows, config)
     write_atomically(config.folder / "report.md", report)
     console.print(report)
@@ -454,15 +454,10 @@ def _report(rows: list[dict[str, Any]], config: ZephyrConfig) -> str:
     return "\n".join(text)
 
 
-def _interval(seeds: Sequence[Sequence[float]], draws: int = 2000) -> str:
-    """Mean and bootstrap interval of 95 % over trainings, and episodes within each."""
-    values, rng = [np.array(episodes) for episodes in seeds], np.random.default_rng(0)
-    means = np.empty(draws)
-    for draw in range(draws):
-        chosen = [values[place] for place in rng.integers(len(values), size=len(values))]
-        means[draw] = np.mean([rng.choice(episodes, len(episodes)).mean() for episodes in chosen])
-    low, high = np.quantile(means, (0.025, 0.975))
-    return f"{np.mean([episodes.mean() for episodes in values]):.2f} ({low:.2f} to {high:.2f})"
+def _interval(seeds: Sequence[Sequence[float]]) -> str:
+    """The mean, and its interval."""
+    low, high = bootstrap_interval(seeds)
+    return f"{np.mean([np.mean(episodes) for episodes in seeds]):.2f} ({low:.2f} to {high:.2f})"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,102 @@
+"""What studies share: measurements on disk, the best of several learning rates, intervals, commands as a user runs.
+
+Measurements are a line each, so that a study that was stopped measures only what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from liquid_control.support.errors import UserError
+from liquid_control.support.files import write_atomically
+
+
+class Results:
+    """The lines of ``results.jsonl`` in a folder; the first one holds the options that all others depend on.
+
+    Args:
+        folder: of the study.
+        options: JSON values, or what becomes them.
+
+    Raises:
+        UserError: if the folder holds results of other options, or damaged ones.
+    """
+
+    def __init__(self, folder: Path, options: Mapping[str, Any]):
+        self._path, self._head = folder / "results.jsonl", json.loads(json.dumps(options))
+        self.rows: list[dict[str, Any]] = []
+        if not self._path.exists():
+            return
+        try:
+            head, *self.rows = [json.loads(line) for line in self._path.read_text().splitlines()]
+        except ValueError:
+            raise UserError(f"{self._path} is damaged: restore it, or name another folder.") from None
+        if head != self._head:
+            raise UserError(f"{self._path} holds results of other options, {head}: name another folder.")
+
+    def find(self, **key: Any) -> dict[str, Any] | None:
+        """The first line that has these values, or None."""
+        return next((row for row in self.rows if key.items() <= row.items()), None)
+
+    def have(self, measure: Callable[[], dict[str, Any]], **key: Any) -> dict[str, Any]:
+        """The line that has these values, measured and added if there is none."""
+        row = self.find(**key)
+        if row is None:
+            row = measure()
+            self.add(row)
+        return row
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Writes one more line, whole or not at all.
+
+        Raises:
+            UserError: if it cannot be written.
+        """
+        self.rows.append(row)
+        lines = [json.dumps(line) for line in (self._head, *self.rows)]
+        write_atomically(self._path, "\n".join(lines) + "\n")
+
+
+def with_best_rate(
+    row: Callable[[float, int], dict[str, Any]], rates: Sequence[float], seeds: int, loss: str
+) -> list[dict[str, Any]]:
+    """Rows of the seeds 0, 1, …, all of the learning rate that gave seed 0 the least loss.
+
+    Args:
+        row: the row of a learning rate and a seed.
+        rates: to choose from.
+        seeds: how many.
+        loss: which value of a row it is.
+    """
+    best = min(rates, key=lambda rate: float(row(rate, 0)[loss]))
+    return [row(best, seed) for seed in range(seeds)]
+
+
+def run_command(command: str, *words: str) -> None:
+    """Runs a command of ours as a user would.
+
+    Raises:
+        UserError: if it fails; its own words were printed before.
+    """
+    status = subprocess.run([sys.executable, "-m", f"liquid_control.{command}", *words], check=False).returncode
+    if status:
+        raise UserError(f"{command} ended with exit status {status}. When that is cured, the same command goes on.")
+
+
+def bootstrap_interval(seeds: Sequence[ArrayLike], draws: int = 2000) -> tuple[float, float]:
+    """The 95 % interval of a mean over trainings, and over measurements within each: both are drawn again."""
+    values, rng = [np.asarray(measured, float) for measured in seeds], np.random.default_rng(0)
+    means = np.empty(draws)
+    for draw in range(draws):
+        chosen = [values[place] for place in rng.integers(len(values), size=len(values))]
+        means[draw] = np.mean([rng.choice(measured, len(measured)).mean() for measured in chosen])
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)

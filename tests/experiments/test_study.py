@@ -1,0 +1,42 @@
+"""What studies share."""
+
+import numpy as np
+import pytest
+
+from liquid_control.experiments.study import Results, bootstrap_interval, run_command, with_best_rate
+from liquid_control.support.errors import UserError
+
+
+def test_a_row_is_measured_once(tmp_path):
+    measured = []
+
+    def measure():
+        measured.append(1)
+        return {"arm": "a", "seed": 0, "loss": 1.5}
+
+    for _ in range(2):
+        assert Results(tmp_path, {"steps": 2}).have(measure, arm="a", seed=0)["loss"] == 1.5
+    assert len(measured) == 1
+    with pytest.raises(UserError, match="results of other options"):
+        Results(tmp_path, {"steps": 3})
+
+
+def test_the_rate_that_is_best_for_seed_0_is_that_of_all_seeds():
+    losses = {0.1: 1.8, 0.2: 1.6, 0.3: 1.7}
+    rows = with_best_rate(lambda rate, seed: {"rate": rate, "loss": losses[rate] + seed}, tuple(losses), 3, "loss")
+    assert [(row["rate"], row["loss"]) for row in rows] == [(0.2, 1.6), (0.2, 2.6), (0.2, 3.6)]
+
+
+def test_an_interval_is_that_of_normal_means_and_wider_where_trainings_differ():
+    rng = np.random.default_rng(1)
+    same = [rng.normal(size=400) for _ in range(3)]
+    low, high = bootstrap_interval(same)
+    assert high - low == pytest.approx(2 * 1.96 / np.sqrt(1200), rel=0.4)
+    apart = bootstrap_interval([values + shift for values, shift in zip(same, (-1, 0, 1), strict=True)])
+    assert apart[1] - apart[0] > 5 * (high - low)
+
+
+def test_a_command_that_fails_ends_the_study(capfd):
+    with pytest.raises(UserError, match="lm ended with exit status 2"):
+        run_command("lm", "tarin")
+    assert "train" in capfd.readouterr().err
