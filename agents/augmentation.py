@@ -100,7 +100,7 @@ def _look_up(images: np.ndarray, gain: np.ndarray, out: np.ndarray) -> None:
 
 
 @dataclass(frozen=True)
-class PlayfieldVariety:
+class PictureVariety:
     """How much the playfields of CarRacing are varied. Shares are of episodes."""
 
     unchanged: Share = 0.2
@@ -143,9 +143,9 @@ class PlayfieldVariety:
     """Pixels of their longer side, at most."""
 
 
-VARIETIES: dict[str, PlayfieldVariety | None] = {"none": None, "mild": PlayfieldVariety()}
+VARIETIES: dict[str, PictureVariety | None] = {"none": None, "mild": PictureVariety()}
 """Varieties of playfields by name."""
-HELD_OUT = PlayfieldVariety(
+HELD_OUT = PictureVariety(
     unchanged=0.0,
     colour=0.0,
     curve=0.0,
@@ -161,7 +161,7 @@ HELD_OUT = PlayfieldVariety(
 """What robust validation sees: kinds of variety that :data:`VARIETIES` do not have."""
 
 
-def find_variety(name: str) -> PlayfieldVariety | None:
+def find_variety(name: str) -> PictureVariety | None:
     """One of :data:`VARIETIES`, or what a YAML file says.
 
     Raises:
@@ -171,7 +171,7 @@ def find_variety(name: str) -> PlayfieldVariety | None:
         return VARIETIES[name]
     if not Path(name).suffix:
         raise UserError(f"no variety {name!r}: {nearest(name, VARIETIES)} Or give a YAML file.")
-    variety: PlayfieldVariety = validated(PlayfieldVariety, read_yaml(Path(name)), f"the variety in {name}")
+    variety: PictureVariety = validated(PictureVariety, read_yaml(Path(name)), f"the variety in {name}")
     return variety
 
 
@@ -181,7 +181,7 @@ CAR = slice(18, 27), slice(12, 20)
 """Where a playfield of 28 × 32 shows the car: rows and columns."""
 
 
-class Playfield:
+class PictureVariation:
     """What is drawn for an episode, and pictures varied by it.
 
     Args:
@@ -190,7 +190,7 @@ class Playfield:
         size: (height, width) of the pictures.
     """
 
-    def __init__(self, variety: PlayfieldVariety, rng: np.random.Generator, size: tuple[int, int]):
+    def __init__(self, variety: PictureVariety, rng: np.random.Generator, size: tuple[int, int]):
         self.variety, self.rng, self.size = variety, rng, size
         self._changes: list[Callable[[np.ndarray], None]] = []
         if rng.random() >= variety.unchanged:
@@ -357,7 +357,7 @@ class Playfield:
         return change
 
 
-class PlayfieldAugmentation:
+class PictureAugmentation:
     """Varies stretches of episodes in place; what is drawn for an episode holds until the next begins in its stream.
 
     Args:
@@ -365,9 +365,9 @@ class PlayfieldAugmentation:
         rng: draws.
     """
 
-    def __init__(self, variety: PlayfieldVariety, rng: np.random.Generator):
+    def __init__(self, variety: PictureVariety, rng: np.random.Generator):
         self.variety, self.rng = variety, rng
-        self._episodes: dict[int, Playfield] = {}
+        self._episodes: dict[int, PictureVariation] = {}
 
     def __call__(self, images: np.ndarray, labels: np.ndarray, fresh: np.ndarray) -> None:
         """Varies images (B, T, height, width, 3) uint8; fresh (B,) tells where episodes begin. Labels stay."""
@@ -376,7 +376,7 @@ class PlayfieldAugmentation:
             self._episodes, fresh = {}, np.ones(batch, bool)
         for row in range(batch):
             if fresh[row]:
-                self._episodes[row] = Playfield(self.variety, self.rng, (height, width))
+                self._episodes[row] = PictureVariation(self.variety, self.rng, (height, width))
             self._episodes[row](images[row])
 
 

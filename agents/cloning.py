@@ -45,8 +45,8 @@ class Streams:
         time: steps a stretch.
         rng: picks episodes and, for the first stretch, positions inside them, so that streams are out of step.
         warm_up: steps that are not graded after a start in the middle of an episode, where the state is unknown.
-        augment: changes images (B, T, height, width, 3) and labels (B, T, controls) in place; is told which streams
-            begin an episode (B,), so that what it does to one lasts as long as that.
+        augment: one after the other, each changes images (B, T, height, width, 3) and labels (B, T, controls) in
+            place; it is told which streams begin an episode (B,), so that what it does to one lasts as long as that.
         weigh: how much each of the labels (B, T, controls) counts, (B, T); all alike without it.
     """
 
@@ -57,7 +57,7 @@ class Streams:
         time: int,
         rng: np.random.Generator,
         warm_up: int = 8,
-        augment: Callable[[np.ndarray, np.ndarray, np.ndarray], None] | None = None,
+        augment: Sequence[Callable[[np.ndarray, np.ndarray, np.ndarray], None]] = (),
         weigh: Callable[[np.ndarray], np.ndarray] | None = None,
     ):
         self.episodes, self.time, self.rng, self.warm_up = episodes, time, rng, warm_up
@@ -86,8 +86,8 @@ class Streams:
             labels[row, : length[row]] = episode.labels[start:stop]
             if elapsed is not None and len(episode.elapsed):
                 elapsed[row, : length[row]] = episode.elapsed[start:stop]
-        if self.augment is not None:
-            self.augment(images, labels, self.fresh)
+        for augment in self.augment:
+            augment(images, labels, self.fresh)
         tick = np.arange(time)
         mask = tick < length[:, None]
         weight = (mask & (tick >= self.ungraded[:, None])).astype(np.float32)

@@ -13,16 +13,14 @@ from pathlib import Path
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.augmentation import HELD_OUT, PlayfieldAugmentation, find_variety
-from agents.cloning import Streams
+from agents.augmentation import HELD_OUT
 from agents.demonstrations import read_folder, write_shard
 from agents.episodes import Conditions, Episode, EpisodePlan, drive_episode
-from agents.imitation import Imitation, ImitationConfig, begin_imitation
-from agents.pool import RolloutPool
-from agents.run_folder import RunFolder
+from agents.imitation import Imitation, ImitationConfig
 from envs.registration import TRAINING_SEEDS, VALIDATION_SEEDS
-from liquid_control.support.ranges import Gain, NotNegative, Positive
+from liquid_control.support.ranges import Count, Gain, NotNegative, Positive
 from policies.driver import Driver
+from policies.eyes import Encoding
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,10 @@ class TrainConfig(ImitationConfig):
     Options can be put in a YAML file: --config FILE.
     """
 
+    rounds: Count = 28
+    """Rounds of driving and training. In round 0 the teacher drives."""
+    encoding: Encoding = "norm"
+    """How the eyes see levels of colour: rgb, as they are, or norm, relative to the picture's own mean and contrast."""
     demos: Path | None = None
     """A folder of recorded episodes to learn from as well; the record command writes them."""
     control_weights: tuple[NotNegative, NotNegative, NotNegative] = (12.0, 1.0, 1.0)
@@ -44,22 +46,12 @@ class TrainConfig(ImitationConfig):
     """Acceleration that the teacher asks for per speed error (1/s). Lower is smoother, and easier to imitate."""
     leash: Positive = 20.0
     """Distance from the centre line at which a training episode ends. The road is 6.67 wide to each side."""
-    variety: str = "none"
+    variety: str = "mild"
     """How much the pictures that it learns from are varied: none, mild, or a YAML file with fields of
-    agents.augmentation.PlayfieldVariety. Two of five drives of the learner see varied pictures, too, and validation is
+    agents.augmentation.PictureVariety. Two of five drives of the learner see varied pictures, too, and validation is
     half on kinds of variety that are never trained on."""
     video: bool = True
     """Whether to record a lap at the end."""
-
-
-def begin_dagger(config: TrainConfig, path: Path, processors: int) -> TrainConfig:
-    """See :func:`agents.imitation.begin_imitation`; the variety is looked for, too.
-
-    Raises:
-        UserError: if there is no such variety.
-    """
-    find_variety(config.variety)
-    return begin_imitation(config, path, processors)
 
 
 class Dagger(Imitation[TrainConfig]):
@@ -69,19 +61,11 @@ class Dagger(Imitation[TrainConfig]):
     hairpins.
     """
 
-    def __init__(self, config: TrainConfig, folder: RunFolder, pool: RolloutPool):
-        self.variety = find_variety(config.variety)
-        super().__init__(config, folder, pool)
-
     def _control_weights(self) -> Sequence[float]:
         return self.config.control_weights
 
     def _given(self) -> list[Episode]:
         return read_folder(self.config.demos, self.config.env, self.shape) if self.config.demos else []
-
-    def _streams(self, rng: np.random.Generator) -> Streams:
-        augment = None if self.variety is None else PlayfieldAugmentation(self.variety, rng)
-        return Streams(self.episodes, self.config.batch, self.config.time, rng, augment=augment)
 
     def _drive(self, round: int) -> None:
         config = self.config

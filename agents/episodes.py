@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.box2d.car_racing import CarRacing
 
-from agents.augmentation import Playfield, PlayfieldVariety
+from agents.augmentation import PictureVariation, PictureVariety
 from envs.car_racing.expert import Expert
 from envs.disturbance import Disturbance
 from envs.partial import IrregularTime
@@ -87,7 +87,7 @@ class Conditions:
     """Probability that an observation is lost; see `envs.partial.IrregularTime`."""
     jitter: int = 0
     """Steps by which an observation may be late; see `envs.partial.IrregularTime`."""
-    variety: PlayfieldVariety | None = None
+    variety: PictureVariety | None = None
     """Of the pictures that varied episodes show."""
     shifts: str = ""
     """What is different from training, for example ``rain:3+delay:2``; see `envs.shifts`."""
@@ -223,7 +223,8 @@ def drive_episode(driver: Driver, plan: EpisodePlan, conditions: Conditions) -> 
     lane.start(plan, conditions, SteeringAttack(driver, compiled) if conditions.shifts else None)
     vary = None
     if plan.varied and conditions.variety is not None:
-        vary = Playfield(conditions.variety, np.random.default_rng([plan.seed, 13]), compiled.view.image_shape[:2])
+        rng, size = np.random.default_rng([plan.seed, 13]), compiled.view.image_shape[:2]
+        vary = PictureVariation(conditions.variety, rng, size)
     while lane.busy:
         if conditions.record or vary:
             image, gauges = compiled.view(lane.observation)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from agents.augmentation import PictureAugmentation, find_variety
 from agents.cloning import Cloner, Streams
 from agents.demonstrations import read_shard
 from agents.device import resolve_device
@@ -53,6 +54,9 @@ class ImitationConfig(JobConfig):
     """Time steps that gradients go back through."""
     encoding: Encoding = "rgb"
     """How the eyes see levels of colour: rgb, as they are, or norm, relative to the picture's own mean and contrast."""
+    variety: str = "none"
+    """How much the pictures that it learns from are varied: none, mild, or a YAML file with fields of
+    agents.augmentation.PictureVariety."""
     learning_rate: NotNegative = 4e-3
     """Peak learning rate of Adam. It is warmed up, then falls along a cosine to 2 %."""
     validate_every: Count = 4
@@ -98,8 +102,9 @@ def begin_imitation(config: ImitationJob, path: Path, processors: int) -> Imitat
     """See :func:`agents.job.begin_run`; whatever driver cannot be built is said before a run folder is there.
 
     Raises:
-        UserError: if its device is not there, or its options describe no driver.
+        UserError: if its device is not there, its options describe no driver, or there is no such variety.
     """
+    find_variety(config.variety)
     Driver(describe_learner(config))
     return begin_run(config, path, processors)
 
@@ -117,6 +122,7 @@ class Imitation(ABC, Generic[ImitationJob]):
 
     def __init__(self, config: ImitationJob, folder: RunFolder, pool: RolloutPool):
         self.config, self.folder, self.pool = config, folder, pool
+        self.variety = find_variety(config.variety)
         torch.manual_seed(config.seed)
         self.driver = self._make_driver().to(resolve_device(config.device))
         self.cloner = Cloner(
@@ -173,7 +179,11 @@ class Imitation(ABC, Generic[ImitationJob]):
 
     def _streams(self, rng: np.random.Generator) -> Streams:
         """How the episodes are dealt out."""
-        return Streams(self.episodes, self.config.batch, self.config.time, rng)
+        return Streams(self.episodes, self.config.batch, self.config.time, rng, augment=self._variations(rng))
+
+    def _variations(self, rng: np.random.Generator) -> list[PictureAugmentation]:
+        """How pictures are varied, if at all."""
+        return [] if self.variety is None else [PictureAugmentation(self.variety, rng)]
 
     # The loop
 

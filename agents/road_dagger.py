@@ -135,8 +135,10 @@ class RoadDagger(Imitation[RoadConfig]):
             wanted = config.data_share / (1 - config.data_share) * (all_of_them - recorded)
             again = max(0, round(wanted / recorded) - 1)  # a drive that is in the list twice is drawn twice as often
         episodes = self.episodes + again * self.recordings.learned
-        augment = RoadAugmentation(Variety(shift=config.shift), rng)
-        return Streams(episodes, config.batch, config.time, rng, augment=augment, weigh=self._weigh)
+        roads = RoadAugmentation(Variety(shift=config.shift), rng)
+        return Streams(
+            episodes, config.batch, config.time, rng, augment=[roads, *self._variations(rng)], weigh=self._weigh
+        )
 
     def _weigh(self, labels: np.ndarray) -> np.ndarray:
         return 1 + self.config.steering_weight * np.abs(labels[..., 0])

@@ -8,8 +8,8 @@ import pytest
 from agents.augmentation import (
     CAR,
     HELD_OUT,
-    PlayfieldAugmentation,
-    PlayfieldVariety,
+    PictureAugmentation,
+    PictureVariety,
     RoadAugmentation,
     Variety,
     find_variety,
@@ -105,7 +105,7 @@ KINDS = ("grass", "colour", "curve", "filter", "posterise", "shade", "vignette",
 def only(kind):
     """A variety of one kind in every episode."""
     weights = {other: float(other == kind) for other in KINDS}
-    return PlayfieldVariety(unchanged=0.0, things=float(kind == "things"), **weights)
+    return PictureVariety(unchanged=0.0, things=float(kind == "things"), **weights)
 
 
 def playfields(batch=2, time=5, height=28, width=32):
@@ -121,7 +121,7 @@ def test_each_kind_of_variety_changes_pictures_and_the_same_draw_the_same_way(ki
     outcomes = []
     for seed in (1, 1, 2):
         images, labels = playfields(), np.ones((2, 5, 3), np.float32)
-        PlayfieldAugmentation(only(kind), np.random.default_rng(seed))(images, labels, np.ones(2, bool))
+        PictureAugmentation(only(kind), np.random.default_rng(seed))(images, labels, np.ones(2, bool))
         assert (labels == 1).all()
         outcomes.append(images)
     assert (outcomes[0] != playfields()).mean() > 0.005
@@ -131,7 +131,7 @@ def test_each_kind_of_variety_changes_pictures_and_the_same_draw_the_same_way(ki
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("noise", "grass", "stripes")])
 def test_what_is_drawn_for_an_episode_holds_until_the_next(kind):
-    augment = PlayfieldAugmentation(only(kind), np.random.default_rng(1))
+    augment = PictureAugmentation(only(kind), np.random.default_rng(1))
     first, again, other = playfields(), playfields(), playfields()
     augment(first, np.zeros((2, 5, 3)), np.ones(2, bool))
     augment(again, np.zeros((2, 5, 3)), np.zeros(2, bool))
@@ -143,9 +143,7 @@ def test_what_is_drawn_for_an_episode_holds_until_the_next(kind):
 
 def test_a_share_of_the_episodes_stays_as_it_is():
     images = playfields(batch=300, time=1)
-    PlayfieldAugmentation(PlayfieldVariety(), np.random.default_rng(1))(
-        images, np.zeros((300, 1, 3)), np.ones(300, bool)
-    )
+    PictureAugmentation(PictureVariety(), np.random.default_rng(1))(images, np.zeros((300, 1, 3)), np.ones(300, bool))
     unchanged = (images == playfields(300, 1)).all((1, 2, 3, 4)).mean()
     assert 0.12 < unchanged < 0.3
 
@@ -153,7 +151,7 @@ def test_a_share_of_the_episodes_stays_as_it_is():
 @pytest.mark.parametrize("seed", range(20))
 def test_things_never_lie_on_the_car(seed):
     images = playfields(batch=8)
-    PlayfieldAugmentation(only("things"), np.random.default_rng(seed))(images, np.zeros((8, 5, 3)), np.ones(8, bool))
+    PictureAugmentation(only("things"), np.random.default_rng(seed))(images, np.zeros((8, 5, 3)), np.ones(8, bool))
     np.testing.assert_array_equal(images[:, :, *CAR], playfields(batch=8)[:, :, *CAR])
 
 
@@ -162,7 +160,7 @@ def test_grass_is_patches_of_two_colours_or_a_smooth_texture_of_many(patches):
     variety = dataclasses.replace(only("grass"), patches=float(patches))
     for seed in range(10):
         images = playfields(batch=1)
-        PlayfieldAugmentation(variety, np.random.default_rng(seed))(images, np.zeros((1, 5, 3)), np.ones(1, bool))
+        PictureAugmentation(variety, np.random.default_rng(seed))(images, np.zeros((1, 5, 3)), np.ones(1, bool))
         grass = np.unique(images[:, :, :, :12].reshape(-1, 3), axis=0)
         assert len(grass) <= 2 if patches else len(grass) > 100
         assert (images[:, :, :, 12:20] == 102).all()  # the road stays
@@ -171,23 +169,21 @@ def test_grass_is_patches_of_two_colours_or_a_smooth_texture_of_many(patches):
 def test_colours_keep_road_and_grass_apart():
     for seed in range(50):
         images = playfields(batch=1, time=1)
-        PlayfieldAugmentation(only("colour"), np.random.default_rng(seed))(
-            images, np.zeros((1, 1, 3)), np.ones(1, bool)
-        )
+        PictureAugmentation(only("colour"), np.random.default_rng(seed))(images, np.zeros((1, 1, 3)), np.ones(1, bool))
         road, grass = images[0, 0, 0, 15].astype(int), images[0, 0, 0, 2].astype(int)
         assert np.abs(road - grass).max() > 25, seed
 
 
 def test_robust_validation_sees_no_kind_that_is_trained_on():
-    assert not [kind for kind in KINDS if getattr(HELD_OUT, kind) and getattr(PlayfieldVariety(), kind)]
+    assert not [kind for kind in KINDS if getattr(HELD_OUT, kind) and getattr(PictureVariety(), kind)]
 
 
 def test_a_variety_comes_by_name_or_from_a_file(tmp_path):
     assert find_variety("none") is None
-    assert find_variety("mild") == PlayfieldVariety()
+    assert find_variety("mild") == PictureVariety()
     path = tmp_path / "wild.yaml"
     path.write_text("unchanged: 0.1\nblend: [0.5, 1]\n")
-    assert find_variety(str(path)) == PlayfieldVariety(unchanged=0.1, blend=(0.5, 1.0))
+    assert find_variety(str(path)) == PictureVariety(unchanged=0.1, blend=(0.5, 1.0))
 
 
 @pytest.mark.parametrize(
