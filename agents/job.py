@@ -61,7 +61,7 @@ class JobConfig(RunConfig, Drive):
 
 Config = TypeVar("Config", bound=RunConfig)
 
-WHERE = ("device", "workers", "threads")
+WHERE = ("device", "workers", "threads", "strategy")
 """Options that say where a run runs: another machine may continue it with others."""
 
 

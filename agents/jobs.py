@@ -38,12 +38,14 @@ class Job:
     """What ``--agent`` may be; the first is the default of its config."""
     begin: Callable[[Any, Path, int], Any]
     """From a config, the run folder's path and the number of processors to the whole config, checked."""
-    learn: Callable[[Any, RunFolder, Any], Training]
+    learn: Callable[..., Training]
     """From a whole config, its run folder and a pool of processes to a run, new or resumed."""
     envs: Mapping[str, str] | None = None
     """What ``--env`` may be, and the environment's id; None for any that can be made."""
     drives: bool = True
     """Whether a driver learns, in an environment: then its config is a :class:`JobConfig`."""
+    several: bool = False
+    """Whether processes that torchrun starts learn together: then :attr:`learn` takes them as ``together``, too."""
     label: str = ""
     """What the run folder's name says beside environment and core."""
     tell: Callable[[Mapping[str, Any]], str] = lambda job: ""
@@ -98,6 +100,7 @@ JOBS: dict[str, Job] = {
         begin=begin_language,
         learn=LanguageTraining,
         drives=False,
+        several=True,
         label="language",
     ),
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,11 +19,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from annotated_types import Ge, Lt
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
 from agents.device import resolve_device
+from agents.distributed import ALONE, Alone, Strategy, process_count
 from agents.divergence import check_finite
 from agents.job import RunConfig, begin_run
 from agents.optimizer_state import optimizer_tensors, part_of, restore_optimizer, to_save
@@ -79,6 +81,8 @@ class LanguageConfig(RunConfig, ModelShape):
     """Cost of a liquid step, in nats, of models with deep mixers."""
     validate_every: Count = 250
     """Steps between validations, after each of which the run can be continued."""
+    strategy: Strategy = "ddp"
+    """How processes that torchrun starts share the model: ddp, all of it in each, or fsdp, a part of each weight."""
 
 
 @dataclass
@@ -126,9 +130,16 @@ def begin_language(config: LanguageConfig, path: Path, processors: int) -> Langu
     for split, what in ((data.training, "training"), (data.validation, "validation")):
         if len(split) <= config.time:
             raise UserError(f"the text for {what} has {len(split)} tokens, too few for stretches of {config.time}.")
-    if config.batch % config.accumulate:
-        raise UserError(f"--accumulate {config.accumulate} does not divide the batch of {config.batch}.")
+    _check_batch(config, process_count())
     return replace(config, data=config.data or path / "text")
+
+
+def _check_batch(config: LanguageConfig, processes: int) -> None:
+    parts = f"--accumulate {config.accumulate}" if config.accumulate > 1 else ""
+    shares = f"{processes} processes" if processes > 1 else ""
+    if config.batch % (config.accumulate * processes):
+        given = " times ".join(part for part in (parts, shares) if part)
+        raise UserError(f"{given} {'does' if given == parts else 'do'} not divide the batch of {config.batch}.")
 
 
 def _shape(config: LanguageConfig) -> dict[str, Any]:
@@ -143,38 +154,74 @@ def _prepare(config: LanguageConfig) -> TextData:
     return prepare_text(source, config.tokenizer, folder, config.validation_share)
 
 
+class Reader(nn.Module):
+    """A model, and what its reading of tokens costs: the mean of each next token's, and of the liquid steps'."""
+
+    def __init__(self, model: LanguageModel, config: LanguageConfig):
+        super().__init__()
+        self.model, self.ponder, self.in_half = model, config.ponder, config.precision == "bfloat16"
+        self.parts = model.initial_state(1).parts
+
+    def forward(self, tokens: Tensor, layers: dict[str, Tensor] | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """From tokens (B, T + 1) and the states before, by layer, to what is learned from, the loss, and the states."""
+        state = None if layers is None else ReadingState(layers, self.parts)
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.in_half):
+            reading = self.model(tokens[:, :-1], state)
+        loss = F.cross_entropy(reading.logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+        cost = loss if reading.steps is None else loss + self.ponder * reading.steps.mean()
+        return cost, loss.detach(), dict(reading.state.detach().layers)
+
+
 class LanguageTraining:
-    """One training run.
+    """One training run, of one process or of several, each with its rows of every batch.
 
     Args:
         config: the job.
         folder: its run folder, begun.
         pool: not used; nothing is driven.
+        together: the processes. The first alone writes.
     """
 
     unit = "step"
 
-    def __init__(self, config: LanguageConfig, folder: RunFolder, pool: object = None):
-        self.config, self.folder = config, folder
+    def __init__(self, config: LanguageConfig, folder: RunFolder, pool: object = None, together: Alone = ALONE):
+        self.config, self.folder, self.together = config, folder, together
         self.device = resolve_device(config.device)
+        together.on_first(self._check_shares)
+        self.rows = together.rows(config.batch)
         self.data = TextData(config.data or folder.path / "text")
         torch.manual_seed(config.seed)
         shape = LanguageModelConfig(**_shape(config), vocabulary=self.data.tokenizer.size)
         self.model = LanguageModel(shape).to(self.device)
-        self.optimizer = _optimizer(self.model, config)
         self.progress = LanguageProgress()
         self.streams = TextStreams(self.data.training, config.batch, config.time, np.random.default_rng(config.seed))
         self.state: ReadingState | None = None
+        self._parts = self.model.initial_state(1).parts
         saved = folder.load_state()
         if saved is not None:
             tensors, progress = saved
             self.progress = LanguageProgress(**progress)
+            began, now = len(tensors["model.embedding.weight"]), self.data.tokenizer.size
+            if began != now:
+                raise UserError(
+                    f"the prepared text has {now:,} different tokens and had {began:,} when the run in {folder.path} "
+                    "began: prepare it with the same tokenizer again."
+                )
             self.model.load_state_dict(part_of(tensors, "model."))
-            restore_optimizer(self.model, self.optimizer, tensors)
             if self.progress.streams:
                 self.streams.load_state_dict(self.progress.streams)
-                layers = {name: layer.to(self.device) for name, layer in part_of(tensors, "state.").items()}
-                self.state = replace(self.model.initial_state(config.batch), layers=layers)
+                layers = {name: layer[self.rows].to(self.device) for name, layer in part_of(tensors, "state.").items()}
+                self.state = ReadingState(layers, self._parts)
+        unused = config.variant == "origin" or config.liquid_steps == 1
+        parts = (*self.model.blocks, self.model)
+        self.reader = together.share_out(Reader(self.model, config), parts, config.strategy, self.device, unused)
+        self.optimizer = _optimizer(self.model, config)
+        if saved is not None:
+            restore_optimizer(self.model, self.optimizer, tensors, together.placed)
+
+    def _check_shares(self) -> None:
+        _check_batch(self.config, self.together.size)
+        self.together.check_device(self.device)
 
     @property
     def total(self) -> int:
@@ -205,21 +252,23 @@ class LanguageTraining:
         """
         config, progress = self.config, self.progress
         if progress.step == config.steps:
-            if not (self.folder.last / CONFIG_NAME).exists():  # the run was killed at its very end
+            if not self.together.on_first((self.folder.last / CONFIG_NAME).exists):  # it was killed at its very end
                 self._save(self.folder.last)
             return
-        with SummaryWriter(str(self.folder.tensorboard), purge_step=progress.step) as curves:
+        first = self.together.rank == 0
+        with SummaryWriter(self.folder.tensorboard, purge_step=progress.step) if first else nullcontext() as curves:
             begin = time.monotonic() - progress.seconds
             while progress.step < config.steps:
-                self.folder.check_there()
+                self.together.on_first(self.folder.check_there)
                 with progress.timed("learning"):
                     self._learn(min(config.validate_every, config.steps - progress.step), report)
                 with progress.timed("validation"):
                     self._validate()
                 progress.round += 1
                 progress.seconds = time.monotonic() - begin
-                self._plot(curves)
-                self.folder.save_state(self._tensors(), vars(progress))
+                if curves is not None:
+                    self._plot(curves)
+                self._save_state()
                 report(progress)
         self._save(self.folder.last)
 
@@ -232,18 +281,21 @@ class LanguageTraining:
             for group in self.optimizer.param_groups:
                 group["lr"] = self._rate()
             self.optimizer.zero_grad(set_to_none=True)
+            parts = torch.arange(len(tokens)).chunk(config.accumulate)
             states, loss = [], 0.0
-            for part in torch.arange(config.batch).chunk(config.accumulate):
+            for place, part in enumerate(parts, 1):
                 state = None if self.state is None else self.state.rows(part.to(self.device)).keep(kept[part])
-                error, reading = self._read(tokens[part], state)
-                cost = error if reading.steps is None else error + config.ponder * reading.steps.mean()
-                (cost / config.accumulate).backward()
-                states.append(reading.state.detach())
+                with self.together.holding_back(self.reader, place < len(parts)):
+                    cost, error, layers = self.reader(tokens[part], None if state is None else dict(state.layers))
+                    (cost / config.accumulate).backward()
+                states.append(layers)
                 loss += error.item() / config.accumulate
+            loss = self.together.mean(loss)
             if not math.isfinite(loss):
                 raise DivergedError(f"at step {progress.step + 1:,} the loss")
             if config.reading == "stream":
-                self.state = states[0] if len(states) == 1 else _joined(states)
+                layers = {name: torch.cat([layers[name] for layers in states]) for name in states[0]}
+                self.state = ReadingState(layers, self._parts)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             self.optimizer.step()
             progress.step += 1
@@ -257,7 +309,7 @@ class LanguageTraining:
         check_finite(model, f"{progress.step:,} gradient steps")
 
     def _stretches(self, steps: int, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Tokens (B, T + 1), and whose state is kept (B,)."""
+        """Tokens (B, T + 1), and whose state is kept (B,), of the rows that this process reads."""
         config = self.config
         for _ in range(steps):
             if config.reading == "windows":
@@ -265,13 +317,7 @@ class LanguageTraining:
             else:
                 tokens, _ = next(self.streams)
             kept = torch.from_numpy(rng.random(config.batch) >= config.forget)
-            yield torch.from_numpy(tokens).to(self.device), kept.to(self.device)
-
-    def _read(self, tokens: Tensor, state: ReadingState | None) -> tuple[Tensor, Any]:
-        """The mean loss of predicting each next token, and the reading."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            reading = self.model(tokens[:, :-1], state)
-        return F.cross_entropy(reading.logits.flatten(0, 1).float(), tokens[:, 1:].flatten()), reading
+            yield torch.from_numpy(tokens[self.rows]).to(self.device), kept[self.rows].to(self.device)
 
     def _rate(self) -> float:
         config, step = self.config, self.progress.step
@@ -281,8 +327,9 @@ class LanguageTraining:
 
     def _validate(self) -> None:
         progress = self.progress
+        config, carried = self.config, self.config.reading == "stream"
         loss, steps = evaluate_language(
-            self.model, self.data.validation, self.config.batch, self.config.time, self.config.reading == "stream"
+            self.model, self.data.validation, config.batch, config.time, carried, self.together
         )
         progress.score = -loss
         progress.bits_per_byte = loss * (len(self.data.validation) - 1) / (self.data.validation.bytes * math.log(2))
@@ -301,12 +348,14 @@ class LanguageTraining:
         if not math.isnan(progress.liquid_steps):
             curves.add_scalar("validation/liquid_steps", progress.liquid_steps, progress.step)
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def _save_state(self) -> None:
+        """What the run goes on from, put together from all processes."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors = self.together.whole(tensors | optimizer_tensors(self.model, self.optimizer))
         if self.state is not None:
             self.progress.streams = self.streams.state_dict()
-            tensors |= {f"state.{name}": value for name, value in self.state.layers.items()}
-        return to_save(tensors | optimizer_tensors(self.model, self.optimizer))
+            tensors |= {f"state.{name}": value for name, value in self.together.gathered(self.state.layers).items()}
+        self.together.on_first(lambda: self.folder.save_state(to_save(tensors), vars(self.progress)))
 
     def _save(self, folder: Path) -> None:
         progress = self.progress
@@ -316,12 +365,9 @@ class LanguageTraining:
             "validation_loss": round(-progress.score, 4),
             "bits_per_byte": round(progress.bits_per_byte, 4),
         }
-        self.model.save(folder, {"tokenizer": self.data.tokenizer.config(), "training": record})
-
-
-def _joined(states: list[ReadingState]) -> ReadingState:
-    layers = {name: torch.cat([state.layers[name] for state in states]) for name in states[0].layers}
-    return replace(states[0], layers=layers)
+        told = {"tokenizer": self.data.tokenizer.config(), "training": record}
+        weights = self.together.whole(self.model.state_dict())
+        self.together.on_first(lambda: self.model.save(folder, told, weights=weights))
 
 
 def _optimizer(model: LanguageModel, config: LanguageConfig) -> torch.optim.Optimizer:
@@ -336,7 +382,7 @@ def _optimizer(model: LanguageModel, config: LanguageConfig) -> torch.optim.Opti
 
 @torch.no_grad()
 def evaluate_language(
-    model: LanguageModel, text: TextSplit, batch: int, time: int, carried: bool
+    model: LanguageModel, text: TextSplit, batch: int, time: int, carried: bool, together: Alone = ALONE
 ) -> tuple[float, float]:
     """The mean loss over all of a text, each token predicted once.
 
@@ -346,14 +392,15 @@ def evaluate_language(
         batch: parts that it is read in, side by side.
         time: tokens of a stretch.
         carried: whether the state goes on from a stretch to the next, or begins anew.
+        together: the processes that read it, each some of its parts.
 
     Returns:
         Nats a token, and the mean liquid steps a token, NaN of a model that does not count them.
     """
     training, device = model.training, next(model.parameters()).device
     model.eval()
-    state, total, steps, count = None, 0.0, 0.0, 0
-    for tokens, _, mask in whole_text(text, batch, time):
+    state, total, steps, count, rows = None, 0.0, 0.0, 0, together.rows(batch)
+    for tokens, mask in ((tokens[rows], mask[rows]) for tokens, _, mask in whole_text(text, batch, time)):
         given, real = torch.from_numpy(tokens).to(device), torch.from_numpy(mask).to(device)
         reading = model(given[:, :-1], state, mask=None if mask.all() else real)
         state = reading.state if carried else None
@@ -361,4 +408,5 @@ def evaluate_language(
         steps += math.nan if reading.steps is None else reading.steps[real].sum().item()
         count += int(mask.sum())
     model.train(training)
-    return total / count, steps / count
+    total, steps, predicted = together.total([total, steps, count])
+    return total / predicted, steps / predicted

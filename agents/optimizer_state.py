@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,26 @@ def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> di
     }
 
 
-def restore_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Takes back what :func:`optimizer_tensors` gave; other tensors are passed over."""
+def _beside(value: Tensor, parameter: Tensor) -> Tensor:
+    return value.clone().to(parameter.device)
+
+
+def restore_optimizer(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, Tensor],
+    placed: Callable[[Tensor, Tensor], Tensor] = _beside,
+) -> None:
+    """Takes back what :func:`optimizer_tensors` gave; other tensors are passed over.
+
+    Args:
+        module: whose parameters.
+        optimizer: of them.
+        tensors: what was saved.
+        placed: makes the copy of a tensor that belongs to a parameter.
+    """
     for name, parameter in module.named_parameters():
-        memory = {
-            key: value.clone().to(parameter.device) for key, value in part_of(tensors, f"optimizer.{name}.").items()
-        }
+        memory = {key: placed(value, parameter) for key, value in part_of(tensors, f"optimizer.{name}.").items()}
         if memory:
             optimizer.state[parameter] = memory
 

@@ -583,8 +583,20 @@ class LanguageModel(nn.Module):
             f"parameters, of which the embedding {table:,}; state {self.initial_state(1).bytes_per_text:,} bytes a text"
         )
 
-    def save(self, folder: str | os.PathLike[str], told: Mapping[str, Any], card: str | None = None) -> None:
-        """Saves it as a checkpoint; ``told`` is what the config file says besides: tokenizer, training.
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        told: Mapping[str, Any],
+        card: str | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Saves it as a checkpoint.
+
+        Args:
+            folder: where.
+            told: what the config file says besides: tokenizer, training.
+            card: text for people.
+            weights: in place of its own, where those are shared out over processes.
 
         Raises:
             UserError: if it cannot be written.

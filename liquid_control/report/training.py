@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from agents.distributed import processes
 from agents.job import WHERE, JobConfig, RunConfig, Training, begin_run
 from agents.jobs import Job, check_environment
 from agents.pool import RolloutPool
@@ -41,24 +43,34 @@ def run_job(job: Job, arguments: Sequence[str], program: str, note: str = "") ->
     Raises:
         UserError: if the words make no sense, or the training cannot go on; it says how to continue.
     """
-    config, folder = _begin(job, arguments, program, note)
-    console = Console()
-    torch.set_num_threads(config.workers)
-    keep_freed_memory()
-    with folder.held(), RolloutPool(config.workers) as pool:
-        try:
-            with closing(job.learn(config, folder, pool)) as training:
-                _learn(training, folder, console)
-        except KeyboardInterrupt:
-            console.print(f"stopped. Continue: {program} --resume {folder.path}")
-            raise
-        except DivergedError:
-            raise
-        except UserError as error:
-            raise UserError(f"{error}\nThen continue: {program} --resume {folder.path}") from error
+    with processes() as together:
+        if together.size > 1 and not job.several:
+            together.on_first(lambda: _refuse_several(job))
+        processors = max(1, processor_count() // together.here)
+        config, folder = together.on_first(lambda: _begin(job, arguments, program, note, processors))
+        console = Console()
+        console.quiet = together.rank > 0
+        torch.set_num_threads(config.workers)
+        keep_freed_memory()
+        learn = partial(job.learn, together=together) if job.several else job.learn
+        with folder.held() if together.rank == 0 else nullcontext(), RolloutPool(config.workers) as pool:
+            try:
+                with closing(learn(config, folder, pool)) as training:
+                    _learn(training, folder, console)
+            except KeyboardInterrupt:
+                console.print(f"stopped. Continue: {program} --resume {folder.path}")
+                raise
+            except DivergedError:
+                raise
+            except UserError as error:
+                raise UserError(f"{error}\nThen continue: {program} --resume {folder.path}") from error
     if isinstance(config, JobConfig):
         _judge(config, folder, console)
     console.print(f"checkpoint: {folder.best}\ncurves: tensorboard --logdir {folder.path.parent}")
+
+
+def _refuse_several(job: Job) -> None:
+    raise UserError(f"--agent {job.agents[0]} learns in one process, which starts more by itself: leave torchrun out.")
 
 
 def _learn(training: Training, folder: RunFolder, console: Console) -> None:
@@ -100,23 +112,25 @@ def _where_time_went(progress: RunProgress) -> str:
     return f"trained in {progress.seconds:.0f} s: {', '.join(shares)}"
 
 
-def _begin(job: Job, arguments: Sequence[str], program: str, note: str) -> tuple[RunConfig, RunFolder]:
+def _begin(job: Job, arguments: Sequence[str], program: str, note: str, processors: int) -> tuple[RunConfig, RunFolder]:
     """The config and its run folder, new or resumed."""
     config = parse(job.config, arguments, program, note)
     if config.resume is not None:
-        return _resume(job, config.resume, arguments, program)
+        return _resume(job, config.resume, arguments, program, processors)
     if isinstance(config, JobConfig):
         if config.policy not in CORES:
             raise UserError(f"unknown policy {config.policy!r}: {nearest(config.policy, CORES)}")
         config = dataclasses.replace(config, env=check_environment(job, config.env))
     date = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = RunFolder(config.run or Path("runs") / "-".join((*job.names(config), date)))
-    config = job.begin(config, folder.path, processor_count())
+    config = job.begin(config, folder.path, processors)
     folder.begin(write_yaml(config))
     return config, folder
 
 
-def _resume(job: Job, path: Path, arguments: Sequence[str], program: str) -> tuple[RunConfig, RunFolder]:
+def _resume(
+    job: Job, path: Path, arguments: Sequence[str], program: str, processors: int
+) -> tuple[RunConfig, RunFolder]:
     folder = RunFolder(path)
     if not folder.config.exists():
         raise UserError(f"{path} is no run folder: it holds no {folder.config.name}.")
@@ -127,7 +141,7 @@ def _resume(job: Job, path: Path, arguments: Sequence[str], program: str) -> tup
     if changed:
         raise UserError(f"the run {path} was begun with another config: {'; '.join(changed)}. Leave those options out.")
     # Its files are not looked for again: what a run began with need not be there any more.
-    return begin_run(asked, path, processor_count()), folder
+    return begin_run(asked, path, processors), folder
 
 
 def _judge(config: JobConfig, folder: RunFolder, console: Console) -> None:
