@@ -15,6 +15,9 @@ x_t of a step come a query, a key and a value, each seen through a short causal 
   forgets along them.
 - Dense writes drown each other: of a write Δ steps ago, signal to noise is λ^Δ √(d (1 - λ²)) for keys of d numbers. So
   half-lives ln 2 / f begin log-spaced, and η decides what is written at all.
+- With an eligibility, η is signed, tanh(w_η · x_t + b_η), and writes what was said in the last steps instead of what
+  is said now (`liquid_control.nn.eligibility`): worth is often known afterwards. What is eligible fades by a learned
+  e^{-Δ softplus(w_μ · x_t + b_μ)}, of each head.
 - A norm of what is read, a head at a time, stands in for a bound of the trace. Nothing ever rescales a whole trace,
   which would fade old memories with every write.
 
@@ -40,6 +43,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from liquid_control.kernels import reference_is_chosen
+from liquid_control.nn.eligibility import chunkwise_retroactive_trace, retroactive_trace
 from liquid_control.nn.layer import Elapsed, LiquidLayer, in_front
 from liquid_control.nn.parameters import before_softplus, settle
 from liquid_control.nn.plastic import refuse_unknown
@@ -53,6 +57,8 @@ WIPED = -60.0
 """log λ of a step that leaves nothing, 1e-26: less would only cost digits of gradients, which go through log λ."""
 FIRST_WRITE = -1.0
 """b_η to begin with: a write of a quarter."""
+ELIGIBLE = (16.0, 2.0)
+"""Half-lives of what is eligible to begin with, of the first head and of the last, in units of elapsed time."""
 
 
 class PlasticMemory(LiquidLayer):
@@ -73,6 +79,7 @@ class PlasticMemory(LiquidLayer):
         convolution: how many steps the convolution sees, the present one included; 1 is none.
         shortest_half_life: of a trace without inputs, in units of elapsed time.
         longest_half_life: heads begin log-spaced from this, the first, down to the shortest.
+        eligibility: whether a step writes what was said in the steps before it, by a signed η; for the rule "hebb".
         learn_initial_state: whether the initial state, traces included, is a parameter.
 
     Raises:
@@ -94,6 +101,7 @@ class PlasticMemory(LiquidLayer):
         convolution: int = 4,
         shortest_half_life: float = 4.0,
         longest_half_life: float = 4096.0,
+        eligibility: bool = False,
         learn_initial_state: bool = False,
     ):
         if heads < 1:
@@ -111,26 +119,36 @@ class PlasticMemory(LiquidLayer):
                 "half-lives must be positive and finite, the shortest first, "
                 f"given {shortest_half_life} and {longest_half_life}."
             )
+        if eligibility and rule != "hebb":
+            raise ValueError(f"an eligibility needs the rule 'hebb', given {rule!r}.")
         features = heads * (2 * width + values)
-        parts = {"trace": heads * values * width, "tail": (convolution - 1) * features}
+        self._traces = ["trace", "eligibility"] if eligibility else ["trace"]
+        parts = dict.fromkeys(self._traces, heads * values * width) | {"tail": (convolution - 1) * features}
         super().__init__(input_size, parts, output_size or units, learn_initial_state)
         self.units, self.readout_size, self.heads, self.key_size = units, output_size, heads, key_size
         self.rule, self.convolution = rule, convolution
         self.shortest_half_life, self.longest_half_life = shortest_half_life, longest_half_life
+        self.eligibility = eligibility
         self.frozen: frozenset[str] = frozenset()
         self._features = [heads * width, heads * width, units]
 
         self.project = nn.Linear(input_size, features, bias=False)  # queries, keys, values of all heads
         self.taps = nn.Parameter(torch.empty(features, convolution).uniform_(-1, 1) / math.sqrt(convolution))
-        self.modulator = nn.Linear(input_size, 2 * heads)  # forgetting, writing
+        self.modulator = nn.Linear(input_size, (3 if eligibility else 2) * heads)  # forgetting, writing, fading
         self.gate = nn.Linear(input_size, units)
         self.gain = nn.Parameter(torch.ones(units))
         self.readout: nn.Module = nn.Identity() if output_size is None else nn.Linear(units, output_size, bias=False)
         with torch.no_grad():
-            longest, shortest = math.log(longest_half_life), math.log(shortest_half_life)
-            forgetting = math.log(2) * torch.linspace(-longest, -shortest, heads, device=self.gain.device).exp()
-            self.modulator.bias[:heads] = before_softplus(forgetting)
-            self.modulator.bias[heads:] = FIRST_WRITE
+            self.modulator.bias[:heads] = self._paces(longest_half_life, shortest_half_life)
+            self.modulator.bias[heads : 2 * heads] = FIRST_WRITE
+            if eligibility:
+                self.modulator.bias[heads : 2 * heads] = math.atanh(1 / (1 + math.exp(-FIRST_WRITE)))
+                self.modulator.bias[2 * heads :] = self._paces(*ELIGIBLE)
+
+    def _paces(self, first: float, last: float) -> Tensor:
+        """The biases (H,) of half-lives that are log-spaced from the first head's to the last's."""
+        spaced = torch.linspace(-math.log(first), -math.log(last), self.heads, device=self.gain.device).exp()
+        return before_softplus(math.log(2) * spaced)
 
     def follow_modules(self) -> None:
         """See :class:`LiquidLayer`; all modules are called."""
@@ -140,20 +158,22 @@ class PlasticMemory(LiquidLayer):
         """Traces and the tail of the convolution.
 
         ``trace`` (B, H, V, K), of H heads with keys of K and values of V numbers, and ``tail``
-        (B, convolution - 1, H (2 K + V)): what became queries, keys and values in the last steps, oldest first.
+        (B, convolution - 1, H (2 K + V)): what became queries, keys and values in the last steps, oldest first. An
+        ``eligibility`` has the shape of the trace.
         """
         parts = super().unpack(state)
-        trace = parts["trace"].unflatten(1, (self.heads, self.units // self.heads, -1))
-        tail = parts["tail"].unflatten(1, (self.convolution - 1, sum(self._features)))
-        return {"trace": trace, "tail": tail}
+        traces = {name: parts[name].unflatten(1, (self.heads, self.units // self.heads, -1)) for name in self._traces}
+        return traces | {"tail": parts["tail"].unflatten(1, (self.convolution - 1, sum(self._features)))}
 
     def freeze(self, *names: str) -> None:
         """Holds the ``trace`` as it is, read but neither written nor forgotten; without a name, it lives again.
 
+        An ``eligibility`` is held apart.
+
         Raises:
             ValueError: if a name is unknown.
         """
-        refuse_unknown(names, ["trace"])
+        refuse_unknown(names, self._traces)
         self.frozen = frozenset(names)
 
     def half_lives(self, x: Tensor) -> Tensor:
@@ -172,14 +192,21 @@ class PlasticMemory(LiquidLayer):
         )
         if self.rule == "oja":
             v = _unit(v)
-        decay, rate = (part.transpose(0, 1) for part in self._modulate(x, elapsed, advance, dtype))
-        form = plastic_trace if reference_is_chosen() or len(x) == 1 else chunkwise_trace
-        read, trace = form(_unit(q), _unit(k), v, decay, rate, before["trace"].to(dtype), self.rule)
+        modulation = [part.transpose(0, 1) for part in self._modulate(x, elapsed, advance, dtype)]
+        traces = [before[name].to(dtype) for name in self._traces]
+        stepwise = reference_is_chosen() or len(x) == 1
+        if self.eligibility:
+            afterwards = retroactive_trace if stepwise else chunkwise_retroactive_trace
+            read, *traces = afterwards(_unit(q), _unit(k), v, *modulation, *traces)
+        else:
+            at_once = plastic_trace if stepwise else chunkwise_trace
+            read, *traces = at_once(_unit(q), _unit(k), v, *modulation, *traces, self.rule)
 
         heard = read * torch.rsqrt(read.square().mean(-1, keepdim=True) + READ_FLOOR)
         heard = heard.flatten(2).transpose(0, 1).to(x.dtype)
         y = self.readout(self.gain * heard * F.silu(self.gate(x)))
-        return y, torch.cat([trace.flatten(1).to(x.dtype), tail.transpose(0, 1).flatten(1)], 1)
+        parts = [trace.flatten(1).to(x.dtype) for trace in traces]
+        return y, torch.cat([*parts, tail.transpose(0, 1).flatten(1)], 1)
 
     def _convolve(self, given: Tensor, tail: Tensor, advance: Tensor | None) -> tuple[Tensor, Tensor]:
         """Each feature through its own taps, over the last steps that advanced and the present one.
@@ -210,18 +237,21 @@ class PlasticMemory(LiquidLayer):
             convolved = torch.addcmul(convolved, seen, tap)
         return convolved, tail
 
-    def _modulate(
-        self, x: Tensor, elapsed: Elapsed, advance: Tensor | None, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
-        """λ and η (T, B, H) of each step and head; 1 and 0 where the trace stays."""
-        forgetting, writing = self.modulator(x).to(dtype).chunk(2, -1)
+    def _modulate(self, x: Tensor, elapsed: Elapsed, advance: Tensor | None, dtype: torch.dtype) -> list[Tensor]:
+        """λ, η and, of what is eligible, μ (T, B, H) of each step and head; 1, 0 and 1 where they stay."""
+        forgetting, writing, *fading = self.modulator(x).to(dtype).split(self.heads, -1)
         span = elapsed[..., None].to(dtype) if isinstance(elapsed, Tensor) else elapsed
-        decay, rate = (-span * F.softplus(forgetting)).clamp(min=WIPED).exp(), torch.sigmoid(writing)
+        rate = torch.tanh(writing) if self.eligibility else torch.sigmoid(writing)
+        decay, *fades = ((-span * F.softplus(pace)).clamp(min=WIPED).exp() for pace in (forgetting, *fading))
         if "trace" in self.frozen:
-            return torch.ones_like(decay), torch.zeros_like(rate)
+            decay, rate = torch.ones_like(decay), torch.zeros_like(rate)
+        if "eligibility" in self.frozen:
+            fades = [torch.ones_like(decay)]
         if advance is not None:
-            decay, rate = torch.where(advance[..., None], decay, 1), torch.where(advance[..., None], rate, 0)
-        return decay, rate
+            moves = advance[..., None]
+            decay, rate = torch.where(moves, decay, 1), torch.where(moves, rate, 0)
+            fades = [torch.where(moves, kept, 1) for kept in fades]
+        return [decay, rate, *fades]
 
     @property
     def neuron_count(self) -> int:

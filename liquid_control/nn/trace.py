@@ -111,7 +111,7 @@ def chunkwise_trace(
             post = _errors(value, key, state.mT, after, written)
         else:
             post = written[..., None] * value
-        scores = _since(before, after) * (query @ pre.mT)
+        scores = since(before, after) * (query @ pre.mT)
         recalled.append(before.exp()[..., None] * (query @ state.mT) + scores @ post)
         last = after[..., -1:]
         state = last.exp()[..., None] * state + ((last - after).exp()[..., None] * post).mT @ pre
@@ -129,12 +129,12 @@ def _errors(content: Tensor, address: Tensor, memory: Tensor, after: Tensor, wri
         written: (…, C) η.
     """
     held = after.exp()[..., None] * (address @ memory)
-    overlap = _since(after, after) * (address @ address.mT)
+    overlap = since(after, after) * (address @ address.mT)
     rate = written[..., None]
     return torch.linalg.solve_triangular(rate * overlap, rate * (content - held), upper=False, unitriangular=True)
 
 
-def _since(reading: Tensor, writing: Tensor) -> Tensor:
+def since(reading: Tensor, writing: Tensor) -> Tensor:
     """(…, C, C): what is left at step t of what step s < t wrote, e^{reading_t - writing_s}; 0 from s = t on."""
     difference = reading[..., :, None] - writing[..., None, :]
     earlier = torch.ones_like(difference, dtype=torch.bool).tril(-1)

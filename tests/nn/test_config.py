@@ -109,6 +109,7 @@ EXAMPLES = {
         longest_half_life=64.0,
         learn_initial_state=True,
     ),
+    "plastic_memory, eligibility": lambda: PlasticMemory(3, 2, heads=1, rule="hebb", convolution=1, eligibility=True),
     "lan": lambda: LAN(3, 2),
     "lan, every option": lambda: LAN(
         *(3, 3, 2),

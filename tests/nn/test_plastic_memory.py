@@ -43,15 +43,67 @@ def test_chunks_give_what_the_token_loop_gives_with_every_gradient(rule, steps, 
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("steps", [2, 63, 65, 131])
+@pytest.mark.parametrize("masked", [False, True])
+def test_what_is_eligible_is_the_same_in_chunks_with_every_gradient(steps, masked, monkeypatch):
+    torch.manual_seed(0)
+    layer = PlasticMemory(INPUTS, 6, 3, key_size=4, rule="hebb", eligibility=True).to(DOUBLE)
+    elapsed = 3 * torch.rand(BATCH, steps, dtype=DOUBLE)
+    given = {
+        "x": torch.randn(BATCH, steps, INPUTS, dtype=DOUBLE),
+        "state": torch.randn(BATCH, layer.state_size, dtype=DOUBLE),
+        "elapsed": elapsed.where(torch.rand(BATCH, steps) < 0.9, 0) if masked else elapsed,
+        "mask": torch.rand(BATCH, steps) < 0.8 if masked else None,
+    }
+    found = outcome(layer, given)
+    monkeypatch.setenv("LIQUID_CONTROL_KERNELS", "reference")
+    for one, other in zip(found, outcome(layer, given), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_a_signal_writes_what_was_said_before_it_and_a_negative_one_takes_it_back():
+    """λ = 1, μ = 1/2, η the last input: what was said two steps before the signal is written with a quarter."""
+    layer, values = scribe("hebb", eligibility=True), some(3)
+    said = facts([0, 1, 2], values, write=0.0)
+    signal = facts([5], torch.zeros(1, 4, dtype=DOUBLE), write=1.0)
+    _, before = layer(said)
+    assert not layer.unpack(before)["trace"].any()
+    _, after = layer(signal, before)
+    for key, share in ((0, 1 / 8), (1, 1 / 4), (2, 1 / 2), (5, 0)):
+        torch.testing.assert_close(recalled(layer, after, key), share * values[key % 3], rtol=1e-9, atol=1e-6)
+    _, taken = layer(torch.cat([said, -signal], 1))
+    torch.testing.assert_close(recalled(layer, taken, 2), -values[2] / 2, rtol=1e-9, atol=1e-6)
+    layer.freeze("eligibility")
+    torch.testing.assert_close(
+        layer.unpack(layer(said, after)[1])["eligibility"], layer.unpack(after)["eligibility"], rtol=0, atol=0
+    )
+
+
+def test_numbers_stay_finite_where_nothing_or_everything_is_eligible():
+    torch.manual_seed(0)
+    layer = PlasticMemory(INPUTS, 8, rule="hebb", eligibility=True)
+    for bias, elapsed in ((-1e4, 1.0), (1e4, 1e30), (0.0, 1e-30)):
+        with torch.no_grad():
+            layer.modulator.bias.fill_(bias)
+        given = {
+            "x": 10 * torch.randn(2, 70, INPUTS),
+            "state": torch.randn(2, layer.state_size),
+            "elapsed": torch.full((2, 70), elapsed),
+            "mask": None,
+        }
+        assert all(value.isfinite().all() for value in outcome(layer, given))
+
+
 # What it recalls: inputs [key | value | write?], of which the projections take their part as it is
 
 
-def scribe(rule, values=4):
+def scribe(rule, values=4, eligibility=False):
     """A memory whose keys, queries and values are inputs, and that writes where the last input says so, forgetting not.
 
     Inputs are large, so that they pass SiLU, and the floor of a unit length, unchanged.
     """
-    layer = PlasticMemory(SIZE + values + 1, values, heads=1, key_size=SIZE, rule=rule, convolution=1).to(DOUBLE)
+    options = {"heads": 1, "key_size": SIZE, "rule": rule, "convolution": 1, "eligibility": eligibility}
+    layer = PlasticMemory(SIZE + values + 1, values, **options).to(DOUBLE)
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.zero_()
@@ -60,7 +112,8 @@ def scribe(rule, values=4):
         layer.taps.fill_(1)
         layer.gain.fill_(1)
         layer.gate.bias.fill_(100)  # SiLU(100) = 100
-        layer.modulator.bias.copy_(torch.tensor([-1e3, -1e3]))  # f = 0, η = 0
+        biases = [-1e3, 0.0, 0.0] if eligibility else [-1e3, -1e3]  # f = 0, η = 0, and μ = 1/2
+        layer.modulator.bias.copy_(torch.tensor(biases))
         layer.modulator.weight[1, -1] = 2e3
     return layer
 
