@@ -33,6 +33,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from liquid_control.kernels import is_traced
 from liquid_control.nn import LSTM, LiquidLayer, LiquidScan, PlasticMemory, WindowAttention
 from liquid_control.nn.layer import Elapsed, by_step
 from liquid_control.nn.parameters import settle
@@ -262,7 +263,8 @@ class DeepLiquid(nn.Module):
     token together with what step n - 1 made of it, and says how likely it is the last, p_n. A token halts as soon as
     the sum of its p reaches 1 - ε, and its output is the mean of its steps' with weights p, what is left over going to
     the last one. Each step has neurons of its own, which only those tokens move that come so far: to the others it is a
-    padded step, so all tokens still run at once.
+    padded step, so all tokens still run at once. A step to which no token comes is left out on the CPU; on a GPU the
+    question would wait for all that runs there.
 
     Args:
         width: of input and output.
@@ -296,7 +298,12 @@ class DeepLiquid(nn.Module):
         left = torch.ones_like(x[..., 0])  # 1 - Σ p so far
         seen, mixed, count, states = x, torch.zeros_like(x), torch.zeros_like(left), []
         remainder = torch.zeros_like(left)
+        asks = x.device.type == "cpu" and not is_traced()
+        earliest = 2 if torch.is_grad_enabled() else 1  # in the second step `again` has its part in the gradient
         for step, before in enumerate(state.chunk(self.steps, 1)):
+            if asks and step >= earliest and not runs.any():
+                states.append(before)
+                continue
             made, after = self.scan(seen, before, elapsed, runs)
             states.append(after)
             likely = torch.sigmoid(self.halt(made)[..., 0])
@@ -601,7 +608,8 @@ class LanguageModel(nn.Module):
         Raises:
             UserError: if it cannot be written.
         """
-        save_checkpoint(folder, self.state_dict(), {"language_model": asdict(self.config)} | dict(told), card)
+        weights = self.state_dict() if weights is None else dict(weights)
+        save_checkpoint(folder, weights, {"language_model": asdict(self.config)} | dict(told), card)
 
     def _named_blocks(self) -> Iterator[tuple[str, Block | OriginCell]]:
         return ((f"blocks.{place}", cast(Block | OriginCell, block)) for place, block in enumerate(self.blocks))

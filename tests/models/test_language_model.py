@@ -230,6 +230,37 @@ def test_weights_of_its_steps_add_up_to_one(tokens):
     torch.testing.assert_close(mixed, made)
 
 
+@pytest.mark.parametrize(("bias", "calls"), [(20.0, 1), (1.0, 2), (-20.0, 3)])
+def test_a_step_that_no_token_needs_is_left_out_and_nothing_else_changes(tokens, monkeypatch, bias, calls):
+    model = LanguageModel(dataclasses.replace(SMALL, pattern=("deep",), blocks=1))
+    mixer = model.blocks[0].mixer
+    with torch.no_grad():
+        mixer.halt.bias.fill_(bias)
+        mixer.halt.weight.div_(10)
+    before = model(tokens).state
+    ran = []
+    mixer.scan.register_forward_hook(lambda *_: ran.append(1))
+    with torch.no_grad():
+        model(tokens, before)
+    assert len(ran) == calls
+
+    def made():
+        model.zero_grad()
+        reading = model(tokens, before.detach())
+        (reading.logits.square().mean() + reading.steps.mean()).backward()
+        return reading, [parameter.grad for parameter in model.parameters()]
+
+    (short, gradients), all_steps = made(), mixer.steps
+    monkeypatch.setattr("liquid_control.models.language_model.is_traced", lambda: True)
+    ran.clear()
+    whole, wanted = made()
+    assert len(ran) == all_steps
+    assert torch.equal(short.logits, whole.logits) and torch.equal(short.steps, whole.steps)
+    assert all(torch.equal(short.state.layers[name], layer) for name, layer in whole.state.layers.items())
+    assert all(mine is not None for mine in gradients)
+    torch.testing.assert_close(gradients, wanted, rtol=1e-6, atol=1e-9)
+
+
 # The origin, and what is mended
 
 
