@@ -109,7 +109,7 @@ class Several(Alone):
                 outcome[0] = work()
             except BaseException as error:
                 failure = error
-                outcome[1] = error.code if isinstance(error, SystemExit) else 2
+                outcome[1] = (error.code or 0) if isinstance(error, SystemExit) else 2
         distributed.broadcast_object_list(outcome)
         if failure is not None:
             raise failure
