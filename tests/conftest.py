@@ -9,17 +9,30 @@ import signal
 import sys
 
 import pytest
-import torch
 
 from tests.warm_python import warm_python
 
-torch.set_num_threads(1)
+SHORT = ("tests/benchmarks", "tests/data", "tests/policies", "tests/report")
+"""Folders whose files take seconds each. They are handed out last, so that all processes end at the same time."""
+
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(config, items):
+    """Where tests have been collected, torch is loaded. The process of xdist that hands them out collects none."""
+    import torch
+
+    torch.set_num_threads(1)
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.nodeid.startswith(SHORT))
+
+
 def pytest_runtest_setup(item):
-    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
-        pytest.skip("needs a GPU")
+    if item.get_closest_marker("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU")
 
 
 @pytest.fixture(scope="session")

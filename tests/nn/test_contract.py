@@ -109,6 +109,12 @@ def given(layer):
     }
 
 
+@pytest.fixture
+def brief(given):
+    """Three of those steps, with holes and zeros among them, for tools that unroll a layer: a second a step."""
+    return {name: value if name == "state" else value[:, [0, 2, 3]] for name, value in given.items()}
+
+
 def close(a, b):
     torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
 
@@ -347,20 +353,20 @@ def test_functional_call_uses_the_weights_that_it_is_given(layer, given):
 
 # torch hides this warning of its own where a graph breaks (torch.lstm), unless warnings are errors.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_torch_compile_gives_the_same_numbers(layer, given):
+def test_torch_compile_gives_the_same_numbers(layer, brief):
     torch._dynamo.reset()
-    y, state = torch.compile(layer, backend="aot_eager")(**given)
-    expected, final = layer(**given)
+    y, state = torch.compile(layer, backend="aot_eager")(**brief)
+    expected, final = layer(**brief)
     close(y, expected)
     close(state, final)
 
 
-def test_torch_export_gives_the_same_numbers(layer, given):
+def test_torch_export_gives_the_same_numbers(layer, brief):
     layer.requires_grad_(False)
-    program = torch.export.export(layer, (), given)
+    program = torch.export.export(layer, (), brief)
     layer.requires_grad_(True)
-    y, state = program.module()(**given)
-    expected, final = layer(**given)
+    y, state = program.module()(**brief)
+    expected, final = layer(**brief)
     close(y, expected)
     close(state, final)
 
