@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -64,13 +65,19 @@ def run(pool: RolloutPool, path: Path, stop_after: int | None = None, **options)
     return ppo
 
 
+@pytest.fixture(scope="module")
+def whole(pool, tmp_path_factory):
+    """A run of :data:`TINY` from its begin to its end."""
+    return run(pool, tmp_path_factory.mktemp("runs") / "whole")
+
+
 @pytest.mark.parametrize("options", [{}, {"drop_frames": 0.3, "hide_velocities": True, "learn_initial_state": True}])
-def test_a_killed_and_resumed_run_equals_an_unbroken_one(pool, tmp_path, options):
-    run(pool, tmp_path / "whole", **options)
+def test_a_killed_and_resumed_run_equals_an_unbroken_one(pool, whole, tmp_path, options):
+    unbroken = run(pool, tmp_path / "unbroken", **options) if options else whole
     run(pool, tmp_path / "broken", stop_after=5, **options)
     resumed = run(pool, tmp_path / "broken", **options)
     assert resumed.progress.steps == 384 and resumed.progress.round == 3
-    whole, broken = (load_file(tmp_path / name / "state.safetensors") for name in ("whole", "broken"))
+    whole, broken = (load_file(each.folder.path / "state.safetensors") for each in (unbroken, resumed))
     assert whole.keys() == broken.keys()
     for name, value in whole.items():
         assert torch.equal(value, broken[name]), name
@@ -98,13 +105,12 @@ def test_what_the_critic_alone_sees_is_brought_to_unit_variance(pool, tmp_path):
     assert privileged[:, 0].std() < 0.1 and 0.3 < features[:, 2:].std() < 2
 
 
-def test_the_checkpoint_drives_as_the_policy_does(pool, tmp_path):
-    ppo = run(pool, tmp_path)
-    driver, last = ppo.driver.eval(), load_driver(tmp_path / "last")
+def test_the_checkpoint_drives_as_the_policy_does(whole):
+    driver, last = copy.deepcopy(whole.driver).eval(), load_driver(whole.folder.last)
     observations = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     state, start, compiled = None, np.ones(1, bool), last.compile_step()
     for observation in observations:
-        action, state = ppo.policy.predict({"gauges": observation}, state, start, deterministic=True)
+        action, state = whole.policy.predict({"gauges": observation}, state, start, deterministic=True)
         start = np.zeros(1, bool)
         assert action == last.act(observation) == compiled.act(observation) == driver.act(observation)
     record = last.parameter_counts()
