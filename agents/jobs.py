@@ -13,7 +13,7 @@ from typing import Any
 
 from agents.dagger import Dagger, TrainConfig
 from agents.imitation import begin_imitation
-from agents.job import RunConfig, Training
+from agents.job import JobConfig, RunConfig, Training
 from agents.language import LanguageConfig, LanguageTraining, begin_language
 from agents.ppo import PPO, PPOConfig, begin_ppo, tell_ppo
 from agents.road_dagger import RoadConfig, RoadDagger, begin_roads
@@ -39,17 +39,22 @@ class Job:
     begin: Callable[[Any, Path, int], Any]
     """From a config, the run folder's path and the number of processors to the whole config, checked."""
     learn: Callable[..., Training]
-    """From a whole config, its run folder and a pool of processes to a run, new or resumed."""
+    """From a whole config, its run folder and who helps to a run, new or resumed.
+
+    Where a driver learns, a pool of processes that drive helps; else the processes that torchrun starts, which learn
+    together (:class:`agents.distributed.Alone`).
+    """
     envs: Mapping[str, str] | None = None
     """What ``--env`` may be, and the environment's id; None for any that can be made."""
-    drives: bool = True
-    """Whether a driver learns, in an environment: then its config is a :class:`JobConfig`."""
-    several: bool = False
-    """Whether processes that torchrun starts learn together: then :attr:`learn` takes them as ``together``, too."""
     label: str = ""
     """What the run folder's name says beside environment and core."""
     tell: Callable[[Mapping[str, Any]], str] = lambda job: ""
     """What a card says of how it learned, from the options in a checkpoint's record."""
+
+    @property
+    def drives(self) -> bool:
+        """Whether a driver learns, in an environment."""
+        return issubclass(self.config, JobConfig)
 
     def names(self, config: Any) -> list[str]:
         """Of what a run's folder is named: where a driver drives and its core, and the job's label."""
@@ -99,8 +104,6 @@ JOBS: dict[str, Job] = {
         agents=("language",),
         begin=begin_language,
         learn=LanguageTraining,
-        drives=False,
-        several=True,
         label="language",
     ),
 }

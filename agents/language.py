@@ -178,13 +178,12 @@ class LanguageTraining:
     Args:
         config: the job.
         folder: its run folder, begun.
-        pool: not used; nothing is driven.
         together: the processes. The first alone writes.
     """
 
     unit = "step"
 
-    def __init__(self, config: LanguageConfig, folder: RunFolder, pool: object = None, together: Alone = ALONE):
+    def __init__(self, config: LanguageConfig, folder: RunFolder, together: Alone = ALONE):
         self.config, self.folder, self.together = config, folder, together
         self.device = resolve_device(config.device)
         together.on_first(self._check_shares)

@@ -200,7 +200,8 @@ class PlasticMemory(LiquidLayer):
             read, *traces = afterwards(_unit(q), _unit(k), v, *modulation, *traces)
         else:
             at_once = plastic_trace if stepwise else chunkwise_trace
-            read, *traces = at_once(_unit(q), _unit(k), v, *modulation, *traces, self.rule)
+            (decay, rate), (trace,) = modulation, traces
+            read, *traces = at_once(_unit(q), _unit(k), v, decay, rate, trace, self.rule)
 
         heard = read * torch.rsqrt(read.square().mean(-1, keepdim=True) + READ_FLOOR)
         heard = heard.flatten(2).transpose(0, 1).to(x.dtype)

@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -44,7 +43,7 @@ def run_job(job: Job, arguments: Sequence[str], program: str, note: str = "") ->
         UserError: if the words make no sense, or the training cannot go on; it says how to continue.
     """
     with processes() as together:
-        if together.size > 1 and not job.several:
+        if together.size > 1 and job.drives:
             together.on_first(lambda: _refuse_several(job))
         processors = max(1, processor_count() // together.here)
         config, folder = together.on_first(lambda: _begin(job, arguments, program, note, processors))
@@ -52,10 +51,10 @@ def run_job(job: Job, arguments: Sequence[str], program: str, note: str = "") ->
         console.quiet = together.rank > 0
         torch.set_num_threads(config.workers)
         keep_freed_memory()
-        learn = partial(job.learn, together=together) if job.several else job.learn
-        with folder.held() if together.rank == 0 else nullcontext(), RolloutPool(config.workers) as pool:
+        helping = RolloutPool(config.workers) if job.drives else nullcontext(together)
+        with folder.held() if together.rank == 0 else nullcontext(), helping as helpers:
             try:
-                with closing(learn(config, folder, pool)) as training:
+                with closing(job.learn(config, folder, helpers)) as training:
                     _learn(training, folder, console)
             except KeyboardInterrupt:
                 console.print(f"stopped. Continue: {program} --resume {folder.path}")
