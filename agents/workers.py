@@ -17,7 +17,7 @@ import torch
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """What the libraries of linear algebra ask, when they are loaded, how many threads to have."""
-PRELOADED = ["agents.episodes", "agents.road_rollout", "agents.worker_env"]
+PRELOADED = ["agents.episodes", "agents.road_rollout", "agents.worker_env", "agents.preload"]
 """The modules of what a worker works with."""
 
 

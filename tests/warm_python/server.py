@@ -24,7 +24,7 @@ from typing import NoReturn
 
 ROOT = Path(__file__).parents[2]
 LOADED = [
-    "agents.jobs", "agents.episodes", "agents.road_rollout", "agents.worker_env", "envs.registration",
+    "agents.jobs", "agents.episodes", "agents.road_rollout", "agents.worker_env", "agents.preload", "envs.registration",
     "liquid_control.report.judging", "liquid_control.report.lap", "stable_baselines3", "sb3_contrib", "tensorboard",
     "torch.utils.tensorboard", "multiprocessing.forkserver", "multiprocessing.resource_tracker", "websockets",
 ]  # fmt: skip
