@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from liquid_control.support.errors import UserError
 
@@ -24,6 +25,8 @@ CHOICES = ("auto", "reference")
 BACKENDS = {"cpu": "numba", "cuda": "triton"}
 PLAIN = (Tensor, nn.Parameter)
 """Types of tensors whose memory holds their values. A subclass may hold them elsewhere, or none at all."""
+OPERABLE = (torch.float32, torch.float64, torch.bool)
+"""What the operators on the CPU compute with, and masks."""
 
 
 class ReferenceFormWarning(UserWarning):
@@ -50,19 +53,23 @@ def kernel_device(x: Tensor, *others: Tensor | float | None) -> str | None:
     return device
 
 
-def is_operable(*given: Tensor) -> bool:
+def is_operable(*given: Tensor | float | None) -> bool:
     """Whether an operator of torch that is a CPU kernel may work on these tensors.
 
     Tracers keep an operator as one operation, and :class:`FakeTensor` knows its shapes. TorchScript and ONNX programs
-    run where there is no such operator, and operators have no rules for transforms and for tensors of other kinds.
+    run where there is no such operator, and operators have no rules for transforms, for tensors of other kinds and for
+    dispatch modes of a user's own, such as those that count floating-point operations.
     """
-    if any(tensor.device.type != "cpu" or tensor.dtype not in (torch.float32, torch.float64) for tensor in given):
+    tensors = [value for value in given if isinstance(value, Tensor)]
+    if any(tensor.device.type != "cpu" or tensor.dtype not in OPERABLE for tensor in tensors):
         return False
-    if not all(type(tensor) in (*PLAIN, FakeTensor) for tensor in given):
+    if not all(type(tensor) in (*PLAIN, FakeTensor) for tensor in tensors):
         return False
     # While `torch.compile` traces, this tells whether the function has transforms in it; is_transformed() does not.
     transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
     if transformed or torch._C._get_tracing_state() is not None or torch.onnx.is_in_onnx_export():
+        return False
+    if not torch.compiler.is_compiling() and is_in_torch_dispatch_mode(include_infra_modes=False):
         return False
     if not _installed(BACKENDS["cpu"]):
         use_reference(f"{BACKENDS['cpu']} is not installed")
@@ -107,8 +114,11 @@ def are_plain(*given: Tensor | float | None) -> bool:
 
 
 def use_reference(reason: str) -> None:
-    """Warns, once for each reason, that a layer runs in its reference form; the warning points at the user's line."""
-    if _new(reason):
+    """Warns, once for each reason, that a layer runs in its reference form; the warning points at the user's line.
+
+    Not while `torch.compile` or `torch.export` traces: a graph has no warnings.
+    """
+    if not torch.compiler.is_compiling() and _new(reason):
         warnings.warn(f"slow reference form: {reason}.", ReferenceFormWarning, stacklevel=_frames_to_the_user())
 
 

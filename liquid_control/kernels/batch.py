@@ -142,10 +142,22 @@ class Buffer:
             self._memory = memory[begin : begin + self._capacity]
         self.values = self._memory[: size * dtype.itemsize].view(dtype)
 
+    def as_tensor(self) -> Tensor:
+        """The values as a tensor; the memory goes back to the pool when it and all its views have died, too."""
+        values = self.values.view(_Owned)
+        values.owner = self
+        return torch.from_numpy(values)
+
     def __del__(self) -> None:
         if Buffer._kept + self._capacity <= KEPT_BYTES:
             Buffer._kept += self._capacity
             Buffer._free.setdefault(self._capacity, []).append(self._memory)
+
+
+class _Owned(np.ndarray):
+    """An array that keeps what owns its memory alive."""
+
+    owner: Buffer
 
 
 # Threads

@@ -15,6 +15,7 @@ then products over all steps of a block at once.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,10 +25,10 @@ import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
-from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+from torch._utils import _flatten_dense_tensors
 
 from liquid_control.kernels import is_known
-from liquid_control.kernels.autograd import SequenceKernel
+from liquid_control.kernels.autograd import SequenceKernel, Sizes
 from liquid_control.kernels.batch import (
     Buffer,
     block_count,
@@ -443,7 +444,7 @@ def step_numbers(plan: CfCPlan, parameters: list[Tensor], projection: tuple[Tens
         projection: weight (O, motor neurons) and bias (O) of the outputs, or None.
     """
     heads = plan.varying
-    weight, bias, pure = heads.pack([parameter.detach() for parameter in parameters], 1.0)
+    weight, bias, pure = heads.parts(heads.pack([parameter.detach() for parameter in parameters], 1.0))
     sizes = heads.groups[:, SIZE]
     mapping = [] if projection is None else [part.detach().numpy().ravel() for part in projection]
     parts = []
@@ -497,7 +498,6 @@ class PackedHeads:
             or empty.
         origins: the reverse: for each parameter its place in the flat tensor, or behind its end if it has none.
         timed: places of the parameters that the constant elapsed time multiplies.
-        shapes: of the layer's parameters, as tensors without memory.
     """
 
     inputs: int
@@ -510,21 +510,24 @@ class PackedHeads:
     timed_places: np.ndarray
     origins: np.ndarray
     timed: np.ndarray
-    shapes: Sequence[Tensor]
 
-    def pack(self, parameters: Sequence[Tensor], elapsed: float) -> Packed:
+    def pack(self, parameters: Sequence[Tensor], elapsed: float) -> np.ndarray:
         """From the parameters, without their history; ``elapsed`` matters only if a and b are merged for it."""
         flat = _flatten_dense_tensors(parameters).numpy()
         packed = np.empty(len(self.places), flat.dtype)
         _pack(flat, self.places, self.timed_places, elapsed, packed)
+        return packed
+
+    def parts(self, packed: np.ndarray) -> Packed:
+        """Of the flat tensor."""
         weights, biases, _ = self.sections
         return Packed(packed[:weights], packed[weights : weights + biases], packed[weights + biases :])
 
-    def unpack(self, of_packed: np.ndarray, elapsed: float) -> Sequence[Tensor]:
-        """The gradients of the parameters from those (blocks, ·) of what :meth:`pack` made of them."""
+    def unpack(self, of_packed: np.ndarray, elapsed: float) -> np.ndarray:
+        """The gradients of the parameters, end to end, from those (blocks, ·) of what :meth:`pack` made of them."""
         flat = np.empty(len(self.origins), of_packed.dtype)
         _unpack(of_packed, self.origins, self.timed, elapsed, flat)
-        return _unflatten_dense_tensors(torch.from_numpy(flat), self.shapes)
+        return flat
 
 
 class Packed(NamedTuple):
@@ -584,8 +587,8 @@ def build_plan(
     outputs: int,
     units: int = 0,
     activation: str = "lecun_tanh",
-) -> CfCPlan | None:
-    """The plan of a layer; None, with the usual warning, if the kernels do not know its mode or its activation.
+) -> CfCPlan:
+    """The plan of a layer whose mode and activation are :func:`covered <is_covered>`.
 
     Its parameters are weight and bias of the backbone, if there is one; then, group after group, weight and bias of
     each head in the order g, h, a, b; in mode "pure" those of g and then w_τ and A.
@@ -601,17 +604,13 @@ def build_plan(
         units: of a backbone that drives the only group, or 0.
         activation: of the backbone, one of ACTIVATIONS, by its name.
     """
-    if not (is_known("the CfC", "mode", mode, MODES) and is_known("the CfC", "activation", activation, ACTIVATIONS)):
-        return None
     weights: list[list[np.ndarray]] = []  # of a group and head: the places of its matrix
     others: list[list[np.ndarray]] = []  # of a group: the places of its heads' biases, and of w_τ and A
     count = 0
-    shapes: list[Tensor] = []
 
     def take(*shape: int) -> np.ndarray:
         nonlocal count
         begin, count = count, count + math.prod(shape)
-        shapes.append(torch.empty(shape, device="meta"))
         return np.arange(begin, count).reshape(shape)
 
     fans = [units] if units else [before + size for before, size in zip((inputs, *sizes), sizes, strict=False)]
@@ -670,7 +669,6 @@ def build_plan(
             timed_places,
             origins[:-1],
             multiplied,
-            shapes,
         )
 
     if mode == "pure":
@@ -683,15 +681,32 @@ def build_plan(
 # For torch
 
 
-class _Kept(NamedTuple):
-    """What the backward pass needs of the forward pass."""
+def is_covered(mode: str, activation: str) -> bool:
+    """Whether the kernels know a mode and an activation; the usual warning if not."""
+    return is_known("the CfC", "mode", mode, MODES) and is_known("the CfC", "activation", activation, ACTIVATIONS)
 
-    heads: PackedHeads
-    elapsed: float
-    packed: Packed
-    times: np.ndarray
-    sources: Buffer
-    activations: Buffer
+
+def plan_of(options: str, masks: Sequence[np.ndarray | None] | None) -> CfCPlan:
+    """The plan of :func:`build_plan` from its options as JSON, and from the masks; without these, of all synapses."""
+    given = json.loads(options)
+    return build_plan(masks=masks or [None] * len(given["sizes"]), **given)
+
+
+def _heads(plan: CfCPlan, time: float | None) -> tuple[PackedHeads, float]:
+    """Where all steps take one time, or None, and that time for :meth:`PackedHeads.pack`."""
+    return (plan.varying, 1.0) if time is None else (plan.constant, time)
+
+
+def _sizes_kept(plan: CfCPlan, batch: int, steps: int, time: float | None, masked: bool) -> Sizes:
+    """Of the packed parameters, the times, and the sources and activations of :func:`_forward`."""
+    (heads, _), lanes = _heads(plan, time), block_count(batch) * LANES
+    timed = plan.mode == PURE or time is None or masked or time <= 0
+    return (
+        (sum(heads.sections),),
+        (batch, steps, 1) if timed else (0, 0, 0),
+        (heads.sources * lanes * row_stride.py_func(steps),),
+        (heads.sections[1] * lanes * steps,),
+    )
 
 
 def _integrate(
@@ -702,52 +717,61 @@ def _integrate(
     mask: Tensor | None,
     parameters: Sequence[Tensor],
     keep: bool,
-) -> tuple[Tensor, Tensor, _Kept | None]:
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Y (B, T, O), the final state (B, S), and what a backward pass needs if ``keep``."""
     batch, steps, _ = x.shape
-    heads, constant = (plan.varying, 1.0) if isinstance(elapsed, Tensor) else (plan.constant, elapsed)
+    time = None if isinstance(elapsed, Tensor) else elapsed
+    heads, constant = _heads(plan, time)
     rows = x.detach().contiguous().numpy()
     packed = heads.pack(parameters, constant)
     times = step_times(elapsed, mask, batch, steps, rows.dtype)
-    if plan.mode == PURE and isinstance(elapsed, float) and not times.size:
-        times = np.full((batch, steps, 1), elapsed, rows.dtype)
+    if plan.mode == PURE and time is not None and not times.size:
+        times = np.full((batch, steps, 1), time, rows.dtype)
     y, final = x.new_empty(batch, steps, plan.outputs), torch.empty_like(state, memory_format=torch.contiguous_format)
-    blocks = block_count(batch)
+    kept, records = [], [np.empty(0, rows.dtype)] * 2
     if keep:
-        sources = Buffer(heads.sources * blocks * row_stride(steps) * LANES, rows.dtype)
-        activations = Buffer(heads.sections[1] * blocks * steps * LANES, rows.dtype)
-        records = sources.values, activations.values
-    else:
-        records = np.empty(0, rows.dtype), np.empty(0, rows.dtype)
+        *_, (sources,), (activations,) = _sizes_kept(plan, batch, steps, time, mask is not None)
+        buffers = Buffer(sources, rows.dtype), Buffer(activations, rows.dtype)
+        kept = [torch.from_numpy(packed), torch.from_numpy(times), *(buffer.as_tensor() for buffer in buffers)]
+        records = [buffer.values for buffer in buffers]
     over_blocks(
-        _forward, blocks, _work(heads, batch * steps), rows, state.detach().contiguous().numpy()[:, None], times,
-        *packed, heads.groups, plan.mode, plan.units, plan.activation, y.numpy(), final.numpy()[:, None], *records,
+        _forward, block_count(batch), _work(heads, batch * steps), rows, state.detach().contiguous().numpy()[:, None],
+        times, *heads.parts(packed), heads.groups, plan.mode, plan.units, plan.activation, y.numpy(),
+        final.numpy()[:, None], *records,
     )  # fmt: skip
-    return y, final, _Kept(heads, constant, packed, times, sources, activations) if keep else None
+    return y, final, kept
 
 
 def _gradients(
-    plan: CfCPlan, kept: _Kept, of_y: Tensor, of_final: Tensor, wants_x: bool, wants_elapsed: bool
-) -> tuple[Tensor, Tensor, Tensor, Sequence[Tensor]]:
-    """Of x (B, T, C), the initial state (B, S), the elapsed times (B, T), and the parameters."""
+    plan: CfCPlan,
+    x: None,
+    time: float | None,
+    kept: Sequence[Tensor],
+    of_y: Tensor,
+    of_final: Tensor,
+    wants_x: bool,
+    wants_elapsed: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of x (B, T, C), the initial state (B, S), the elapsed times (B, T), and the parameters, end to end."""
     batch, steps, _ = of_y.shape
-    heads, dtype = kept.heads, kept.sources.values.dtype
+    heads, constant = _heads(plan, time)
+    packed, times, sources, activations = (part.numpy() for part in kept)
+    weight, _, pure = heads.parts(packed)
     of_x = of_y.new_empty((batch, steps, heads.inputs) if wants_x else (0, 0, 0))
     of_times = of_y.new_empty((batch, steps, 1) if wants_elapsed else (0, 0, 0))
     of_state = of_y.new_empty(batch, 1, heads.neurons)
     blocks = block_count(batch)
-    of_packed = np.empty((blocks, sum(heads.sections)), dtype)
-    of_heads = Buffer(heads.sections[1] * blocks * row_stride(steps) * LANES, dtype)
+    of_packed = np.empty((blocks, sum(heads.sections)), packed.dtype)
+    of_heads = Buffer(heads.sections[1] * blocks * row_stride(steps) * LANES, packed.dtype)
     over_blocks(
-        _backward, blocks, _work(heads, batch * steps), heads.inputs, kept.times, kept.packed.weight,
-        kept.packed.pure, heads.groups, plan.mode, plan.units, kept.sources.values, kept.activations.values,
-        of_y.contiguous().numpy(), of_final.contiguous().numpy()[:, None], of_x.numpy(), of_state.numpy(),
-        of_times.numpy(), of_heads.values, of_packed,
+        _backward, blocks, _work(heads, batch * steps), heads.inputs, times, weight, pure, heads.groups, plan.mode,
+        plan.units, sources, activations, of_y.contiguous().numpy(), of_final.contiguous().numpy()[:, None],
+        of_x.numpy(), of_state.numpy(), of_times.numpy(), of_heads.values, of_packed,
     )  # fmt: skip
-    return of_x, of_state[:, 0], of_times.flatten(1), heads.unpack(of_packed, kept.elapsed)
+    return of_x, of_state[:, 0], of_times.flatten(1), torch.from_numpy(heads.unpack(of_packed, constant))
 
 
-integrate = SequenceKernel("the CfC", _integrate, _gradients, reads_x=False)
+integrate = SequenceKernel("the CfC", "cfc", plan_of, _integrate, _gradients, _sizes_kept, reads_x=False)
 """What `CfC.fused_cpu` gives before a projection; plan and parameters are those of :func:`build_plan`."""
 
 

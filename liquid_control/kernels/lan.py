@@ -17,6 +17,7 @@ from numba.extending import overload
 from torch import Tensor
 from torch.nn import functional as F
 
+from liquid_control.kernels import are_plain, is_traced
 from liquid_control.kernels.attention import GATES, MODES, Logits, Pairs
 from liquid_control.kernels.batch import over_blocks
 from liquid_control.kernels.fast_math import DOUBLE_LOG2_E, OPTIONS, SINGLE_LOG2_E, exp2, sigmoid, softplus, tanh
@@ -84,7 +85,9 @@ class Solver(NamedTuple):
 
 
 def attend(logits: Logits, u: Tensor, w: Tensor, values: Tensor, pairs: Pairs) -> Tensor | None:
-    """The attended values (B, H, Q, D); None where the reference form must run.
+    """The attended values (B, H, Q, D), without gradients; None where the reference form must run.
+
+    Where torch traces, this is the operator `torch.ops.liquid_control.liquid_attention`.
 
     Args:
         logits: gates and solution.
@@ -95,6 +98,78 @@ def attend(logits: Logits, u: Tensor, w: Tensor, values: Tensor, pairs: Pairs) -
     """
     if not logits.are_known():
         return None
+    if not is_traced() and are_plain(u, w, values):
+        return _attend(logits, u, w, values, pairs)
+    horizon, time = (pairs.horizon, 0.0) if isinstance(pairs.horizon, Tensor) else (None, pairs.horizon)
+    return _operator(
+        u,
+        w,
+        values,
+        time,
+        horizon,
+        pairs.query_times,
+        pairs.key_times,
+        pairs.real,
+        pairs.mask,
+        pairs.causal,
+        logits.gate,
+        logits.mode,
+        logits.clock,
+        logits.fixed_time,
+        logits.euler_steps,
+        logits.rate,
+        logits.least_rate,
+        logits.vector,
+        " ".join(logits.scalars),
+        logits.gain,
+        logits.initial_logit,
+        logits.time_scale,
+        logits.pair_weight,
+        logits.pair_bias,
+    )
+
+
+@torch.library.custom_op("liquid_control::liquid_attention", mutates_args=(), device_types="cpu")
+def _operator(
+    u: Tensor,
+    w: Tensor,
+    values: Tensor,
+    time: float,
+    horizon: Tensor | None,
+    query_times: Tensor | None,
+    key_times: Tensor | None,
+    real: Tensor | None,
+    mask: Tensor | None,
+    causal: bool,
+    gate: str,
+    mode: str,
+    clock: str,
+    fixed_time: float,
+    euler_steps: int,
+    rate: float,
+    least_rate: float,
+    vector: int,
+    scalars: str,
+    gain: Tensor,
+    initial_logit: Tensor | None,
+    time_scale: Tensor | None,
+    pair_weight: Tensor | None,
+    pair_bias: Tensor | None,
+) -> Tensor:
+    logits = Logits(
+        gate, mode, clock, fixed_time, euler_steps, rate, least_rate, vector, tuple(scalars.split()), gain,
+        initial_logit, time_scale, pair_weight, pair_bias,
+    )  # fmt: skip
+    pairs = Pairs(w.shape[3], time if horizon is None else horizon, query_times, key_times, real, mask, causal)
+    return _attend(logits, u, w, values, pairs)
+
+
+@_operator.register_fake
+def _(u, w, values, *_):
+    return u.new_empty(u.shape[0], u.shape[1], u.shape[3], values.shape[3])
+
+
+def _attend(logits: Logits, u: Tensor, w: Tensor, values: Tensor, pairs: Pairs) -> Tensor:
     batch, heads, _, queries = u.shape
     keys, padding = w.shape[3], -w.shape[3] % LANES
     solver, numbers = _solver(logits), _numbers_of_heads(logits)

@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
-from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+from torch._utils import _flatten_dense_tensors
 
-from liquid_control.kernels.autograd import SequenceKernel
+from liquid_control.kernels.autograd import SequenceKernel, Sizes
 from liquid_control.kernels.batch import (
     LANES,
     Buffer,
@@ -457,17 +457,40 @@ def tick(x, elapsed, state, y, numbers, index, scratch):
 # For torch
 
 
-class _Kept(NamedTuple):
-    """What the backward pass needs of the forward pass."""
+def plan_of(options: str, masks: Sequence[np.ndarray] | None) -> LTCPlan:
+    """The plan of a layer.
 
-    rows: np.ndarray
-    elapsed: float
-    times: np.ndarray
-    parameters: Sequence[Tensor]
-    packed: np.ndarray
-    weights: Weights
-    path: Buffer
-    reciprocals: Buffer
+    Args:
+        options: with spaces between them, the numbers of inputs, neurons, outputs and unfolds, epsilon, and whether
+            gleak, cm and w go through softplus.
+        masks: (C, N) of the sensory synapses and (N, N) of the inner ones, zero where there is no synapse; without
+            them every synapse is there.
+    """
+    inputs, neurons, outputs, unfolds, epsilon, implicit = options.split()
+    sensory, inner = masks or (np.ones((int(size), int(neurons))) for size in (inputs, neurons))
+    return LTCPlan(
+        Synapses.of(inner),
+        Synapses.of(sensory),
+        int(inputs),
+        int(outputs),
+        int(unfolds),
+        float(epsilon),
+        implicit == "True",
+    )
+
+
+def _sizes_kept(plan: LTCPlan, batch: int, steps: int, time: float | None, masked: bool) -> Sizes:
+    """Of the packed parameters, the times, and path and reciprocals of :func:`_forward`."""
+    count, lanes = plan.neurons, block_count(batch) * LANES
+    parameters = 3 * count + 4 * (count + plan.inputs) * count + 2 * (plan.inputs + plan.outputs)
+    timed = time is None or masked or time <= 0
+    solves = plan.unfolds * steps
+    return (
+        (parameters,),
+        (batch, steps, 1) if timed else (0, 0, 0),
+        (lanes * (solves + steps + 1) * count,),
+        (lanes * solves * count,),
+    )
 
 
 def _integrate(
@@ -478,48 +501,57 @@ def _integrate(
     mask: Tensor | None,
     parameters: Sequence[Tensor],
     keep: bool,
-) -> tuple[Tensor, Tensor, _Kept]:
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Y (B, T, O), the final state (B, N), and what a backward pass needs if ``keep``."""
     batch, steps, _ = x.shape
     rows = x.detach().contiguous().numpy()
-    packed = _flatten_dense_tensors(parameters).numpy()
-    weights = _weights(plan, packed)
+    packed = _flatten_dense_tensors(parameters)
+    weights = _weights(plan, packed.numpy())
     times = step_times(elapsed, mask, batch, steps, rows.dtype)
-    constant = 1.0 if isinstance(elapsed, Tensor) else elapsed
+    time = None if isinstance(elapsed, Tensor) else elapsed
     y, final = x.new_empty(batch, steps, plan.outputs), torch.empty_like(state, memory_format=torch.contiguous_format)
-    blocks, solves = block_count(batch), plan.unfolds * (steps if keep else 1)
-    path = Buffer(blocks * (solves + solves // plan.unfolds + 1) * plan.neurons * LANES, rows.dtype)
-    reciprocals = Buffer(blocks * solves * plan.neurons * LANES, rows.dtype)
+    *_, (path_size,), (reciprocals_size,) = _sizes_kept(plan, batch, steps if keep else 1, time, mask is not None)
+    path, reciprocals = Buffer(path_size, rows.dtype), Buffer(reciprocals_size, rows.dtype)
     start = state.detach().contiguous().numpy()
     over_blocks(
-        _forward, blocks, _work(plan, batch * steps), rows, start[:, None], constant, times, weights, plan.inner,
-        plan.sensory, plan.unfolds, y.numpy(), final.numpy()[:, None], path.values, reciprocals.values, keep,
+        _forward, block_count(batch), _work(plan, batch * steps), rows, start[:, None], 1.0 if time is None else time,
+        times, weights, plan.inner, plan.sensory, plan.unfolds, y.numpy(), final.numpy()[:, None], path.values,
+        reciprocals.values, keep,
     )  # fmt: skip
-    return y, final, _Kept(rows, constant, times, parameters, packed, weights, path, reciprocals)
+    kept = [packed, torch.from_numpy(times), path.as_tensor(), reciprocals.as_tensor()] if keep else []
+    return y, final, kept
 
 
 def _gradients(
-    plan: LTCPlan, kept: _Kept, of_y: Tensor, of_final: Tensor, wants_x: bool, wants_elapsed: bool
-) -> tuple[Tensor, Tensor, Tensor, Sequence[Tensor]]:
-    """Of x (B, T, C), the initial state (B, N), the elapsed times (B, T), and the parameters."""
-    batch, steps, inputs = kept.rows.shape
-    of_x = of_y.new_empty(kept.rows.shape if wants_x else (0, 0, 0))
+    plan: LTCPlan,
+    x: Tensor,
+    time: float | None,
+    kept: Sequence[Tensor],
+    of_y: Tensor,
+    of_final: Tensor,
+    wants_x: bool,
+    wants_elapsed: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of x (B, T, C), the initial state (B, N), the elapsed times (B, T), and the parameters, end to end."""
+    batch, steps, inputs = x.shape
+    packed, times, path, reciprocals = (part.numpy() for part in kept)
+    of_x = of_y.new_empty(x.shape if wants_x else (0, 0, 0))
     of_times = of_y.new_empty((batch, steps, 1) if wants_elapsed else (0, 0, 0))
     of_state = of_y.new_empty(batch, 1, plan.neurons)
-    blocks, weights = block_count(batch), kept.weights
+    blocks, weights = block_count(batch), _weights(plan, packed)
     sums = NEURON_SUMS * plan.neurons + SYNAPSE_SUMS * (len(weights.inner) + len(weights.sensory))
-    block_sums = np.empty((blocks, sums + OUTPUT_SUMS * plan.outputs), kept.rows.dtype)
+    block_sums = np.empty((blocks, sums + OUTPUT_SUMS * plan.outputs), packed.dtype)
     over_blocks(
-        _backward, blocks, _work(plan, batch * steps), kept.rows, kept.elapsed, kept.times, weights, plan.inner,
-        plan.sensory, plan.unfolds, kept.path.values, kept.reciprocals.values, of_y.contiguous().numpy(),
+        _backward, blocks, _work(plan, batch * steps), x.detach().contiguous().numpy(), 1.0 if time is None else time,
+        times, weights, plan.inner, plan.sensory, plan.unfolds, path, reciprocals, of_y.contiguous().numpy(),
         of_final.contiguous().numpy()[:, None], of_x.numpy(), of_state.numpy(), of_times.numpy(), block_sums,
     )  # fmt: skip
-    of_packed = of_y.new_empty(kept.packed.size)
-    _finish(block_sums, kept.packed, plan.inner, plan.sensory, inputs, plan.outputs, plan.implicit, of_packed.numpy())
-    return of_x, of_state[:, 0], of_times.flatten(1), _unflatten_dense_tensors(of_packed, kept.parameters)
+    of_packed = of_y.new_empty(packed.size)
+    _finish(block_sums, packed, plan.inner, plan.sensory, inputs, plan.outputs, plan.implicit, of_packed.numpy())
+    return of_x, of_state[:, 0], of_times.flatten(1), of_packed
 
 
-integrate = SequenceKernel("the LTC", _integrate, _gradients, reads_x=True)
+integrate = SequenceKernel("the LTC", "ltc", plan_of, _integrate, _gradients, _sizes_kept, reads_x=True)
 """What `LTC.fused_cpu` gives.
 
 Its parameters are gleak, vleak, cm, sigma, mu, w, erev, the sensory sigma, mu, w, erev, and scale and shift of the

@@ -107,7 +107,7 @@ def add_products(tiles, place, rows, columns, values, first_value, sums, first_s
 @njit(nogil=True, **OPTIONS)
 def row_stride(steps):
     """Sixteens from one row to the next of (rows, T, 16): odd, lest a step of all rows share one set of the cache."""
-    return steps | 1
+    return steps + 1 - steps % 2
 
 
 @njit(nogil=True, **OPTIONS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -56,3 +57,15 @@ class Structured(nn.Module):
         held = self._buffers[name]
         assert held is not None
         return held
+
+
+def read_mask(mask: Tensor) -> np.ndarray:
+    """A 0/1 mask, which somebody may have edited.
+
+    Raises:
+        ValueError: if it holds anything else.
+    """
+    values = mask.detach().cpu().float().numpy()
+    if not np.isin(values, (0, 1)).all():
+        raise ValueError("a mask of a wiring holds 1 where there is a synapse and 0 elsewhere; scale weights instead.")
+    return values != 0

@@ -14,6 +14,7 @@ itself: a step of zero elapsed time leaves the state as it is.
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -196,6 +197,17 @@ class CfC(LiquidLayer):
         last = sum(self.group_sizes[:-1])
         self.motor = slice(last, last + outputs)
         self.fc: nn.Module = nn.Identity() if proj_size is None else nn.Linear(outputs, proj_size)
+        self._plan_options = json.dumps(
+            {
+                "inputs": input_size,
+                "sizes": self.group_sizes,
+                "masked": [self._masked(head) for head in range(1 if mode == "pure" else 4)],
+                "mode": mode,
+                "outputs": outputs,
+                "units": self.backbone_units if self.backbone_layers else 0,
+                "activation": activation,
+            }
+        )
         self._watch, self._calls_linears = MaskWatch(), False
         self._adopt([None] if masks is None else masks)
 
@@ -305,10 +317,13 @@ class CfC(LiquidLayer):
             return None
         from liquid_control.kernels import cfc  # Numba is optional
 
-        plan, parameters = self._plan, self._head_parameters()
-        if plan is None or not are_plain(*parameters):
+        if not cfc.is_covered(self.mode, self.activation):
             return None
-        y, state = cfc.integrate(plan, x, state, elapsed, mask, parameters)
+        parameters = self._head_parameters()
+        outcome = cfc.integrate(lambda: self._plan, self._description, x, state, elapsed, mask, parameters)
+        if outcome is None:
+            return None
+        y, state = outcome
         if self.proj_size is not None:
             y = self.fc(y)
             if mask is not None:  # a bias has filled the zeros of padded steps
@@ -321,11 +336,10 @@ class CfC(LiquidLayer):
             return None
         from liquid_control.kernels import cfc
 
-        plan = self._plan
-        if plan is None:
+        if not cfc.is_covered(self.mode, self.activation):
             return None
         projection = (self.fc.weight, self.fc.bias) if isinstance(self.fc, nn.Linear) else None
-        return cfc.tick, (cfc.step_numbers(plan, self._head_parameters(), projection),)
+        return cfc.tick, (cfc.step_numbers(self._plan, self._head_parameters(), projection),)
 
     def _kernels_know(self) -> bool:
         """Whether kernels have this backbone, or none, and no linear map must be called; says so if not."""
@@ -341,20 +355,15 @@ class CfC(LiquidLayer):
         return True
 
     @cached_property
-    def _plan(self) -> CfCPlan | None:
-        """Of the kernels on the CPU; None if they do not know the mode or the activation."""
-        from liquid_control.kernels.cfc import build_plan
+    def _plan(self) -> CfCPlan:
+        """Of the kernels on the CPU."""
+        from liquid_control.kernels.cfc import plan_of
 
-        return build_plan(
-            self.input_size,
-            self.group_sizes,
-            self.masks,
-            [self._masked(head) for head in range(1 if self.mode == "pure" else 4)],
-            self.mode,
-            self.motor.stop - self.motor.start,
-            self.backbone_units if self.backbone_layers else 0,
-            self.activation,
-        )
+        return plan_of(self._plan_options, self.masks)
+
+    def _description(self) -> tuple[str, list[Tensor]]:
+        """What `kernels.cfc.plan_of` makes the plan of: options and masks."""
+        return self._plan_options, [cell.sparsity_mask for cell in self.cells if cell.sparsity_mask is not None]
 
     def _head_parameters(self) -> list[Tensor]:
         """In the kernels' order: the backbone; of each group weight and bias of each head; in mode "pure" w_τ and A."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from liquid_control.kernels import are_plain, is_traced, kernel_device
+from liquid_control.kernels import are_plain, is_operable, is_traced, kernel_device, reference_is_chosen
 from liquid_control.kernels.step import CompiledStep, Tick, compile_step
 from liquid_control.kernels.structure import Structured
 from liquid_control.nn.parameters import find_parameter, is_hooked, settle
@@ -285,7 +285,8 @@ class LiquidLayer(Structured, ABC):
             return x.new_zeros(batch, 0, self.output_size), state
 
         device = kernel_device(x, state, elapsed, mask)
-        if device == "cpu" and (outcome := self.fused_cpu(x, state, elapsed, mask)) is not None:
+        fused = device == "cpu" or (not reference_is_chosen() and is_operable(x, state, elapsed, mask))
+        if fused and (outcome := self.fused_cpu(x, state, elapsed, mask)) is not None:
             return outcome
         x, mask = x.transpose(0, 1), None if mask is None else mask.T
         elapsed = elapsed.T if isinstance(elapsed, Tensor) else elapsed
@@ -312,7 +313,7 @@ class LiquidLayer(Structured, ABC):
         if elapsed is None:
             return 1.0, True
         if not isinstance(elapsed, Tensor):
-            if not (math.isfinite(elapsed) and elapsed >= 0):
+            if not 0 <= elapsed < math.inf:
                 raise ValueError(f"elapsed is {elapsed}, expected a finite time ≥ 0.")
             return float(elapsed), elapsed > 0
         if elapsed.shape not in ((), (time,), (batch, time)):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from liquid_control.kernels import kernel_device
+from liquid_control.kernels import is_operable, kernel_device, reference_is_chosen
 from liquid_control.kernels.attention import Pairs
 from liquid_control.nn.layer import is_readable
 from liquid_control.nn.liquid_logits import LiquidLogits
@@ -207,12 +207,14 @@ class LiquidAttention(nn.Module):
             return None if attended is None else attended.to(values.dtype)
         if (torch.is_grad_enabled() and wanted) or dtype not in (torch.float32, torch.float64):
             return None
-        if kernel_device(u) != "cpu":
+        given = u.to(dtype), w.to(dtype), values.to(dtype)
+        of_pairs = pairs.horizon, pairs.query_times, pairs.key_times, pairs.real, pairs.mask
+        if kernel_device(u) != "cpu" and (reference_is_chosen() or not is_operable(*given, *of_pairs)):
             return None
         from liquid_control.kernels.lan import attend  # needs Numba, which may be missing
 
         with torch.no_grad():
-            attended = attend(self.logits.for_kernels(), u.to(dtype), w.to(dtype), values.to(dtype), pairs)
+            attended = attend(self.logits.for_kernels(), *given, pairs)
         return None if attended is None else attended.to(values.dtype)
 
     def _attend_chunk(

@@ -286,10 +286,7 @@ class LTC(LiquidLayer):
             return None
         from liquid_control.kernels import ltc  # Numba is optional
 
-        parameters = self._all_parameters()
-        if not are_plain(*parameters):
-            return None
-        return ltc.integrate(self._plan(), x, state, elapsed, mask, parameters)
+        return ltc.integrate(self._plan, self._description, x, state, elapsed, mask, self._all_parameters())
 
     def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]] | None:
         """See :class:`LiquidLayer`; the semi-implicit solver's."""
@@ -312,6 +309,24 @@ class LTC(LiquidLayer):
             self.epsilon,
             self.implicit_param_constraints,
         )
+
+    @property
+    def epsilon(self) -> float:
+        """Added to the denominator of the semi-implicit solver."""
+        return float(self._epsilon)
+
+    @epsilon.setter
+    def epsilon(self, epsilon: float) -> None:
+        # As text: `torch.compile` may make a number a variable of its graph, of which no text can be made.
+        self._epsilon = repr(float(epsilon))
+
+    def _description(self) -> tuple[str, list[Tensor]]:
+        """What `kernels.ltc.plan_of` makes the plan of: options and masks."""
+        options = (
+            f"{self.input_size} {self.circuit.units} {self.output_size} {self.ode_unfolds} {self._epsilon} "
+            f"{self.implicit_param_constraints}"
+        )
+        return options, read(self.rnn_cell, ("sensory_sparsity_mask", "sparsity_mask"))
 
     @cached_property
     def _edges(self) -> tuple[tuple[Synapse, ...], tuple[Synapse, ...]]:

@@ -20,6 +20,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from liquid_control.kernels import is_traced
+from liquid_control.kernels.structure import read_mask
 
 REWRITERS = (BasePruningMethod, WeightNorm, SpectralNorm)
 """Hooks before a call that do nothing but compute a parameter."""
@@ -138,18 +139,6 @@ class MaskWatch:
 
 def _equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:
     return one is other or (one is not None and other is not None and np.array_equal(one, other))
-
-
-def read_mask(mask: Tensor) -> np.ndarray:
-    """A 0/1 mask, which somebody may have edited.
-
-    Raises:
-        ValueError: if it holds anything else.
-    """
-    values = mask.detach().cpu().float().numpy()
-    if not np.isin(values, (0, 1)).all():
-        raise ValueError("a mask of a wiring holds 1 where there is a synapse and 0 elsewhere; scale weights instead.")
-    return values != 0
 
 
 def before_softplus(value: Tensor) -> Tensor:

@@ -50,6 +50,17 @@ def test_a_live_buffer_is_nobody_elses_and_a_dead_one_is_used_again():
     assert third.values.ctypes.data == place and third.values.shape == (900,)
 
 
+def test_a_buffer_that_is_a_tensor_lives_as_long_as_a_view_of_it():
+    view = Buffer(1000, np.dtype(np.float32)).as_tensor()[3:].detach()
+    gc.collect()
+    other = Buffer(1000, np.dtype(np.float32))
+    assert not np.shares_memory(view.numpy(), other.values)
+    place = view.data_ptr() - 3 * view.element_size()
+    del view
+    gc.collect()
+    assert Buffer(1000, np.dtype(np.float32)).values.ctypes.data == place
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_every_block_is_worked_on_once(threads, count):
     threads(count)

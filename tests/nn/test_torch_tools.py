@@ -297,6 +297,58 @@ def test_vectorised_jacobians_are_right_or_one_error(strategy, make, given):
 
 # Tracers
 
+OPERATORS = {
+    "cfc": "cfc",
+    "ltc-full": "ltc",
+    "ltc-ncp": "ltc",
+    "scan": "liquid_scan",
+    "mixed-memory-cfc": "cfc",
+    "mixed-memory-ltc": "ltc",
+    "stack": "cfc",
+}
+"""The operators of layers, by the longest of these that their name begins with."""
+IN_PLAIN_TORCH = ("cfc-dense-no_gate", "ltc-ncp-euler", "ltc-ncp-rk4")
+"""Two hidden layers, and solvers that no kernel has."""
+
+
+def operator_of(case):
+    """The operator that a layer of the table is in a graph, or None."""
+    begins = [name for name in OPERATORS if case.startswith(name)]
+    return OPERATORS[max(begins, key=len)] if begins and case not in IN_PLAIN_TORCH else None
+
+
+def operators(graph):
+    return {str(node.target).split(".")[1] for node in graph.graph.nodes if "liquid_control" in str(node.target)}
+
+
+# The backend "aot_eager" traces forward and backward pass as "inductor" does, but has nothing to compile for a minute.
+# Two steps make the graphs of the layers that have no kernel short.
+@pytest.mark.parametrize("case", CASES)
+def test_a_compiled_layer_has_one_graph_and_equals_the_layer(case):
+    torch.manual_seed(1)
+    layer, graphs = CASES[case]().double(), []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+    arguments = {
+        "x": torch.randn(BATCH, 2, INPUTS, dtype=torch.float64).requires_grad_(),
+        "state": torch.randn(BATCH, layer.state_size, dtype=torch.float64).requires_grad_(),
+        "elapsed": torch.tensor([[0.5, 1], [0, 2], [0.3, 0.4]], dtype=torch.float64).requires_grad_(),
+        "mask": torch.tensor([[True, True], [True, True], [True, False]]),
+    }
+    leaves = [*(value for value in arguments.values() if value.requires_grad), *layer.parameters()]
+    found = []
+    torch._dynamo.reset()
+    for run in (torch.compile(layer, backend=backend, fullgraph=True), layer):
+        y, state = run(**arguments)
+        loss = y.square().sum() + state.sin().sum()
+        found.append([y, state, *torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)])
+    close(*found)
+    assert len(graphs) == 1
+    assert operators(graphs[0]) == ({operator_of(case)} - {None})
+
 
 def test_make_fx_gives_a_graph_that_computes_the_same(make, given):
     layer = make()
