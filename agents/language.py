@@ -123,6 +123,7 @@ def begin_language(config: LanguageConfig, path: Path, processors: int) -> Langu
     """
     if not config.text and config.data is None:
         raise UserError("no text to learn from: give one with --text, a file, a folder of *.txt or hf:owner/name.")
+    _check_batch(config, process_count())
     config = begin_run(config, path, processors)
     with torch.device("meta"):
         LanguageModel(LanguageModelConfig(**_shape(config)))
@@ -130,7 +131,6 @@ def begin_language(config: LanguageConfig, path: Path, processors: int) -> Langu
     for split, what in ((data.training, "training"), (data.validation, "validation")):
         if len(split) <= config.time:
             raise UserError(f"the text for {what} has {len(split)} tokens, too few for stretches of {config.time}.")
-    _check_batch(config, process_count())
     return replace(config, data=config.data or path / "text")
 
 
@@ -255,7 +255,7 @@ class LanguageTraining:
                 self._save(self.folder.last)
             return
         first = self.together.rank == 0
-        with SummaryWriter(self.folder.tensorboard, purge_step=progress.step) if first else nullcontext() as curves:
+        with SummaryWriter(self.folder.tensorboard, purge_step=progress.step + 1) if first else nullcontext() as curves:
             begin = time.monotonic() - progress.seconds
             while progress.step < config.steps:
                 self.together.on_first(self.folder.check_there)

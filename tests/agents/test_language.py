@@ -1,7 +1,9 @@
 """Learning a language: it learns, goes on to the same numbers after a kill, and says what it cannot learn from."""
 
 import dataclasses
+import errno
 import math
+import os
 import re
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from torch.nn import functional as F
 
 from agents.language import LanguageConfig, LanguageTraining, begin_language, evaluate_language
 from agents.run_folder import RunFolder
+from liquid_control.data.text import prepare_text
+from liquid_control.data.text_sources import text_source
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig, ModelShape, load_language_model
 from liquid_control.support.command import parse, write_yaml
 from liquid_control.support.errors import DivergedError, UserError
@@ -120,6 +124,41 @@ def test_a_loss_that_is_no_number_ends_the_training_and_keeps_the_last_good_chec
     assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
+def full_disk(_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_disk_that_fills_up_ends_a_run_in_one_error_and_nothing_is_lost(text, tmp_path, monkeypatch):
+    config = dataclasses.replace(TINY, text=text)
+    unbroken = trained(config, tmp_path / "unbroken")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_disk)
+        with pytest.raises(UserError, match="No space left on device"):
+            begin_language(config, tmp_path / "run", 1)
+    assert not (tmp_path / "run" / "config.yaml").exists()
+    config, run = begun(config, tmp_path / "run")
+    with monkeypatch.context() as patch:
+
+        def fill(progress):
+            if progress.round == 1:
+                patch.setattr(os, "fsync", full_disk)
+
+        with pytest.raises(UserError, match="No space left on device"):
+            LanguageTraining(config, run).train(fill)
+    assert load_language_model(run.best)[1]["training"]["gradient_steps"] == 3
+    resumed = LanguageTraining(config, run)
+    resumed.train(lambda _: None)
+    assert (resumed.progress.step, resumed.progress.best_score) == (9, unbroken.progress.best_score)
+
+
+def test_a_run_does_not_go_on_with_a_text_of_another_tokenizer(text, tmp_path):
+    config, run = begun(dataclasses.replace(TINY, text=text, steps=3), tmp_path / "run")
+    LanguageTraining(config, run).train(lambda _: None)
+    prepare_text(text_source(text), "bytes", config.data)
+    with pytest.raises(UserError, match="has 257 different tokens and had 29 when the run"):
+        LanguageTraining(config, run)
+
+
 def test_a_validation_predicts_every_token_once_with_and_without_what_was_before(text, tmp_path):
     training = trained(dataclasses.replace(TINY, text=text, steps=3), tmp_path / "run")
     split, model = training.data.validation, training.model.eval()
@@ -141,6 +180,9 @@ def test_a_validation_predicts_every_token_once_with_and_without_what_was_before
     [
         ({"text": ""}, "no text to learn from: give one with --text"),
         ({"text": "nowhere.txt"}, "there is no text nowhere.txt"),
+        ({"text": "empty.txt"}, "the text empty.txt is empty"),
+        ({"text": "binary.txt"}, "binary.txt is no text in UTF-8"),
+        ({"text": "nul.txt"}, "nul.txt is no text: byte 3 is NUL"),
         ({"time": 4000}, "tokens, too few for stretches of 4000"),
         ({"heads": 3}, "no such language model"),
         ({"accumulate": 3}, "--accumulate 3 does not divide the batch of 4"),
@@ -148,7 +190,10 @@ def test_a_validation_predicts_every_token_once_with_and_without_what_was_before
         ({"device": "cuda:9"}, "cannot be used"),
     ],
 )
-def test_what_cannot_be_learned_is_said_before_a_run_begins(text, tmp_path, options, said):
+def test_what_cannot_be_learned_is_said_before_a_run_begins(text, tmp_path, monkeypatch, options, said):
+    monkeypatch.chdir(tmp_path)
+    for name, content in (("empty", b""), ("binary", b"\xff\xfe\x80"), ("nul", b"abc\0")):
+        Path(f"{name}.txt").write_bytes(content)
     config = dataclasses.replace(TINY, **({"text": text} | options))
     with pytest.raises(UserError, match=said):
         begin_language(config, tmp_path / "run", 1)
