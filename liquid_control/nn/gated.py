@@ -25,6 +25,21 @@ WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 """Of torch's networks, in their order."""
 
 
+class _Network(nn.RNNBase):
+    """`torch.nn.LSTM` or `torch.nn.GRU`, one layer, time first, under a name of its own: Dynamo refuses those two."""
+
+    def forward(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """As theirs."""
+        options = True, 1, 0.0, self.training, False, False
+        if self.mode == "GRU":
+            return torch.gru(x, state, read(self, WEIGHTS), *options)
+        y, hidden, cell = torch.lstm(x, state, read(self, WEIGHTS), *options)
+        return y, (hidden, cell)
+
+    def _get_name(self) -> str:
+        return self.mode
+
+
 class GatedLayer(LiquidLayer):
     """A gated network of torch behind the contract.
 
@@ -125,13 +140,13 @@ class GatedLayer(LiquidLayer):
 
 
 class LSTM(GatedLayer):
-    """Long short-term memory (Hochreiter & Schmidhuber 1997), `torch.nn.LSTM` inside; the state is [hidden | cell]."""
+    """Long short-term memory (Hochreiter & Schmidhuber 1997), torch's own inside; the state is [hidden | cell]."""
 
     name = "lstm"
     remembers = ("hidden", "cell")
 
     def _cell(self) -> nn.RNNBase:
-        return nn.LSTM(self.input_size, self.units)
+        return _Network("LSTM", self.input_size, self.units)
 
     def _function(self, x: Tensor, batch_sizes: Tensor | None, state: Any) -> tuple[Tensor, Any]:
         options = True, 1, 0.0, self.training, False  # biases, layers, dropout, training, bidirectional
@@ -164,13 +179,13 @@ class LSTM(GatedLayer):
 
 
 class GRU(GatedLayer):
-    """Gated recurrent unit (Cho et al. 2014), `torch.nn.GRU` inside; the state is the hidden state."""
+    """Gated recurrent unit (Cho et al. 2014), torch's own inside; the state is the hidden state."""
 
     name = "gru"
     remembers = ("hidden",)
 
     def _cell(self) -> nn.RNNBase:
-        return nn.GRU(self.input_size, self.units)
+        return _Network("GRU", self.input_size, self.units)
 
     def _function(self, x: Tensor, batch_sizes: Tensor | None, state: Any) -> tuple[Tensor, Any]:
         options = True, 1, 0.0, self.training, False  # biases, layers, dropout, training, bidirectional
