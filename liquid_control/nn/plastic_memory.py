@@ -30,7 +30,8 @@ and of Yang, Kautz & Hatamizadeh 2025, "Gated delta networks". Here a trace is r
 how it decays. Neuromodulation is that of Miconi et al. 2019, "Backpropamine".
 
 Two forms, equal in value: the reference form, a loop over steps, and chunks of steps (`chunkwise_trace`), which on CUDA
-are a Triton kernel for the rules hebb and delta. A single step takes the first, which has no system to solve.
+are a Triton kernel for the rules hebb and delta. A single step, which has no system to solve, is written out: what is
+spoken token by token is as slow as its operations are many.
 """
 
 from __future__ import annotations
@@ -181,7 +182,9 @@ class PlasticMemory(LiquidLayer):
         return math.log(2) / F.softplus(self.modulator(x)[..., : self.heads])
 
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
-        """See :class:`LiquidLayer`: in chunks of steps, or in the reference form step by step."""
+        """See :class:`LiquidLayer`: in chunks of steps, a single step, or in the reference form step by step."""
+        if len(x) == 1 and advance is None and not reference_is_chosen():
+            return self._integrate_one(x, state, elapsed)
         before = self.unpack(state)
         features, tail = self._convolve(self.project(x), before["tail"].transpose(0, 1), advance)
         # A trace accumulates rounding errors.
@@ -208,6 +211,30 @@ class PlasticMemory(LiquidLayer):
         y = self.readout(self.gain * heard * F.silu(self.gate(x)))
         parts = [trace.flatten(1).to(x.dtype) for trace in traces]
         return y, torch.cat([*parts, tail.transpose(0, 1).flatten(1)], 1)
+
+    def _integrate_one(self, x: Tensor, state: Tensor, elapsed: Elapsed) -> tuple[Tensor, Tensor]:
+        """:meth:`integrate` for a single step, in few operations: at such sizes each costs more than its arithmetic."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        before = self.unpack(state)
+        seen = torch.cat([before["tail"], self.project(x[0])[:, None]], 1)  # (B, convolution, F)
+        features = F.silu((seen * self.taps.T).sum(1).to(dtype))
+        asked, value = features.split([2 * self._features[0], self.units], 1)
+        asked = _unit(asked.unflatten(1, (2, self.heads, -1)))  # (B, 2, H, K), query and key
+        value = value.unflatten(1, (self.heads, -1))
+        decay, rate = (part[0, ..., None] for part in self._modulate(x, elapsed, None, dtype))  # (B, H, 1)
+
+        trace, key = before["trace"].to(dtype), asked[:, 1]
+        read, held = (trace @ asked.permute(0, 2, 3, 1)).unbind(-1)  # (B, H, V)
+        if self.rule == "delta":
+            value = torch.addcmul(value, decay, held, value=-1)
+        elif self.rule == "oja":
+            value = _unit(value)
+            key = torch.addcmul(key, decay, (value[..., None, :] @ trace)[..., 0, :], value=-1)
+        trace = torch.addcmul(decay[..., None] * trace, (rate * value)[..., None], key[..., None, :])
+
+        heard = read * torch.rsqrt(read.square().mean(-1, keepdim=True) + READ_FLOOR)
+        y = self.readout(self.gain * heard.flatten(1).to(x.dtype) * F.silu(self.gate(x[0])))
+        return y[None], torch.cat([trace.flatten(1).to(x.dtype), seen[:, 1:].flatten(1)], 1)
 
     def _convolve(self, given: Tensor, tail: Tensor, advance: Tensor | None) -> tuple[Tensor, Tensor]:
         """Each feature through its own taps, over the last steps that advanced and the present one.

@@ -24,9 +24,9 @@ def outcome(layer, arguments):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("steps", [2, 63, 65, 131])
+@pytest.mark.parametrize("steps", [1, 2, 63, 65, 131])
 @pytest.mark.parametrize("masked", [False, True])
-def test_chunks_give_what_the_token_loop_gives_with_every_gradient(rule, steps, masked, monkeypatch):
+def test_chunks_and_a_single_step_give_what_the_token_loop_gives_with_every_gradient(rule, steps, masked, monkeypatch):
     torch.manual_seed(0)
     layer = PlasticMemory(INPUTS, 6, 3, key_size=4, rule=rule).to(DOUBLE)
     elapsed = 3 * torch.rand(BATCH, steps, dtype=DOUBLE)
