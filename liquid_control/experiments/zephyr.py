@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -39,10 +39,18 @@ from liquid_control.models.language_model import (
     ReadingState,
     load_language_model,
 )
+from liquid_control.models.plasticity import (
+    ARMS,
+    Episodes,
+    right_choices,
+    score_answers,
+    stretch_of,
+    take_apart,
+)
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError, nearest
-from liquid_control.support.files import write_atomically
+from liquid_control.support.files import read_text, write_atomically
 from liquid_control.support.lock import held
 from liquid_control.support.ranges import Count
 
@@ -68,27 +76,6 @@ MODELS: dict[str, dict[str, Any]] = {
     "transformer": {"pattern": ("attention",), "window": SEGMENT},
 }
 """What each model has instead of the defaults; ``static`` has no synapses that change."""
-
-
-class Told(NamedTuple):
-    """An arm: what of the state is there when the question comes."""
-
-    change: Callable[[ReadingState], ReadingState]
-    writes: bool = True
-    """Whether synapses are written while the facts are told."""
-
-
-ARMS: dict[str, Told] = {
-    "all kept": Told(lambda state: state),
-    "synapses alone": Told(lambda state: state.reset(traces=False)),
-    "all but synapses": Told(lambda state: state.reset(rest=False)),
-    "nothing kept": Told(lambda state: state.reset()),
-    "another's synapses": Told(
-        lambda state: state.reset().with_traces_of(state.rows(torch.arange(state.batch).roll(1)))
-    ),
-    "told while frozen": Told(lambda state: state, writes=False),
-}
-"""``synapses alone`` is the claim; ``nothing kept`` is its floor, ``another's synapses`` tells episodes apart."""
 
 
 @dataclass(frozen=True)
@@ -135,24 +122,24 @@ class Filler:
         Raises:
             UserError: if it cannot be read, or has too few different words.
         """
-        try:
-            spoken = re.findall(r"[a-z]+", path.read_text(encoding="utf-8").lower())
-        except UnicodeDecodeError:
-            raise UserError(f"{path} is no text: it is not UTF-8.") from None
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror or error}.") from None
+        spoken = _spoken(path)
         frequent = tuple(word for word, _ in collections.Counter(spoken).most_common(WORDS))
         if len(frequent) < WORDS or len(spoken) < 50 * SEGMENT:
             raise UserError(f"{path} has {len(spoken):,} words, {len(frequent)} different ones: give a whole novel.")
-        rank = {word: place for place, word in enumerate(frequent)}
-        places = np.array([rank[word] for word in spoken if word in rank])
+        places = _places(spoken, frequent)
         cut = len(places) * 9 // 10
         return cls(frequent, places[:cut], places[cut:])
 
-    @staticmethod
-    def stretch(places: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
-        """So many words in a row from a random place, going around the end."""
-        return places[(int(rng.integers(len(places))) + np.arange(length)) % len(places)]
+
+def _spoken(path: Path) -> list[str]:
+    """The words of a text file."""
+    return re.findall(r"[a-z]+", read_text(path).lower())
+
+
+def _places(spoken: Sequence[str], words: Sequence[str]) -> np.ndarray:
+    """The ranks of what was spoken (N,); words that are not known are left out."""
+    rank = {word: place for place, word in enumerate(words)}
+    return np.array([rank[word] for word in spoken if word in rank], np.int64)
 
 
 def names_of(tests: bool) -> np.ndarray:
@@ -247,7 +234,7 @@ def lessons(batch: int, lesson: Lesson, filler: Filler, rng: np.random.Generator
         gaps = rng.multinomial(free, rng.dirichlet(np.ones(len(events) + 1)))
         if lesson.text == 0:
             gaps[:-1] //= 8  # hardly any text between them
-        tokens[row] = Filler.stretch(filler.training, length, rng)
+        tokens[row] = stretch_of(filler.training, length, rng)
         place = 0
         for gap, (_, words, is_asked) in zip(gaps, events, strict=False):
             place += int(gap)
@@ -295,23 +282,25 @@ def train(kind: str, seed: int, config: ZephyrConfig, filler: Filler) -> Languag
 # Tests
 
 
-@torch.inference_mode()
 def choices(model: LanguageModel, state: ReadingState, episodes: Sequence[Facts]) -> np.ndarray:
     """The share of right choices of each episode (N,), each question asked of the state as it is.
 
     Chosen is the likeliest of the values that were taught in the episode.
     """
-    right = np.zeros(len(episodes))
-    count = len(episodes[0].names)
-    for fact in range(count):
-        asked = [question(facts.names[fact], facts.frames[fact][1]) for facts in episodes]
-        longest = max(map(len, asked))
-        tokens = torch.tensor([[0] * (longest - len(words)) + words for words in asked])
-        mask = torch.tensor([[False] * (longest - len(words)) + [True] * len(words) for words in asked])
-        said = model(tokens, state, mask=mask).logits[:, -1]
-        for row, facts in enumerate(episodes):
-            right[row] += int(said[row, torch.from_numpy(facts.values)].argmax()) == fact
-    return right / count
+    return right_choices(score_answers(model, state, asked(episodes), values_of(episodes)))
+
+
+def asked(episodes: Sequence[Facts]) -> list[list[list[int]]]:
+    """The questions of each episode."""
+    return [
+        [question(name, frame) for name, (_, frame) in zip(facts.names, facts.frames, strict=True)]
+        for facts in episodes
+    ]
+
+
+def values_of(episodes: Sequence[Facts]) -> np.ndarray:
+    """Their answers (N, K, 1), each of one token."""
+    return np.stack([facts.values for facts in episodes])[..., None]
 
 
 def tell(episodes: Sequence[Facts]) -> Tensor:
@@ -324,20 +313,54 @@ def tell(episodes: Sequence[Facts]) -> Tensor:
     return torch.tensor([[STOP] * (longest - len(words)) + words for words in told])
 
 
+@dataclass(frozen=True)
+class WordTeacher:
+    """Facts that no training has, and words to read after them.
+
+    Args:
+        places: the words (N,), each by its rank.
+    """
+
+    places: np.ndarray
+
+    @classmethod
+    def of(cls, words: Any, text: Path | None) -> WordTeacher:
+        """For a model of these words, which are kept in its checkpoint.
+
+        Args:
+            words: the frequent ones, by rank, as JSON gives them.
+            text: what is read after the facts; None is words at random, the one of rank n with weight 1/n.
+
+        Raises:
+            UserError: if the words are not those of a model of zephyr, or the text cannot be read or has none of them.
+        """
+        if not isinstance(words, list) or len(words) != WORDS or not all(isinstance(word, str) for word in words):
+            raise UserError(f"this is no model of zephyr: its checkpoint has to name {WORDS} words.")
+        if text is None:
+            weights = 1 / np.arange(1, WORDS + 1)
+            return cls(np.random.default_rng(0).choice(WORDS, 100 * SEGMENT, p=weights / weights.sum()))
+        places = _places(_spoken(text), words)
+        if not len(places):
+            raise UserError(f"{text} has no word that the model knows.")
+        return cls(places)
+
+    def draw(self, episodes: int, facts: int, gap: int, rng: np.random.Generator) -> Episodes:
+        """See :class:`~liquid_control.models.plasticity.Teacher`."""
+        if facts > VALUES:
+            raise UserError(f"there are no {facts} facts to teach at once: a model of zephyr knows {VALUES} values.")
+        drawn = [Facts.draw(facts, True, rng) for _ in range(episodes)]
+        gaps = torch.from_numpy(np.stack([stretch_of(self.places, gap, rng) for _ in drawn]))
+        return Episodes(tell(drawn), gaps, asked(drawn), values_of(drawn))
+
+
 def test(
     model: LanguageModel, count: int, windows: int, config: ZephyrConfig, filler: Filler
 ) -> dict[str, list[float]]:
     """Right choices of each episode under every arm."""
     rng = np.random.default_rng([count, windows])
-    episodes = [Facts.draw(count, True, rng) for _ in range(config.episodes)]
-    gap = torch.from_numpy(np.stack([Filler.stretch(filler.tests, windows * SEGMENT, rng) for _ in episodes]))
-    after = {}
-    for writes in (True, False):
-        _, state = model.read(tell(episodes), model.initial_state(len(episodes)).freeze(not writes), SEGMENT)
-        after[writes] = model.read(gap, state.freeze(False), SEGMENT)[1] if windows else state.freeze(False)
-    return {
-        name: choices(model, arm.change(after[arm.writes]), episodes).round(4).tolist() for name, arm in ARMS.items()
-    }
+    episodes = WordTeacher(filler.tests).draw(config.episodes, count, windows * SEGMENT, rng)
+    scores = take_apart(model, episodes, SEGMENT)
+    return {name: right_choices(each).round(4).tolist() for name, each in scores.items()}
 
 
 def overwritten(model: LanguageModel, config: ZephyrConfig, filler: Filler) -> list[float]:
@@ -346,21 +369,15 @@ def overwritten(model: LanguageModel, config: ZephyrConfig, filler: Filler) -> l
     The other values to choose among are those of all facts, the old ones of the four included.
     """
     rng = np.random.default_rng(7)
-    right = []
     firsts = [Facts.draw(12, True, rng) for _ in range(config.episodes)]
     lasts = [
         Facts(np.concatenate([f.names[:8], f.names[:4]]), f.values, [*f.frames[:8], *f.frames[:4]]) for f in firsts
     ]
-    gap = torch.from_numpy(np.stack([Filler.stretch(filler.tests, 2 * SEGMENT, rng) for _ in firsts]))
+    gap = torch.from_numpy(np.stack([stretch_of(filler.tests, 2 * SEGMENT, rng) for _ in firsts]))
     _, state = model.read(torch.cat([tell(lasts), gap], 1), None, SEGMENT)
-    asked = [Facts(f.names[8:], f.values[8:], f.frames[8:]) for f in lasts]
-    for fact in range(4):
-        words = [question(f.names[fact], f.frames[fact][1]) for f in asked]
-        for row, facts in enumerate(lasts):
-            with torch.inference_mode():
-                said = model(torch.tensor([words[row]]), state.rows([row]).reset(traces=False)).logits[0, -1]
-            right.append(float(int(said[torch.from_numpy(facts.values)].argmax()) == 8 + fact))
-    return right
+    again = [questions[8:] for questions in asked(lasts)]
+    scores = score_answers(model, state.reset(traces=False), again, values_of(lasts))
+    return (scores.argmax(2) == np.arange(8, 12)).T.astype(float).ravel().tolist()
 
 
 def restarted(model: LanguageModel, config: ZephyrConfig, count: int) -> tuple[float, float]:

@@ -48,16 +48,17 @@ class Chart:
         points = self._places([*x, *reversed(x)], [*high, *reversed(low)])
         self._parts.append(f'<path class="band" style="fill:var(--p{place % COLOURS})" d="{svg_path(points)}Z"/>')
 
-    def svg(self, label: str, ticks: Iterable[float], levels: Iterable[float]) -> str:
-        """The chart; ``label`` tells what it shows to those who do not see it."""
+    def svg(self, label: str, ticks: Iterable[float] | Mapping[int, str], levels: Iterable[float]) -> str:
+        """The chart; ``label`` tells what it shows to those who do not see it, ``ticks`` may have names."""
         marks = []
         for level in levels:
             (x, y), (end, _) = self._places(self.across, (level, level))
             marks.append(f'<path class="axis" d="M{x:.1f} {y:.1f}H{end:.1f}"/>')
             marks.append(f'<text x="{x - 4:.1f}" y="{y + 3:.1f}" text-anchor="end">{level:g}</text>')
-        for tick in ticks:
+        names = ticks if isinstance(ticks, Mapping) else {tick: f"{tick:g}" for tick in ticks}
+        for tick, name in names.items():
             ((x, y),) = self._places([tick], [self.up[0]])
-            marks.append(f'<text x="{x:.1f}" y="{y + 13:.1f}" text-anchor="middle">{tick:g}</text>')
+            marks.append(f'<text x="{x:.1f}" y="{y + 13:.1f}" text-anchor="middle">{escape(name)}</text>')
         box = f'viewBox="0 0 {self.WIDTH:g} {self.HEIGHT:g}"'
         return f'<svg {box} role="img" aria-label="{escape(label)}">{"".join(marks)}{"".join(self._parts)}</svg>'
 

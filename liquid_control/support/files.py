@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all, and whether one can be written is found out before the work, not after it."""
+"""Files of text, and writing: whole or not at all; whether one can be written is found out before the work."""
 
 from __future__ import annotations
 
@@ -37,6 +37,20 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def read_text(path: Path) -> str:
+    """A file of text.
+
+    Raises:
+        UserError: if it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no text: it is not UTF-8.") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}.") from None
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -74,7 +74,9 @@ def _bounded(hint: Any, value: Any) -> Iterator[tuple[list[Any], Any]]:
         if bounds and value is not None:
             yield bounds, value
     elif get_origin(hint) is tuple:
-        for item, part in zip(get_args(hint), value, strict=False):
+        items = get_args(hint)
+        items = items[:1] * len(value) if items[-1] is ... else items
+        for item, part in zip(items, value, strict=False):
             yield from _bounded(item, part)
     else:
         for choice in get_args(hint):

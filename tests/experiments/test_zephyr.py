@@ -8,7 +8,6 @@ import pytest
 
 from liquid_control.experiments import zephyr
 from liquid_control.experiments.zephyr import (
-    ARMS,
     ASK,
     FACT,
     FRAMES,
@@ -32,6 +31,7 @@ from liquid_control.experiments.zephyr import (
     tell,
 )
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig
+from liquid_control.models.plasticity import ARMS
 from liquid_control.support.errors import UserError
 
 

@@ -26,6 +26,7 @@ class Config:
     drop_frames: Annotated[float, Ge(0), Lt(1)] = 0.0
     agent: Literal["dagger", "clone"] = "dagger"
     words: tuple[str, ...] = ("neurons=19",)
+    lengths: tuple[Count, ...] = (1,)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,7 @@ def test_what_is_within_its_bounds_passes(inside):
     [
         ({"steps": 0}, "--steps must be at least 1, not 0."),
         ({"speeds": (1.0, -2.0)}, "--speeds must be above 0, not -2.0."),
+        ({"lengths": (3, 0)}, "--lengths must be at least 1, not 0."),
         ({"action_repeat": 0}, "--action-repeat must be at least 1, not 0."),
         ({"share": float("nan")}, "--share must be at least 0 and at most 1, not nan."),
         ({"drop_frames": 1.0}, "--drop-frames must be at least 0 and below 1, not 1.0."),
