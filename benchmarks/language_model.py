@@ -22,7 +22,8 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from liquid_control.models.language_model import LanguageModel, LanguageModelConfig, ReadingState
+from liquid_control.models.language_model import LanguageModel, LanguageModelConfig
+from liquid_control.report.language_speed import say, seconds
 from liquid_control.support.ranges import Count, argument
 
 VOCABULARY = 66
@@ -40,11 +41,9 @@ def build(name: str, **more: Any) -> LanguageModel:
     return LanguageModel(LanguageModelConfig(vocabulary=VOCABULARY, **(SHAPES[name] | more)))
 
 
-def seconds(function: Callable[..., Any], *arguments: Any) -> float:
+def cpu_seconds(function: Callable[..., Any], *arguments: Any) -> float:
     """CPU seconds of a call."""
-    begin = time.process_time()
-    function(*arguments)
-    return time.process_time() - begin
+    return seconds(time.process_time, function, *arguments)
 
 
 def step(model: LanguageModel, tokens: Tensor) -> None:
@@ -52,12 +51,6 @@ def step(model: LanguageModel, tokens: Tensor) -> None:
     logits = model(tokens[:, :-1]).logits
     F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
     model.zero_grad()
-
-
-def say(model: LanguageModel, state: ReadingState, count: int) -> None:
-    """So many tokens of one text."""
-    for _ in range(count):
-        _, state = model.step(torch.zeros(1, dtype=torch.int64), state)
 
 
 def train(lengths: list[int], turns: int) -> Table:
@@ -72,7 +65,7 @@ def train(lengths: list[int], turns: int) -> Table:
 
         for model in models.values():
             step(model, tokens[:, :9])  # kernels are compiled before
-        spent = [[seconds(step, model, tokens) for model in models.values()] for _ in range(turns)]
+        spent = [[cpu_seconds(step, model, tokens) for model in models.values()] for _ in range(turns)]
         medians = [statistics.median(turn) for turn in zip(*spent, strict=True)]
         ratio = statistics.median(turn[-1] / turn[0] for turn in spent)
         table.add_row(f"{length:,}", *(f"{1000 * median:,.0f}" for median in medians), f"{ratio:.1f}")
@@ -94,7 +87,7 @@ def decode(lengths: list[int], turns: int) -> Table:
         pairs = list(zip((ours, peer), states, strict=True))
         for model, state in pairs:
             say(model, state, 1)
-        spent = [[seconds(say, model, state, 10) / 10 for model, state in pairs] for _ in range(turns)]
+        spent = [[cpu_seconds(say, model, state, 10) / 10 for model, state in pairs] for _ in range(turns)]
         mine, theirs = (statistics.median(turn) for turn in zip(*spent, strict=True))
         ratio = statistics.median(turn[1] / turn[0] for turn in spent)
         sizes = [state.bytes_per_text / 1000 for state in states]

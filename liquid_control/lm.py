@@ -1,32 +1,35 @@
-"""``python -m liquid_control.lm train | generate | export``: language models of liquid cells and fast weights."""
+"""``python -m liquid_control.lm``: language models of liquid cells and fast weights.
+
+Its words are in :data:`COMMANDS`. What only one of them needs is imported there: ``generate`` is not to wait for all
+that learns.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
 from annotated_types import Ge, Gt, Le
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from agents.device import resolve_device
-from agents.jobs import JOBS
 from liquid_control.data.tokenizers import StreamDecoder, Tokenizer, tokenizer_from_config
 from liquid_control.models.generation import generate
 from liquid_control.models.language_model import LanguageModel, ReadingState, load_language_model
-from liquid_control.report.onnx_model import onnx_model
-from liquid_control.report.training import run_job
+from liquid_control.models.plasticity import Teacher
 from liquid_control.support.checkpoint import weights_digest
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError, nearest
-from liquid_control.support.files import check_writable, write_atomically
-from liquid_control.support.ranges import Count, Processes, Seed
+from liquid_control.support.files import check_writable, read_text, write_atomically
+from liquid_control.support.ranges import Count, CountOrZero, Processes, Seed
 
 PROGRAM = "python -m liquid_control.lm"
 
@@ -37,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
         console = Console()
         console.print("Language models of liquid cells and fast weights. Each of these has --help.\n")
         for name, does in COMMANDS.items():
-            console.print(f"  {PROGRAM} {name:<9} {does.__doc__}")
+            console.print(f"  {PROGRAM} {name:<15} {does.__doc__}")
         return
     name, *words = arguments
     if name not in COMMANDS:
@@ -47,6 +50,9 @@ def main(arguments: Sequence[str]) -> None:
 
 def _train(words: Sequence[str]) -> None:
     """Learns from text: --text FILE, a folder of *.txt, or hf:owner/name."""
+    from agents.jobs import JOBS
+    from liquid_control.report.training import run_job
+
     run_job(JOBS["language"], words, f"{PROGRAM} train")
 
 
@@ -93,7 +99,7 @@ def _generate(words: Sequence[str]) -> None:
     model = model.to(resolve_device(config.device))
     state = model.initial_state(1) if config.state is None else ReadingState.load(config.state, model)
     state = state.freeze(config.freeze).to(model.embedding.weight.device)
-    for text in ([_text(config.teach)] if config.teach else []) + [config.prompt]:
+    for text in ([read_text(config.teach)] if config.teach else []) + [config.prompt]:
         tokens = torch.from_numpy(tokenizer.encode(text)).to(model.embedding.weight.device)
         if not len(tokens):
             raise UserError("there is nothing to read: --prompt is empty, or the file of --teach.")
@@ -156,6 +162,8 @@ def export_onnx(model: LanguageModel, tokenizer: Tokenizer) -> bytes:
     Raises:
         UserError: if onnx or onnxscript is not installed.
     """
+    from liquid_control.report.onnx_model import onnx_model
+
     size = sum(layer.shape[1] for layer in model.initial_state(1).layers.values())
     examples = (torch.zeros(2, dtype=torch.int64), torch.zeros(2, size))
     metadata = {"tokenizer": tokenizer.config(), "model": model.describe(), "weights": weights_digest(model)}
@@ -172,26 +180,142 @@ def _export(words: Sequence[str]) -> None:
     Console().print(f"written: {config.output}, {len(content):,} bytes")
 
 
+@dataclass(frozen=True)
+class PlasticityTestConfig:
+    """Teaches a trained model facts, reads on, takes its state apart, and asks: do the synapses know?
+
+    Writes plasticity.html, with curves over the tokens in between and over the number of facts, and plasticity.json.
+    A model of the study `experiments.zephyr` is taught in its own words, any other in plain English.
+    """
+
+    checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
+    """The folder of the model: runs/language-…/best, say."""
+    output: Path | None = None
+    """The folder to write into, by default runs/plasticity-NAME with the name of the checkpoint's folder."""
+    facts: tuple[Annotated[int, Ge(2), Le(400)], ...] = (4, 16)
+    """Facts of an episode, K."""
+    gaps: tuple[CountOrZero, ...] = (0, 256, 1024, 4096)
+    """Tokens that are read between facts and questions."""
+    episodes: Annotated[int, Ge(2), Le(65_536)] = 32
+    """Of each test, read side by side."""
+    seeds: Count = 3
+    """How many times so many episodes are drawn."""
+    filler: Path | None = None
+    """A text to read in between; by default the validation text of its training, or made-up sentences."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+
+def _plasticity_test(words: Sequence[str]) -> None:
+    """Teaches a model facts, takes its state apart, asks, and writes a page with curves."""
+    from liquid_control.report.plasticity import PlasticityReport, measure_recall
+    from liquid_control.report.plasticity_page import write_page
+
+    config, console = parse(PlasticityTestConfig, words, f"{PROGRAM} plasticity-test"), Console()
+    model, teacher, told = _taught(config)
+    model = model.to(resolve_device(config.device))
+    folder = config.output or Path("runs") / f"plasticity-{config.checkpoint.resolve().name}"
+    page, numbers = folder / "plasticity.html", folder / "plasticity.json"
+    check_writable(page, ".html")
+    check_writable(numbers, ".json")
+    console.print(model.describe())
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("teaching and asking", total=1.0)
+        recalls = measure_recall(
+            model,
+            teacher,
+            sorted(set(config.facts)),
+            sorted(set(config.gaps)),
+            config.episodes,
+            config.seeds,
+            lambda share: bar.update(task, completed=share),
+        )
+    name = config.checkpoint.as_posix()
+    report = PlasticityReport(name, model.describe(), told, config.episodes, config.seeds, recalls)
+    write_atomically(numbers, report.to_json())
+    write_atomically(page, write_page(report))
+    console.print(report.table())
+    console.print(f"written: {page}, {numbers}")
+
+
+def _taught(config: PlasticityTestConfig) -> tuple[LanguageModel, Teacher, str]:
+    """The model of a test, who teaches it, and in which words."""
+    model, told = load_language_model(config.checkpoint)
+    if "words" in told and "tokenizer" not in told:
+        from liquid_control.experiments.zephyr import WordTeacher
+
+        between = "words at random" if config.filler is None else config.filler.name
+        return model, WordTeacher.of(told["words"], config.filler), f"in the words of zephyr; between: {between}"
+    from liquid_control.report.text_teacher import TextTeacher, filler_of
+
+    tokenizer = _tokenizer(config.checkpoint, model, told)
+    text = None if config.filler is None else read_text(config.filler)
+    filler, between = filler_of(tokenizer, text, config.checkpoint)
+    between = between if config.filler is None else config.filler.name
+    return model, TextTeacher(tokenizer, filler), f"in plain English, tokens of {tokenizer.name}; between: {between}"
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Measures how fast a model reads and speaks, and what it carries, after texts of several lengths."""
+
+    checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
+    """The folder of the model: runs/language-…/best, say."""
+    output: Path | None = None
+    """The file to write, by default runs/benchmark-NAME.json with the name of the checkpoint's folder."""
+    tokens: tuple[Annotated[int, Ge(1), Le(2**20)], ...] = (1024, 4096, 16384)
+    """Lengths of the texts."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    threads: Processes = 1
+    """Threads; a single text gains nothing from more. 0 means one per processor."""
+
+
+def _benchmark(words: Sequence[str]) -> None:
+    """Measures how fast a model reads and speaks, and what it carries along."""
+    from agents.run_folder import machine, versions
+    from liquid_control.report.language_speed import measure_pace, pace_json, pace_table, seconds_to_the_first_token
+
+    config, console = parse(BenchmarkConfig, words, f"{PROGRAM} benchmark"), Console()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    model, _ = load_language_model(config.checkpoint)
+    model = model.to(resolve_device(config.device))
+    output = config.output or Path("runs") / f"benchmark-{config.checkpoint.resolve().name}.json"
+    check_writable(output, ".json")
+    console.print(model.describe())
+    first = seconds_to_the_first_token(config.checkpoint, config.device, config.threads)
+    console.print(f"first token of a new process: {first:.2f} s")
+    paces = list(measure_pace(model, sorted(set(config.tokens))))
+    told = {"checkpoint": config.checkpoint.as_posix(), "model": model.describe(), "first_token_seconds": first}
+    place = {"device": str(model.embedding.weight.device), "threads": config.threads, "machine": machine()}
+    write_atomically(output, pace_json(paces, told | place | {"versions": versions()}))
+    console.print(pace_table(paces))
+    console.print(f"written: {output}")
+
+
 def _load(folder: Path) -> tuple[LanguageModel, Tokenizer]:
     model, told = load_language_model(folder)
+    return model, _tokenizer(folder, model, told)
+
+
+def _tokenizer(folder: Path, model: LanguageModel, told: Mapping[str, Any]) -> Tokenizer:
     tokenizer = tokenizer_from_config(told.get("tokenizer"))
     if tokenizer.size != model.config.vocabulary:
         raise UserError(
             f"{folder} is damaged: its tokenizer has {tokenizer.size} tokens, its model {model.config.vocabulary}."
         )
-    return model, tokenizer
+    return tokenizer
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is no text: it is not UTF-8.") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}.") from None
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"train": _train, "generate": _generate, "export": _export}
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "train": _train,
+    "generate": _generate,
+    "plasticity-test": _plasticity_test,
+    "benchmark": _benchmark,
+    "export": _export,
+}
 
 
 if __name__ == "__main__":

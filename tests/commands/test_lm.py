@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from liquid_control.data.tokenizers import make_tokenizer
+from liquid_control.experiments.zephyr import VOCABULARY
 from liquid_control.lm import export_onnx
 from liquid_control.lm import main as lm
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig, ReadingState, load_language_model
+from liquid_control.report import language_speed
 from liquid_control.support.errors import UserError
 
 WORDS = "--steps 6 --batch 4 --time 16 --validate-every 3 --width 8 --blocks 2 --workers 1 --device cpu".split()
@@ -118,6 +120,60 @@ def test_the_command_writes_the_step(run, tmp_path, capsys):
         lm(["export", str(run / "best"), "--output", str(tmp_path / "model.txt")])
 
 
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("untrained") / "bytes"
+    model = LanguageModel(LanguageModelConfig(vocabulary=257, width=8, blocks=1))
+    model.save(folder, {"tokenizer": {"name": "bytes"}})
+    return folder
+
+
+QUICK = "--gaps 0 20 --facts 2 3 --episodes 2 --seeds 1".split()
+
+
+def test_a_plasticity_test_writes_a_page_and_its_numbers(untrained, tmp_path, capsys):
+    lm(["plasticity-test", str(untrained), "--output", str(tmp_path / "a"), *QUICK])
+    output = capsys.readouterr().out
+    assert "another's synapses" in output and f"written: {tmp_path / 'a' / 'plasticity.html'}" in output
+    content = json.loads((tmp_path / "a/plasticity.json").read_text())
+    assert {(row["facts"], row["gap"]) for row in content["recalls"]} == {(2, 0), (2, 20), (3, 0), (3, 20)}
+    assert len(content["recalls"]) == 4 * 6 and "made-up sentences" in content["told"]
+    page = (tmp_path / "a/plasticity.html").read_text()
+    assert page.startswith("<!doctype html>") and "Capacity" in page
+    lm(["plasticity-test", str(untrained), "--output", str(tmp_path / "b"), *QUICK])
+    assert json.loads((tmp_path / "b/plasticity.json").read_text())["recalls"] == content["recalls"]
+
+
+def test_a_model_of_zephyr_is_taught_in_its_own_words(tmp_path):
+    words, text = [f"word{place}" for place in range(800)], tmp_path / "text.txt"
+    words[:3] = ["the", "a", "dog"]
+    model = LanguageModel(LanguageModelConfig(vocabulary=VOCABULARY, width=8, blocks=1))
+    model.save(tmp_path / "model", {"words": words})
+    text.write_text("The dog, a dog. " * 9)
+    asked = ["plasticity-test", str(tmp_path / "model"), *QUICK]
+    for more, between in (([], "words at random"), (["--filler", str(text)], "text.txt")):
+        lm([*asked, "--output", str(tmp_path / "page"), *more])
+        content = json.loads((tmp_path / "page/plasticity.json").read_text())
+        assert content["told"] == f"in the words of zephyr; between: {between}" and len(content["recalls"]) == 24
+    model.save(tmp_path / "few", {"words": words[:10]})
+    with pytest.raises(UserError, match="has to name 800 words"):
+        lm(["plasticity-test", str(tmp_path / "few"), "--output", str(tmp_path / "page")])
+
+
+def test_a_benchmark_tells_the_pace_and_a_state_that_does_not_grow(untrained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(language_speed, "seconds_to_the_first_token", lambda *_: 0.5)
+    path = tmp_path / "pace.json"
+    lm(["benchmark", str(untrained), "--tokens", "30", "8", "--output", str(path), "--device", "cpu"])
+    output = capsys.readouterr().out
+    assert "first token of a new process: 0.50 s" in output and f"written: {path}" in output
+    content = json.loads(path.read_text())
+    short, long = content["paces"]
+    size = load_language_model(untrained)[0].initial_state(1).bytes_per_text
+    assert (short["tokens"], long["tokens"]) == (8, 30) and short["state_bytes"] == long["state_bytes"] == size
+    assert short["spoken_per_second"] == pytest.approx(1000 / short["milliseconds"]) and content["threads"] == 1
+
+
 def test_what_makes_no_sense_is_one_line(run, tmp_path):
     (tmp_path / "odd.txt").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "state.safetensors").write_bytes(b"no state")
@@ -132,6 +188,10 @@ def test_what_makes_no_sense_is_one_line(run, tmp_path):
         (["generate", str(run / "best"), "--state", str(tmp_path / "state.safetensors")], "is damaged"),
         (["generate", str(run / "best"), "--top-p", "0"], "--top-p"),
         (["train"], "no text to learn from"),
+        (["plasticity-test", str(run / "best"), "--filler", str(tmp_path / "nowhere")], "cannot read"),
+        (["plasticity-test", str(run / "best"), "--output", str(tmp_path)], "does not know the characters"),
+        (["plasticity-test", str(run / "best"), "--facts", "1"], "--facts must be at least 2"),
+        (["benchmark", str(run / "best"), "--output", str(tmp_path / "pace.txt")], "should be a .json file"),
     ):
         with pytest.raises(UserError, match=wanted):
             lm(words)
@@ -140,4 +200,4 @@ def test_what_makes_no_sense_is_one_line(run, tmp_path):
 def test_without_a_word_it_lists_what_there_is(capsys):
     lm([])
     output = capsys.readouterr().out
-    assert "lm train" in output and "lm generate" in output
+    assert all(f"lm {word}" in output for word in ("train", "generate", "plasticity-test", "benchmark", "export"))
