@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from liquid_control.data.tokenizers import Tokenizer, tokenizer_from_config
-from liquid_control.experiments.study import Results, bootstrap_interval, run_command
+from liquid_control.experiments.study import Results, hierarchical_interval, run_command
 from liquid_control.models.language_model import LanguageModel, ReadingState, load_language_model
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
@@ -171,7 +171,7 @@ def _report(rows: list[dict[str, Any]], config: BooksConfig) -> str:
         for name in ARMS:
             told = [np.array(row["losses"][book][name]) for row in rows]
             more = [other - own for other, own in zip(told, carried, strict=True)]
-            low, high = bootstrap_interval(more)
+            low, high = hierarchical_interval(more)
             loss = np.mean([values.mean() for values in told])
             cells = [f"{loss:.4f}", f"{loss / scale:.4f}", f"{np.mean([values.mean() for values in more]):+.4f}"]
             text.append(f"| {name} | {' | '.join(cells)} | {low:+.4f} to {high:+.4f} |")

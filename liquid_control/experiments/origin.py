@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from liquid_control.experiments.study import Results, bootstrap_interval, run_command, with_best_rate
+from liquid_control.experiments.study import Results, hierarchical_interval, run_command, with_best_rate
 from liquid_control.models.language_model import load_language_model
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
@@ -116,7 +116,7 @@ def _report(lines: dict[str, list[dict[str, Any]]]) -> str:
         cells = [f"{np.mean(losses):.3f}", ", ".join(f"{loss:.3f}" for loss in losses), "", ""]
         if arm != STATIC and STATIC in lines:
             more = [loss - other["validation_loss"] for loss, other in zip(losses, lines[STATIC], strict=True)]
-            low, high = bootstrap_interval([[value] for value in more])
+            low, high = hierarchical_interval([[value] for value in more])
             cells[2:] = [f"{np.mean(more):+.3f}", f"{low:+.3f} to {high:+.3f}"]
         cells += [f"{rows[0]['rate']:g}", f"{rows[0]['parameters']:,}"]
         cells += [f"{np.mean([row['seconds'] for row in rows]) / 60:.1f}"]

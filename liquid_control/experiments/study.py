@@ -91,7 +91,7 @@ def run_command(command: str, *words: str) -> None:
         raise UserError(f"{command} ended with exit status {status}. When that is cured, the same command goes on.")
 
 
-def bootstrap_interval(seeds: Sequence[ArrayLike], draws: int = 2000) -> tuple[float, float]:
+def hierarchical_interval(seeds: Sequence[ArrayLike], draws: int = 2000) -> tuple[float, float]:
     """The 95 % interval of a mean over trainings, and over measurements within each: both are drawn again."""
     values, rng = [np.asarray(measured, float) for measured in seeds], np.random.default_rng(0)
     means = np.empty(draws)

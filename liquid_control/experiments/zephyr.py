@@ -32,7 +32,7 @@ import tyro
 from torch import Tensor
 from torch.nn import functional as F
 
-from liquid_control.experiments.study import Results, bootstrap_interval
+from liquid_control.experiments.study import Results, hierarchical_interval
 from liquid_control.models.language_model import (
     LanguageModel,
     LanguageModelConfig,
@@ -473,7 +473,7 @@ def _report(rows: list[dict[str, Any]], config: ZephyrConfig) -> str:
 
 def _interval(seeds: Sequence[Sequence[float]]) -> str:
     """The mean, and its interval."""
-    low, high = bootstrap_interval(seeds)
+    low, high = hierarchical_interval(seeds)
     return f"{np.mean([np.mean(episodes) for episodes in seeds]):.2f} ({low:.2f} to {high:.2f})"
 
 

@@ -183,7 +183,7 @@ class PlasticMemory(LiquidLayer):
 
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
         """See :class:`LiquidLayer`: in chunks of steps, a single step, or in the reference form step by step."""
-        if len(x) == 1 and advance is None and not reference_is_chosen():
+        if len(x) == 1 and advance is None and not (self.eligibility or reference_is_chosen()):
             return self._integrate_one(x, state, elapsed)
         before = self.unpack(state)
         features, tail = self._convolve(self.project(x), before["tail"].transpose(0, 1), advance)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from liquid_control.experiments.study import Results, bootstrap_interval, run_command, with_best_rate
+from liquid_control.experiments.study import Results, hierarchical_interval, run_command, with_best_rate
 from liquid_control.support.errors import UserError
 
 
@@ -30,9 +30,9 @@ def test_the_rate_that_is_best_for_seed_0_is_that_of_all_seeds():
 def test_an_interval_is_that_of_normal_means_and_wider_where_trainings_differ():
     rng = np.random.default_rng(1)
     same = [rng.normal(size=400) for _ in range(3)]
-    low, high = bootstrap_interval(same)
+    low, high = hierarchical_interval(same)
     assert high - low == pytest.approx(2 * 1.96 / np.sqrt(1200), rel=0.4)
-    apart = bootstrap_interval([values + shift for values, shift in zip(same, (-1, 0, 1), strict=True)])
+    apart = hierarchical_interval([values + shift for values, shift in zip(same, (-1, 0, 1), strict=True)])
     assert apart[1] - apart[0] > 5 * (high - low)
 
 
