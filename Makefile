@@ -21,7 +21,7 @@ train: $(ENVIRONMENT)
 	$(RUN) liquid_control train --env CarRacing-v3
 
 # Files are shared out between processes, one a processor: most tests wait for a process that they have started. In the
-# order of their names, as the files with few tests, which xdist would keep for last, are the ones that take long.
+# order that tests/conftest.py gives, as the files with few tests, which xdist would keep for last, take long.
 test: $(DEVELOPMENT) $(CLIENTS)
 	$(RUN) pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 

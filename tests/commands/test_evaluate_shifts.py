@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import subprocess
+import sys
 import time
 
 import pytest
@@ -112,7 +113,8 @@ def test_what_was_stopped_and_torn_goes_on_to_the_same_rows(suite, command, tmp_
     assert {key: told(row) for key, row in results.rows.items()} == expected
 
 
-def test_a_ray_of_two_processors_drives_the_same_rows(suite, command, tmp_path):
+def test_a_ray_of_two_processors_drives_the_same_rows(suite, command, tmp_path, monkeypatch, python):
+    monkeypatch.setattr(sys, "executable", python)  # what Ray starts has loaded torch already
     finished, checkpoints, _ = suite
     words = [*TINY, "--shifts", "dark:1", "--engine", "ray", "--output", tmp_path / "ray"]
     status, _, errors = command(main, checkpoints[0], *words)
