@@ -43,14 +43,17 @@ def read_text(path: Path) -> str:
     """A file of text.
 
     Raises:
-        UserError: if it cannot be read, or is not UTF-8.
+        UserError: if it cannot be read, is not UTF-8, or holds NUL.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise UserError(f"{path} is no text: it is not UTF-8.") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from None
+    if "\0" in text:
+        raise UserError(f"{path} is no text: it holds NUL.")
+    return text
 
 
 def remove_leftovers(folder: Path) -> None:

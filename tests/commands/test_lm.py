@@ -176,7 +176,14 @@ def test_a_benchmark_tells_the_pace_and_a_state_that_does_not_grow(untrained, tm
 
 def test_what_makes_no_sense_is_one_line(run, tmp_path):
     (tmp_path / "odd.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "nul.txt").write_bytes(b"the\0fox")
+    (tmp_path / "empty.txt").write_text("")
     (tmp_path / "state.safetensors").write_bytes(b"no state")
+    model, told = load_language_model(run / "last")
+    with torch.no_grad():
+        model.embedding.weight.add_(1)
+    model.initial_state(1).save(tmp_path / "other.safetensors", model)
+    model.save(tmp_path / "mixed", told | {"tokenizer": make_tokenizer("characters", ["other"]).config()})
     for words, wanted in (
         (["generat"], "unknown word 'generat' after lm.*'generate'"),
         (["generate", str(tmp_path)], "is no checkpoint"),
@@ -186,6 +193,10 @@ def test_what_makes_no_sense_is_one_line(run, tmp_path):
         (["generate", str(run / "best"), "--teach", str(tmp_path / "odd.txt")], "is not UTF-8"),
         (["generate", str(run / "best"), "--teach", str(tmp_path / "nowhere")], "cannot read"),
         (["generate", str(run / "best"), "--state", str(tmp_path / "state.safetensors")], "is damaged"),
+        (["generate", str(run / "best"), "--state", str(tmp_path / "other.safetensors")], "no state of this model"),
+        (["generate", str(tmp_path / "mixed")], "its tokenizer has 6 tokens, its model 29"),
+        (["generate", str(run / "best"), "--teach", str(tmp_path / "nul.txt")], "no text: it holds NUL"),
+        (["generate", str(run / "best"), "--teach", str(tmp_path / "empty.txt")], "there is nothing to read"),
         (["generate", str(run / "best"), "--top-p", "0"], "--top-p"),
         (["train"], "no text to learn from"),
         (["plasticity-test", str(run / "best"), "--filler", str(tmp_path / "nowhere")], "cannot read"),
