@@ -198,7 +198,7 @@ class Imitation(ABC, Generic[ImitationJob]):
             if not (self.folder.last / CONFIG_NAME).exists():  # the run was killed at its very end
                 self._save_last()
             return
-        with SummaryWriter(str(self.folder.tensorboard), purge_step=self.cloner.step) as curves:
+        with SummaryWriter(str(self.folder.tensorboard), purge_step=self.cloner.step + 1) as curves:
             begin = time.monotonic() - progress.seconds
             with progress.timed("driving"):
                 await_kernels = self._precompile()

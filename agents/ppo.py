@@ -366,7 +366,7 @@ class PPO:
             return
         episodes = _Episodes()
         self.model.begin(self.config.steps, episodes)
-        with SummaryWriter(str(self.folder.tensorboard), purge_step=progress.steps) as curves:
+        with SummaryWriter(str(self.folder.tensorboard), purge_step=progress.steps + 1) as curves:
             begin = time.monotonic() - progress.seconds
             for round in range(progress.round, self.rounds):
                 self.folder.check_there()
