@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from torch._utils import _unflatten_dense_tensors
 
 from liquid_control.kernels import are_plain, is_operable, is_traced, is_transformed
 from liquid_control.kernels.structure import read_mask
+
+if TYPE_CHECKING:
+    from liquid_control.kernels.batch import Buffer  # needs Numba, which kernels of CUDA do without
 
 
 def is_recorded(*given: Tensor | float | None) -> bool:
@@ -68,6 +71,8 @@ def refuse_derivatives_of_gradients(kernel: str, *gradients: Tensor | None, vect
 
 
 Sizes = Sequence[tuple[int, ...]]
+Kept = Sequence["np.ndarray | Buffer"]
+"""What a backward pass needs of its forward pass."""
 
 
 class SequenceKernel:
@@ -79,10 +84,10 @@ class SequenceKernel:
         plan_of: (text, masks or None) → plan, what the kernel needs to know of the layer besides its parameters. Its
             ``outputs`` is O. Without masks every synapse is there, which changes no size.
         forward: (plan, x, state, elapsed, mask, parameters, keep: bool) → y (B, T, O), final state (B, S), and what the
-            backward pass needs of the forward pass, or nothing.
-        backward: (plan, x, time, kept, gradients of y and of the final state, whether those of x and of the elapsed
-            times are wanted) → gradients of x (B, T, C), the state (B, S), the elapsed
-            times (B, T), and of all parameters end to end; of what is not wanted, nothing.
+            backward pass needs of it, or nothing.
+        backward: (plan, x, time, what is kept as arrays, gradients of y and of the final state, whether those of x and
+            of the elapsed times are wanted) → gradients of x (B, T, C), the state (B, S), the elapsed times (B, T), and
+            of all parameters end to end; of what is not wanted, nothing.
         sizes_kept: (plan, B, T, time, whether there is a mask) → sizes of what is kept. In both, ``time`` is the
             elapsed time of all steps, or None where it is a tensor.
         reads_x: whether the backward pass reads the memory of x, which must not have changed then; else it gets none.
@@ -93,7 +98,7 @@ class SequenceKernel:
         name: str,
         operator: str,
         plan_of: Callable[[str, Sequence[np.ndarray] | None], Any],
-        forward: Callable[..., tuple[Tensor, Tensor, list[Tensor]]],
+        forward: Callable[..., tuple[Tensor, Tensor, Kept]],
         backward: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]],
         sizes_kept: Callable[[Any, int, int, float | None, bool], Sizes],
         *,
@@ -162,7 +167,7 @@ class _Recorded(torch.autograd.Function):
         x, _ = ctx.saved_tensors
         wants_x, wants_elapsed = ctx.needs_input_grad[3], ctx.needs_input_grad[5]
         of_x, of_state, of_elapsed, of_parameters = ctx.kernel.backward(
-            ctx.plan, x, ctx.time, ctx.kept, of_y, of_final, wants_x, wants_elapsed
+            ctx.plan, x, ctx.time, _as_arrays(ctx.kept), of_y, of_final, wants_x, wants_elapsed
         )
         return (
             *(None, None, None),
@@ -189,7 +194,8 @@ def _register(operator: str, kernel: SequenceKernel) -> Callable[..., tuple[Tens
         keep: bool,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         plan = kernel.plan_of(text, _contents(masks))
-        return kernel.forward(plan, x, state, time if times is None else times, mask, parameters, keep)
+        y, final, kept = kernel.forward(plan, x, state, time if times is None else times, mask, parameters, keep)
+        return y, final, [torch.from_numpy(part) if isinstance(part, np.ndarray) else part.as_tensor() for part in kept]
 
     @run.register_fake
     def _(x, state, times, time, mask, parameters, masks, text, keep):
@@ -213,7 +219,8 @@ def _register(operator: str, kernel: SequenceKernel) -> Callable[..., tuple[Tens
         text: str,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         plan = kernel.plan_of(text, _contents(masks))
-        return kernel.backward(plan, x, time, kept, of_y, of_final, wants_x, wants_times)
+        arrays = [part.numpy() for part in kept]
+        return kernel.backward(plan, x, time, arrays, of_y, of_final, wants_x, wants_times)
 
     @differentiate.register_fake
     def _(x, time, kept, of_y, of_final, wants_x, wants_times, inputs, parameters, masks, text):
@@ -258,6 +265,10 @@ def _register(operator: str, kernel: SequenceKernel) -> Callable[..., tuple[Tens
 
     run.register_autograd(backward, setup_context=remember)
     return run
+
+
+def _as_arrays(kept: Kept) -> list[np.ndarray]:
+    return [part if isinstance(part, np.ndarray) else part.values for part in kept]
 
 
 _Contents = tuple[tuple[bytes, torch.dtype, torch.Size], ...]

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 
 from liquid_control.kernels import is_known
-from liquid_control.kernels.autograd import SequenceKernel, Sizes
+from liquid_control.kernels.autograd import Kept, SequenceKernel, Sizes
 from liquid_control.kernels.batch import (
     Buffer,
     block_count,
@@ -717,7 +717,7 @@ def _integrate(
     mask: Tensor | None,
     parameters: Sequence[Tensor],
     keep: bool,
-) -> tuple[Tensor, Tensor, list[Tensor]]:
+) -> tuple[Tensor, Tensor, Kept]:
     """Y (B, T, O), the final state (B, S), and what a backward pass needs if ``keep``."""
     batch, steps, _ = x.shape
     time = None if isinstance(elapsed, Tensor) else elapsed
@@ -728,11 +728,12 @@ def _integrate(
     if plan.mode == PURE and time is not None and not times.size:
         times = np.full((batch, steps, 1), time, rows.dtype)
     y, final = x.new_empty(batch, steps, plan.outputs), torch.empty_like(state, memory_format=torch.contiguous_format)
-    kept, records = [], [np.empty(0, rows.dtype)] * 2
+    kept: Kept = []
+    records = [np.empty(0, rows.dtype)] * 2
     if keep:
         *_, (sources,), (activations,) = _sizes_kept(plan, batch, steps, time, mask is not None)
         buffers = Buffer(sources, rows.dtype), Buffer(activations, rows.dtype)
-        kept = [torch.from_numpy(packed), torch.from_numpy(times), *(buffer.as_tensor() for buffer in buffers)]
+        kept = [packed, times, *buffers]
         records = [buffer.values for buffer in buffers]
     over_blocks(
         _forward, block_count(batch), _work(heads, batch * steps), rows, state.detach().contiguous().numpy()[:, None],
@@ -746,7 +747,7 @@ def _gradients(
     plan: CfCPlan,
     x: None,
     time: float | None,
-    kept: Sequence[Tensor],
+    kept: Sequence[np.ndarray],
     of_y: Tensor,
     of_final: Tensor,
     wants_x: bool,
@@ -755,7 +756,7 @@ def _gradients(
     """Of x (B, T, C), the initial state (B, S), the elapsed times (B, T), and the parameters, end to end."""
     batch, steps, _ = of_y.shape
     heads, constant = _heads(plan, time)
-    packed, times, sources, activations = (part.numpy() for part in kept)
+    packed, times, sources, activations = kept
     weight, _, pure = heads.parts(packed)
     of_x = of_y.new_empty((batch, steps, heads.inputs) if wants_x else (0, 0, 0))
     of_times = of_y.new_empty((batch, steps, 1) if wants_elapsed else (0, 0, 0))

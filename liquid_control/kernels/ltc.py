@@ -29,7 +29,7 @@ from numba import njit
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 
-from liquid_control.kernels.autograd import SequenceKernel, Sizes
+from liquid_control.kernels.autograd import Kept, SequenceKernel, Sizes
 from liquid_control.kernels.batch import (
     LANES,
     Buffer,
@@ -501,12 +501,12 @@ def _integrate(
     mask: Tensor | None,
     parameters: Sequence[Tensor],
     keep: bool,
-) -> tuple[Tensor, Tensor, list[Tensor]]:
+) -> tuple[Tensor, Tensor, Kept]:
     """Y (B, T, O), the final state (B, N), and what a backward pass needs if ``keep``."""
     batch, steps, _ = x.shape
     rows = x.detach().contiguous().numpy()
-    packed = _flatten_dense_tensors(parameters)
-    weights = _weights(plan, packed.numpy())
+    packed = _flatten_dense_tensors(parameters).numpy()
+    weights = _weights(plan, packed)
     times = step_times(elapsed, mask, batch, steps, rows.dtype)
     time = None if isinstance(elapsed, Tensor) else elapsed
     y, final = x.new_empty(batch, steps, plan.outputs), torch.empty_like(state, memory_format=torch.contiguous_format)
@@ -518,15 +518,14 @@ def _integrate(
         times, weights, plan.inner, plan.sensory, plan.unfolds, y.numpy(), final.numpy()[:, None], path.values,
         reciprocals.values, keep,
     )  # fmt: skip
-    kept = [packed, torch.from_numpy(times), path.as_tensor(), reciprocals.as_tensor()] if keep else []
-    return y, final, kept
+    return y, final, [packed, times, path, reciprocals] if keep else []
 
 
 def _gradients(
     plan: LTCPlan,
     x: Tensor,
     time: float | None,
-    kept: Sequence[Tensor],
+    kept: Sequence[np.ndarray],
     of_y: Tensor,
     of_final: Tensor,
     wants_x: bool,
@@ -534,7 +533,7 @@ def _gradients(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of x (B, T, C), the initial state (B, N), the elapsed times (B, T), and the parameters, end to end."""
     batch, steps, inputs = x.shape
-    packed, times, path, reciprocals = (part.numpy() for part in kept)
+    packed, times, path, reciprocals = kept
     of_x = of_y.new_empty(x.shape if wants_x else (0, 0, 0))
     of_times = of_y.new_empty((batch, steps, 1) if wants_elapsed else (0, 0, 0))
     of_state = of_y.new_empty(batch, 1, plan.neurons)
