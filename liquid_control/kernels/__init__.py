@@ -26,7 +26,7 @@ BACKENDS = {"cpu": "numba", "cuda": "triton"}
 PLAIN = (Tensor, nn.Parameter)
 """Types of tensors whose memory holds their values. A subclass may hold them elsewhere, or none at all."""
 OPERABLE = (torch.float32, torch.float64, torch.bool)
-"""What the operators on the CPU compute with, and masks."""
+"""What the operators on the CPU compute with, and masks; those on CUDA take what they are given."""
 
 
 class ReferenceFormWarning(UserWarning):
@@ -53,15 +53,15 @@ def kernel_device(x: Tensor, *others: Tensor | float | None) -> str | None:
     return device
 
 
-def is_operable(*given: Tensor | float | None) -> bool:
-    """Whether an operator of torch that is a CPU kernel may work on these tensors.
+def is_operable(*given: Tensor | float | None, device: str = "cpu") -> bool:
+    """Whether an operator of torch that is a kernel for ``device`` may work on these tensors.
 
     Tracers keep an operator as one operation, and :class:`FakeTensor` knows its shapes. TorchScript and ONNX programs
     run where there is no such operator, and operators have no rules for transforms, for tensors of other kinds and for
     dispatch modes of a user's own, such as those that count floating-point operations.
     """
     tensors = [value for value in given if isinstance(value, Tensor)]
-    if any(tensor.device.type != "cpu" or tensor.dtype not in OPERABLE for tensor in tensors):
+    if any(tensor.device.type != device or (device == "cpu" and tensor.dtype not in OPERABLE) for tensor in tensors):
         return False
     if not all(type(tensor) in (*PLAIN, FakeTensor) for tensor in tensors):
         return False
@@ -71,8 +71,8 @@ def is_operable(*given: Tensor | float | None) -> bool:
         return False
     if not torch.compiler.is_compiling() and is_in_torch_dispatch_mode(include_infra_modes=False):
         return False
-    if not _installed(BACKENDS["cpu"]):
-        use_reference(f"{BACKENDS['cpu']} is not installed")
+    if not _installed(BACKENDS[device]):
+        use_reference(f"{BACKENDS[device]} is not installed")
         return False
     return True
 

@@ -70,6 +70,16 @@ def refuse_derivatives_of_gradients(kernel: str, *gradients: Tensor | None, vect
     )
 
 
+def refuse_what_was_not_kept(kernel: str, kept: bool) -> None:
+    """To be called in the backward pass of an operator, with whether its forward pass kept what it needs.
+
+    Raises:
+        RuntimeError: if not.
+    """
+    if not kept:
+        raise RuntimeError(f"the kernel of {kernel} was traced where no gradients were wanted: trace it again.")
+
+
 Sizes = Sequence[tuple[int, ...]]
 Kept = Sequence["np.ndarray | Buffer"]
 """What a backward pass needs of its forward pass."""
@@ -241,10 +251,7 @@ def _register(operator: str, kernel: SequenceKernel) -> Callable[..., tuple[Tens
 
     def backward(ctx, of_y, of_final, _):
         refuse_derivatives_of_gradients(kernel.name, of_y, of_final, vectorised=is_transformed())
-        if not ctx.keep:
-            raise RuntimeError(
-                f"the kernel of {kernel.name} was traced where no gradients were wanted: trace it again."
-            )
+        refuse_what_was_not_kept(kernel.name, ctx.keep)
         x, *saved = ctx.saved_tensors
         kept, masks = saved[: ctx.counts], saved[ctx.counts :]
         wants_x, wants_times = ctx.needs_input_grad[0], ctx.needs_input_grad[2]

@@ -23,7 +23,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from liquid_control.kernels import kernel_device
+from liquid_control.kernels import is_operable, kernel_device, reference_is_chosen
 
 RULES = ("hebb", "oja", "delta")
 
@@ -92,10 +92,11 @@ def chunkwise_trace(
     state = _checked(q, k, v, decay, rate, state, rule)
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}, expected at least 1 step.")
-    if kernel_device(q) == "cuda":
+    given = q, k, v, decay, rate, state
+    if kernel_device(q) == "cuda" or (not reference_is_chosen() and is_operable(*given, device="cuda")):
         from liquid_control.kernels.cuda import trace  # Triton is optional
 
-        outcome = trace.plastic_trace(q, k, v, decay, rate, state, rule)
+        outcome = trace.plastic_trace(*given, rule)
         if outcome is not None:
             return outcome
     heads_first = (part.to(state.dtype).transpose(1, 2) for part in (q, k, v, decay, rate))

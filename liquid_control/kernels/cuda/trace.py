@@ -31,8 +31,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from liquid_control.kernels import is_known, use_reference
-from liquid_control.kernels.autograd import is_recorded, refuse_more_than_gradients
+from liquid_control.kernels import are_plain, is_known, is_traced, is_transformed, use_reference
+from liquid_control.kernels.autograd import (
+    is_recorded,
+    refuse_derivatives_of_gradients,
+    refuse_more_than_gradients,
+    refuse_what_was_not_kept,
+)
 
 RULES = ("hebb", "delta")
 """The rules that the kernels know."""
@@ -85,8 +90,11 @@ def plastic_trace(
     if state is None:
         state = v.new_zeros(batch, heads, v.shape[3], width, dtype=torch.float32)
     given = tuple(part.float() for part in (q, k, v, decay, rate, state))
-    with torch.cuda.device_of(v):
-        y, final = _Trace.apply(*given, rule, chunk, is_recorded(*given))
+    saving = is_recorded(*given)
+    if is_traced() or not are_plain(*given):
+        y, final, _ = operator(*given, rule, chunk, saving)
+    else:
+        y, final = _Trace.apply(*given, rule, chunk, saving)
     return y.to(v.dtype), final
 
 
@@ -94,22 +102,29 @@ class _Trace(torch.autograd.Function):
     """q, k, v, λ, η and the trace before → y and the trace after."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        decay: Tensor,
-        rate: Tensor,
-        state: Tensor,
-        rule: str,
-        chunk: int,
-        saving: bool,
-    ) -> tuple[Tensor, Tensor]:
-        q, k, v, decay, rate, state = (part.contiguous() for part in (q, k, v, decay, rate, state))
-        _, time, heads, width = k.shape
-        y, final = torch.empty_like(v), torch.empty_like(state)
-        begins = state.new_empty((triton.cdiv(time, chunk), *state.shape) if saving else 0)  # the trace of each chunk
+    def forward(ctx: Any, *given: Any) -> tuple[Tensor, Tensor]:
+        *tensors, ctx.rule, ctx.chunk, saving = given
+        q, k, v, decay, rate, state = (part.contiguous() for part in tensors)
+        y, final, begins = _run(q, k, v, decay, rate, state, ctx.rule, ctx.chunk, saving)
+        ctx.save_for_backward(q, k, v, decay, rate, begins)
+        return y, final
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor, grad_final: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_more_than_gradients("the trace", grad_y, grad_final)
+        q, k, v, decay, rate, begins = ctx.saved_tensors
+        gradients = _run_back(q, k, v, decay, rate, begins, grad_y, grad_final, ctx.rule, ctx.chunk)
+        return (*gradients, *[None] * 3)
+
+
+def _run(
+    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, rate: Tensor, state: Tensor, rule: str, chunk: int, saving: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of contiguous tensors: y, the trace after, and, if ``saving``, the trace before each chunk."""
+    _, time, heads, width = k.shape
+    y, final = torch.empty_like(v), torch.empty_like(state)
+    begins = state.new_empty(_begins(state, time, chunk, saving))
+    with torch.cuda.device_of(v):
         _forward[_grid(v)](
             q,
             k,
@@ -132,19 +147,33 @@ class _Trace(torch.autograd.Function):
             num_warps=4,
             num_stages=1,
         )
-        ctx.rule, ctx.chunk = rule, chunk
-        ctx.save_for_backward(q, k, v, decay, rate, begins)
-        return y, final
+    return y, final, begins
 
-    @staticmethod
-    def backward(ctx: Any, grad_y: Tensor, grad_final: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_more_than_gradients("the trace", grad_y, grad_final)
-        q, k, v, decay, rate, begins = ctx.saved_tensors
-        _, time, heads, width = k.shape
-        _, shares = _grid(v)
-        grad_q, grad_k = q.new_empty(shares, *q.shape), k.new_empty(shares, *k.shape)
-        grad_decay, grad_rate = decay.new_empty(shares, *decay.shape), rate.new_empty(shares, *rate.shape)
-        grad_v, grad_state = torch.empty_like(v), torch.empty_like(begins[0])
+
+def _begins(state: Tensor, time: int, chunk: int, saving: bool) -> tuple[int, ...]:
+    """The shape of what is saved."""
+    return (-(-time // chunk), *state.shape) if saving else (0,)
+
+
+def _run_back(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor,
+    rate: Tensor,
+    begins: Tensor,
+    grad_y: Tensor,
+    grad_final: Tensor,
+    rule: str,
+    chunk: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of q, k, v, λ, η and the trace before."""
+    _, time, heads, width = k.shape
+    _, shares = _grid(v)
+    grad_q, grad_k = q.new_empty(shares, *q.shape), k.new_empty(shares, *k.shape)
+    grad_decay, grad_rate = decay.new_empty(shares, *decay.shape), rate.new_empty(shares, *rate.shape)
+    grad_v, grad_state = torch.empty_like(v), torch.empty_like(begins[0])
+    with torch.cuda.device_of(v):
         _backward[_grid(v)](
             q,
             k,
@@ -162,24 +191,71 @@ class _Trace(torch.autograd.Function):
             grad_state,
             time,
             heads,
-            DELTA=ctx.rule == "delta",
+            DELTA=rule == "delta",
             WIDTH=width,
             VALUES=v.shape[3],
-            CHUNK=ctx.chunk,
+            CHUNK=chunk,
             KEY_LANES=_lanes(width),
             VALUE_LANES=_value_lanes(v),
             num_warps=4,
             num_stages=1,
         )
-        return (
-            grad_q.sum(0),
-            grad_k.sum(0),
-            grad_v,
-            grad_decay.sum(0),
-            grad_rate.sum(0),
-            grad_state,
-            *[None] * 3,
-        )
+    return grad_q.sum(0), grad_k.sum(0), grad_v, grad_decay.sum(0), grad_rate.sum(0), grad_state
+
+
+# Where torch traces
+
+
+@torch.library.custom_op("liquid_control::trace", mutates_args=())
+def operator(
+    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, rate: Tensor, state: Tensor, rule: str, chunk: int, saving: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What :func:`plastic_trace` gives of float32 tensors; third, if ``saving``, what a backward pass needs."""
+    q, k, v, decay, rate, state = (part.contiguous() for part in (q, k, v, decay, rate, state))
+    return _run(q, k, v, decay, rate, state, rule, chunk, saving)
+
+
+@operator.register_fake
+def _(q, k, v, decay, rate, state, rule, chunk, saving):
+    begins = state.new_empty(_begins(state, k.shape[1], chunk, saving))
+    return v.new_empty(v.shape), state.new_empty(state.shape), begins
+
+
+@torch.library.custom_op("liquid_control::trace_backward", mutates_args=())
+def _operator_backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor,
+    rate: Tensor,
+    begins: Tensor,
+    grad_y: Tensor,
+    grad_final: Tensor,
+    rule: str,
+    chunk: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    q, k, v, decay, rate = (part.contiguous() for part in (q, k, v, decay, rate))
+    return _run_back(q, k, v, decay, rate, begins, grad_y, grad_final, rule, chunk)
+
+
+@_operator_backward.register_fake
+def _(q, k, v, decay, rate, begins, grad_y, grad_final, rule, chunk):
+    return tuple(part.new_empty(part.shape) for part in (q, k, v, decay, rate, grad_final))
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *tensors, _, ctx.rule, ctx.chunk, ctx.saving = inputs
+    ctx.mark_non_differentiable(output[2])
+    ctx.save_for_backward(*tensors, output[2])
+
+
+def _differentiate(ctx: Any, grad_y: Tensor, grad_final: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    refuse_derivatives_of_gradients("the trace", grad_y, grad_final, vectorised=is_transformed())
+    refuse_what_was_not_kept("the trace", ctx.saving)
+    return (*_operator_backward(*ctx.saved_tensors, grad_y, grad_final, ctx.rule, ctx.chunk), *[None] * 3)
+
+
+operator.register_autograd(_differentiate, setup_context=_remember)
 
 
 def _grid(v: Tensor) -> tuple[int, int]:

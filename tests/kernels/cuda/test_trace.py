@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
 from liquid_control.kernels import ReferenceFormWarning
 from liquid_control.kernels.cuda import trace
-from liquid_control.nn.trace import plastic_trace
+from liquid_control.nn.trace import chunkwise_trace, plastic_trace
 
 NAMES = ("q", "k", "v", "decay", "rate", "state")
 
@@ -96,3 +98,51 @@ def test_a_rule_that_the_kernel_does_not_know_is_left_to_the_reference(device):
     x, share = torch.randn(1, 3, 1, 4, device=device), torch.ones(1, 3, 1, device=device)
     with pytest.warns(ReferenceFormWarning, match="no kernel of the trace knows the rule 'new'"):
         assert trace.plastic_trace(x, x, x, share, share, rule="new") is None
+
+
+# As an operator
+
+
+ASKED = ("test_schema", "test_autograd_registration", "test_faketensor")
+
+
+@pytest.mark.parametrize("saving", [False, True])
+def test_the_operator_is_registered_as_torch_asks(device, saving):
+    given = [part.to(device).requires_grad_(saving) for part in sequence()]
+    torch.library.opcheck(trace.operator, (*given, "delta", 16, saving), test_utils=ASKED)
+
+
+@pytest.mark.parametrize("rule", ["hebb", "delta"])
+def test_make_fx_keeps_the_operator_and_its_backward_pass(device, rule):
+    given = [part.to(device).requires_grad_() for part in sequence()]
+
+    def gradients(*given):
+        y, final = trace.plastic_trace(*given, rule=rule)
+        return y, final, *torch.autograd.grad(y.sin().sum() + final.sum(), given)
+
+    graph = make_fx(gradients)(*given)
+    names = {str(node.target) for node in graph.graph.nodes}
+    assert {"liquid_control.trace.default", "liquid_control.trace_backward.default"} <= names
+    for one, other in zip(graph(*given), gradients(*given), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_compiled_function_has_one_graph(device):
+    given = [part.to(device).requires_grad_() for part in sequence()]
+    torch._dynamo.reset()
+    compiled = torch.compile(trace.plastic_trace, backend="aot_eager", fullgraph=True)
+    found = []
+    for function in (compiled, trace.plastic_trace):
+        y, final = function(*given)
+        found.append([y, final, *torch.autograd.grad(y.sin().sum() + final.sum(), given)])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_door_leads_tensors_without_values_on_a_gpu_to_the_operator(monkeypatch):
+    calls, kernel = [], trace.plastic_trace
+    monkeypatch.setattr(trace, "plastic_trace", lambda *given: calls.append(given) or kernel(*given))
+    with FakeTensorMode():
+        given = [torch.empty(part.shape, device="cuda") for part in sequence()]
+        y, final = chunkwise_trace(*given)
+    assert calls and y.shape == given[2].shape and final.shape == given[5].shape and y.device.type == "cuda"
