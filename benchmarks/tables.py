@@ -140,6 +140,24 @@ def shifts() -> str:
     return markdown(("shift", "family", "what it does", "for"), rows)
 
 
+def under_shift(suite: str) -> str:
+    """What drivers did in a suite: each cell of shift and severity a row, each policy a column.
+
+    Args:
+        suite: name of a file of docs/results/shift, the summary.json that ``evaluate --suite`` wrote.
+    """
+    told = json.loads((ROOT / "docs/results/shift" / f"{suite}.json").read_text())
+    policies = [each["policy"] for each in told["policies"]]
+    rows: dict[str, list[str]] = {}
+    for cell in told["cells"]:
+        name = f"`{cell['shift']}`" if cell["severity"] in (0, 3) else f"`{cell['shift']}:{cell['severity']}`"
+        low, high = cell["interval"]
+        rows.setdefault(name, [name]).append(
+            f"{cell['mean']:.1f}, IQM {cell['iqm']:.1f} ({low:.1f} to {high:.1f}), {cell['laps']}/{cell['episodes']}"
+        )
+    return markdown(("shift", *policies), list(rows.values()))
+
+
 TABLES = {"front": front, "car_racing": car_racing, "tuning": tuning, "udacity": udacity, "shifts": shifts}
 
 

@@ -6,9 +6,10 @@ The page's Content-Security-Policy lets it load nothing: pictures are in it as d
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -73,19 +74,19 @@ class Report:
     """(n, 2) where the car was, by policy and cell, on that road."""
 
     def write(self, folder: Path) -> list[Path]:
-        """Writes ``report.html``, ``report.md`` and TensorBoard's scalars.
+        """Writes ``report.html``, ``report.md``, the numbers as ``summary.json``, and TensorBoard's scalars.
 
         Returns:
-            The pages.
+            The three files.
 
         Raises:
             UserError: if they cannot be written.
         """
-        pages = folder / "report.html", folder / "report.md"
-        for page, content in zip(pages, (self.to_html(), self.to_markdown()), strict=True):
-            write_atomically(page, content)
+        files = {"report.html": self.to_html(), "report.md": self.to_markdown(), "summary.json": self.to_json()}
+        for name, content in files.items():
+            write_atomically(folder / name, content)
         self.write_curves(folder / "tensorboard")
-        return list(pages)
+        return [folder / name for name in files]
 
     def table(self) -> Table:
         """The summary and the mean scores of shifts as a table to print."""
@@ -347,6 +348,22 @@ class Report:
             parts += [title, markdown_table(*_compared(compared))] if compared else []
         parts += ["## How it was measured", self._how(), self.left_out]
         return "\n\n".join(parts) + "\n"
+
+    def to_json(self) -> str:
+        """The numbers: of policies over all shifts, of every policy in every cell, and the comparisons."""
+        summary = self.summary
+        told = {
+            **{"suite": self.suite, "env": summary.env, "tracks": [min(summary.seeds), max(summary.seeds)]},
+            **{"drivers": dict(self.drivers), "runs": [asdict(run) for run in self.runs]},
+            "policies": [{name: value for name, value in vars(each).items() if name != "profile"}
+                         for each in summary.policies],
+            "cells": [{"policy": each.policy, **each.cell._asdict(),
+                       **{name: value for name, value in vars(each).items() if name not in ("policy", "cell")}}
+                      for each in summary.scores.values()],
+            "primary": summary.primary and asdict(summary.primary),
+            "comparisons": [asdict(each) for each in (*summary.others, *summary.by_shift)],
+        }  # fmt: skip
+        return json.dumps(told, indent=1) + "\n"
 
     def _more(self, scores: CellScores) -> list[tuple[str, float]]:
         if self.summary.roads:
