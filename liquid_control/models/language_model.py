@@ -504,6 +504,7 @@ class LanguageModel(nn.Module):
         state: ReadingState | None = None,
         elapsed: Elapsed | None = None,
         mask: Tensor | None = None,
+        last_only: bool = False,
     ) -> Reading:
         """Reads a stretch of each text.
 
@@ -512,6 +513,8 @@ class LanguageModel(nn.Module):
             state: before the first; None is :meth:`initial_state`.
             elapsed: time since the token before, in tokens: None (1), a number, or (B, T).
             mask: (B, T) bool, True where a token is real. Others change nothing.
+            last_only: whether to say what comes after the last token alone: then logits are (B, 1, V). Those of a large
+                vocabulary are much of the work.
 
         Raises:
             ValueError: if a token is unknown or a shape does not fit.
@@ -522,7 +525,7 @@ class LanguageModel(nn.Module):
             self._check(tokens)
         state = self.initial_state(len(tokens)) if state is None else state
         with self._holding(state.frozen):
-            return self._read(tokens, state, elapsed, mask)
+            return self._read(tokens, state, elapsed, mask, last_only)
 
     @torch.no_grad()
     def read(
@@ -539,7 +542,7 @@ class LanguageModel(nn.Module):
             Logits (B, V) of what comes next, and the state after the last token.
         """
         for part in tokens.split(stretch, 1):
-            reading = self(part, state)
+            reading = self(part, state, last_only=True)
             state = reading.state
         return reading.logits[:, -1], reading.state
 
@@ -548,7 +551,9 @@ class LanguageModel(nn.Module):
         reading = self(token[:, None], state)
         return reading.logits[:, 0], reading.state
 
-    def _read(self, tokens: Tensor, state: ReadingState, elapsed: Elapsed | None, mask: Tensor | None) -> Reading:
+    def _read(
+        self, tokens: Tensor, state: ReadingState, elapsed: Elapsed | None, mask: Tensor | None, last_only: bool
+    ) -> Reading:
         layers, steps = dict(state.layers), None
         x = self.embedding(tokens)
         if self.config.variant == "origin":
@@ -563,7 +568,7 @@ class LanguageModel(nn.Module):
             else:
                 x, layers[name], taken = block(x, layers[name], elapsed, mask)
                 steps = taken if steps is None else steps if taken is None else steps + taken
-        logits = F.linear(self.norm(x), self.embedding.weight)
+        logits = F.linear(self.norm(x[:, -1:] if last_only else x), self.embedding.weight)
         return Reading(logits, ReadingState(layers, state.parts, state.frozen), steps)
 
     def initial_state(self, batch: int) -> ReadingState:

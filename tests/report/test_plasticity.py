@@ -42,8 +42,8 @@ class Scribe(LanguageModel):
         super().__init__(LanguageModelConfig(vocabulary=tokenizer.size, width=64, blocks=1))
         self.tokenizer = tokenizer
 
-    def forward(self, tokens, state=None, elapsed=None, mask=None):
-        reading = super().forward(tokens, state, elapsed, mask)
+    def forward(self, tokens, state=None, elapsed=None, mask=None, last_only=False):
+        reading = super().forward(tokens, state, elapsed, mask, last_only)
         ((name, layer),) = state.layers.items()
         layer = layer.clone()
         for row, words in enumerate(tokens):
