@@ -86,7 +86,7 @@ def test_the_same_command_again_drives_nothing_and_writes_the_same_page(suite, c
 def test_what_was_stopped_and_torn_goes_on_to_the_same_rows(suite, command, tmp_path, python):
     finished, checkpoints, _ = suite
     folder = tmp_path / "killed"
-    tiny = [*TINY, "--shifts", "dark:1", "rain:3+delay:2"]
+    tiny = [*TINY, "--shifts", "dark", "rain:3+delay:2", "--severities", "1"]
     words = [python, "-m", "liquid_control.evaluate", *checkpoints, *tiny, "--output", str(folder)]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     path, deadline = folder / "episodes.jsonl", time.monotonic() + 100

@@ -436,7 +436,6 @@ def test_a_wrong_config_is_refused(change, message):
         *(lambda n=n: PlasticMemory(INPUTS, n) for n in (0, -1, 3)),
         *(lambda o=o: PlasticMemory(INPUTS, 4, **{o: 0}) for o in ("heads", "key_size", "convolution")),
         lambda: PlasticMemory(INPUTS, 4, shortest_half_life=0.0),
-        lambda: PlasticMemory(INPUTS, 4, rule="delta", eligibility=True),
         lambda: PlasticMemory(INPUTS, 4, longest_half_life=2.0),
         lambda: LAN(INPUTS, 4, heads=0),
         lambda: LAN(INPUTS, 4, window=1),

@@ -97,6 +97,11 @@ def test_numbers_stay_finite_where_nothing_or_everything_is_eligible():
 # What it recalls: inputs [key | value | write?], of which the projections take their part as it is
 
 
+def test_an_eligibility_is_of_the_hebbian_rule():
+    with pytest.raises(ValueError, match="an eligibility needs the rule 'hebb', given 'delta'"):
+        PlasticMemory(INPUTS, 4, rule="delta", eligibility=True)
+
+
 def scribe(rule, values=4, eligibility=False):
     """A memory whose keys, queries and values are inputs, and that writes where the last input says so, forgetting not.
 
