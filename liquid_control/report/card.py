@@ -24,6 +24,8 @@ from liquid_control.support.errors import UserError
 from liquid_control.support.files import write_atomically
 from policies.driver import Driver
 
+BEFORE = {"variety": "none", "encoding": "rgb"}
+"""Options that older records lack, and what they would have said."""
 WIRING_NAME, LAP_NAME = "wiring.png", "lap.gif"
 WORST = 5
 
@@ -98,7 +100,8 @@ def write_card(folder: Path, driver: Driver, evaluation: Evaluation | RoadEvalua
         told = road_card.summary(driver, evaluation), road_card.conditions(evaluation), road_card.limits(evaluation)
     else:
         command = f"python -m liquid_control.watch {folder.as_posix()} --video lap.mp4"
-        told = _summary(driver, evaluation), _conditions(evaluation), _limits(evaluation)
+        variety = str(record.get("job", {}).get("variety", "none"))
+        told = _summary(driver, evaluation), _conditions(evaluation), _limits(evaluation, variety)
     summary, conditions, limits = told
     card = TEMPLATE.format(
         title=f"{TITLES.get(driver.config.policy, driver.config.policy)} on {driver.config.env}",
@@ -216,7 +219,7 @@ def training_command(job: Mapping[str, Any]) -> str:
     words = ["python", "-m", "liquid_control.train", *kind.words(str(job.get("agent", "")), env)]
     elsewhere = {"env", "agent", "demos", "run", "resume", "workers", "threads", "data"}
     for field in dataclasses.fields(kind.config):
-        value = job.get(field.name, field.default)
+        value = job.get(field.name, BEFORE.get(field.name, field.default))
         value = tuple(value) if isinstance(value, list) else value
         if field.name not in elsewhere and value != field.default:
             values = value if isinstance(value, tuple) else (value,)
@@ -232,7 +235,7 @@ def _job(job: Mapping[str, Any]) -> Job:
     return find_job(str(job.get("agent", "")), str(job.get("env", "")))
 
 
-def _limits(evaluation: Evaluation) -> str:
+def _limits(evaluation: Evaluation, variety: str) -> str:
     worst = sorted(evaluation.episodes, key=lambda episode: episode.score)[:WORST]
     lost = [episode for episode in evaluation.episodes if not episode.lap]
     if lost:
@@ -248,9 +251,19 @@ def _limits(evaluation: Evaluation) -> str:
     table = _table(("seed", "score", "share of tiles", "time off the road", "lap"), rows)
     return (
         f"{laps} A lap with a missed tile never ends: the episode goes on until step 1000 and costs its points. The "
-        f"worst episodes (`watch --seed` shows them):\n\n{table}\n\nThe driver was trained and scored with the default "
-        "colours and friction. Its scores do not hold for `domain_randomize=True`, another frame rate or a changed "
-        "picture."
+        f"worst episodes (`watch --seed` shows them):\n\n{table}\n\n{_other_conditions(variety)}"
+    )
+
+
+def _other_conditions(variety: str) -> str:
+    if variety == "none":
+        return (
+            "The driver was trained and scored with the default colours and friction. Its scores do not hold for "
+            "`domain_randomize=True`, another frame rate or a changed picture."
+        )
+    return (
+        f"The pictures that the driver learned from were varied (`--variety {variety}`), friction and timing were not. It "
+        "was scored with the default colours; `evaluate --suite shift` tells what it scores under others."
     )
 
 

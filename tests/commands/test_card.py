@@ -96,6 +96,21 @@ def test_the_training_command_of_the_card_is_the_job():
     assert parse(TrainConfig, words[3:], "train") == config
 
 
+def test_the_command_of_an_older_record_asks_for_what_was_so_before_there_was_an_option():
+    job = {name: value for name, value in vars(TrainConfig()).items() if name not in ("variety", "encoding")}
+    config = parse(TrainConfig, shlex.split(training_command(job))[3:], "train")
+    assert (config.variety, config.encoding) == ("none", "rgb")
+
+
+@pytest.mark.parametrize(
+    ("variety", "told"), [("none", "with the default colours and friction"), ("mild", "were varied")]
+)
+def test_the_limits_tell_whether_pictures_were_varied(checkpoint, variety, told):
+    load_driver(checkpoint).save(checkpoint, {"job": vars(TrainConfig(variety=variety))})
+    write_card(checkpoint, load_driver(checkpoint), evaluation_of(checkpoint))
+    assert told in (checkpoint / "README.md").read_text()
+
+
 def test_the_scores_of_other_weights_are_refused_and_the_earlier_card_stays(evaluated, command):
     (evaluated / "README.md").write_text("earlier")
     driver = load_driver(evaluated)
