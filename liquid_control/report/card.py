@@ -262,8 +262,8 @@ def _other_conditions(variety: str) -> str:
             "`domain_randomize=True`, another frame rate or a changed picture."
         )
     return (
-        f"The pictures that the driver learned from were varied (`--variety {variety}`), friction and timing were not. It "
-        "was scored with the default colours; `evaluate --suite shift` tells what it scores under others."
+        f"The pictures that the driver learned from were varied (`--variety {variety}`), friction and timing were not. "
+        "It was scored with the default colours; `evaluate --suite shift` tells what it scores under others."
     )
 
 
