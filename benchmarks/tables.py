@@ -151,7 +151,7 @@ def under_shift(suite: str) -> str:
     rows: dict[str, list[str]] = {}
     for cell in told["cells"]:
         low, high = cell["interval"]
-        numbers = [f"{cell['mean']:.1f}", f"{cell['laps']}/{cell['episodes']}"]
+        numbers = [f"{cell['mean']:.1f}".replace("-", "−"), f"{cell['laps']}/{cell['episodes']}"]
         if len(policies) == 1:
             numbers[1:1] = [f"{cell['std']:.1f}", f"{cell['iqm']:.1f} ({low:.1f} to {high:.1f})"]
         rows.setdefault(cell["shift"], [f"`{cell['shift']}`"]).extend(numbers)
