@@ -99,8 +99,8 @@ class Scribe(LanguageModel):
     def __init__(self):
         super().__init__(LanguageModelConfig(vocabulary=VOCABULARY, width=128, blocks=1))
 
-    def forward(self, tokens, state=None, elapsed=None, mask=None):
-        reading = super().forward(tokens, state, elapsed, mask)
+    def forward(self, tokens, state=None, elapsed=None, mask=None, last_only=False):
+        reading = super().forward(tokens, state, elapsed, mask, last_only)
         layers = {name: layer.clone() for name, layer in reading.state.layers.items()}
         ((name, layer),) = layers.items()
         if not state.frozen:
