@@ -317,7 +317,7 @@ class LTC(LiquidLayer):
 
     @epsilon.setter
     def epsilon(self, epsilon: float) -> None:
-        # As text: `torch.compile` may make a number a variable of its graph, of which no text can be made.
+        """Kept as text: `torch.compile` may make a number a variable of its graph, of which no text can be made."""
         self._epsilon = repr(float(epsilon))
 
     def _description(self) -> tuple[str, list[Tensor]]:
