@@ -101,7 +101,7 @@ def _look_up(images: np.ndarray, gain: np.ndarray, out: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class PictureVariety:
-    """How much the playfields of CarRacing are varied. Shares are of episodes."""
+    """How much the pictures of a driver are varied. Shares are of episodes."""
 
     unchanged: Share = 0.2
     """Share that stays as it is. All others get one or two of what follows, drawn by their weights."""
@@ -144,7 +144,7 @@ class PictureVariety:
 
 
 VARIETIES: dict[str, PictureVariety | None] = {"none": None, "mild": PictureVariety()}
-"""Varieties of playfields by name."""
+"""Varieties by name."""
 HELD_OUT = PictureVariety(
     unchanged=0.0,
     colour=0.0,

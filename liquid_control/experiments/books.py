@@ -22,12 +22,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from liquid_control.data.tokenizers import Tokenizer, tokenizer_from_config
-from liquid_control.experiments.study import Results, hierarchical_interval, run_command
+from liquid_control.experiments.study import Results, hierarchical_interval, train_language_model
 from liquid_control.models.language_model import LanguageModel, ReadingState, load_language_model
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError
-from liquid_control.support.files import write_atomically
+from liquid_control.support.files import read_text, write_atomically
 from liquid_control.support.lock import held
 from liquid_control.support.ranges import Count
 
@@ -115,20 +115,17 @@ def read_books(model: LanguageModel, tokenizer: Tokenizer, books: Sequence[str],
 def measure(seed: int, config: BooksConfig, novels: dict[str, Path]) -> dict[str, Any]:
     """A training by the command, and what it makes of the unseen books, as a line of the results."""
     learned, path = config.folder / "novels", config.folder / f"model-{seed}"
-    if (path / "config.yaml").exists():
-        words = ["--resume", str(path)]
-    else:
-        learned.mkdir(exist_ok=True)
-        for name, novel in novels.items():
-            if name not in config.unseen:
-                shutil.copyfile(novel, learned / novel.name)
-        words = f"--width {config.width} --steps {config.steps} --tokenizer {config.tokenizer} --seed {seed}".split()
-        words += "--batch 16 --time 128 --learning-rate 3e-3 --validation-share 0.02".split()
-        words += ["--text", str(learned), "--data", str(config.folder / "text"), "--run", str(path)]
-    run_command("lm", "train", *words)
+    learned.mkdir(exist_ok=True)
+    for name, novel in novels.items():
+        if name not in config.unseen:
+            shutil.copyfile(novel, learned / novel.name)
+    words = f"--width {config.width} --steps {config.steps} --tokenizer {config.tokenizer} --seed {seed}".split()
+    words += "--batch 16 --time 128 --learning-rate 3e-3 --validation-share 0.02".split()
+    words += ["--text", str(learned), "--data", str(config.folder / "text")]
+    train_language_model(path, words)
     model, told = load_language_model(path / "best")
     tokenizer = tokenizer_from_config(told["tokenizer"])
-    books = [novels[name].read_text(encoding="utf-8") for name in config.unseen]
+    books = [read_text(novels[name]) for name in config.unseen]
     read = read_books(model, tokenizer, books, config.half)
     return {
         **{"seed": seed, "parameters": model.parameter_count(), "seconds": told["training"]["seconds"]},

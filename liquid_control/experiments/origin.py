@@ -8,26 +8,24 @@ was stopped, the same command goes on.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import numpy as np
 import tyro
 
-from liquid_control.experiments.study import Results, hierarchical_interval, run_command, with_best_rate
-from liquid_control.models.language_model import load_language_model
+from liquid_control.experiments.study import best_of_arms, hierarchical_interval, train_language_model
+from liquid_control.models.language_model import Mend, load_language_model
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError, nearest
 from liquid_control.support.files import write_atomically
-from liquid_control.support.lock import held
 from liquid_control.support.ranges import Count
 
 PROGRAM = "python -m liquid_control.experiments.origin"
-MENDS = ("sequences", "gradients", "order", "bound")
+MENDS: tuple[Mend, ...] = get_args(Mend)
 STATIC = "not plastic"
 ARMS: dict[str, tuple[str, ...] | None] = {
     STATIC: None,
@@ -59,22 +57,14 @@ class OriginConfig:
     """Of the models: two fast cells of one Euler step, two deep ones of three midpoint steps."""
 
 
-def training_words(arm: str, rate: float, seed: int, config: OriginConfig, path: Path) -> list[str]:
-    """What ``lm train`` is told; a training that was begun goes on as it was begun."""
-    if (path / "config.yaml").exists():
-        return ["--resume", str(path)]
+def measure(arm: str, rate: float, seed: int, config: OriginConfig) -> dict[str, Any]:
+    """A training by the command, as a line of the results."""
+    path = config.folder / f"{arm.replace(' ', '-')}-{rate:g}-{seed}"
     mends = ARMS[arm]
     words = f"--variant origin --width {config.width} --blocks 4 --steps {config.steps} --seed {seed}".split()
     words += f"--learning-rate {rate:g} --batch 16 --time 64 --validate-every {config.steps}".split()
     words += ["--plastic", str(mends is not None), "--mends", *(mends or ())]
-    return [*words, "--text", str(config.text), "--data", str(config.folder / "text"), "--run", str(path)]
-
-
-def measure(arm: str, rate: float, seed: int, config: OriginConfig) -> dict[str, Any]:
-    """A training by the command, as a line of the results."""
-    path = config.folder / f"{arm.replace(' ', '-')}-{rate:g}-{seed}"
-    words = training_words(arm, rate, seed, config, path)
-    run_command("lm", "train", *words)
+    train_language_model(path, [*words, "--text", str(config.text), "--data", str(config.folder / "text")])
     model, told = load_language_model(path / "best")
     row = {"arm": arm, "rate": rate, "seed": seed, "parameters": model.parameter_count()}
     return row | {name: told["training"][name] for name in ("validation_loss", "bits_per_byte", "seconds")}
@@ -90,18 +80,18 @@ def main(arguments: Sequence[str]) -> None:
     for arm in config.arms:
         if arm not in ARMS:
             raise UserError(f"no arm {arm!r}: {nearest(arm, ARMS)}")
-    config.folder.mkdir(parents=True, exist_ok=True)
-    with held(config.folder, f"another process measures in {config.folder}: wait until it ends, or stop it."):
-        results = Results(config.folder, {"steps": config.steps, "width": config.width, "text": config.text.name})
-
-        def row(arm: str, rate: float, seed: int) -> dict[str, Any]:
-            return results.have(lambda: measure(arm, rate, seed, config), arm=arm, rate=rate, seed=seed)
-
-        lines = {
-            arm: with_best_rate(functools.partial(row, arm), RATES, config.seeds, "validation_loss")
-            for arm in config.arms
-        }
-    report = _report(lines)
+    options = {"steps": config.steps, "width": config.width, "text": config.text.name}
+    report = _report(
+        best_of_arms(
+            config.folder,
+            options,
+            config.arms,
+            lambda arm, rate, seed: measure(arm, rate, seed, config),
+            RATES,
+            config.seeds,
+            "validation_loss",
+        )
+    )
     write_atomically(config.folder / "report.md", report)
     console.print(report)
 

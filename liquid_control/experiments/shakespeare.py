@@ -7,7 +7,6 @@ learning rate that is best for it. Where it was stopped, the same command goes o
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +16,12 @@ import numpy as np
 import torch
 import tyro
 
-from liquid_control.experiments.study import Results, run_command, with_best_rate
+from liquid_control.experiments.study import best_of_arms, train_language_model
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig, load_language_model
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError, nearest
 from liquid_control.support.files import write_atomically
-from liquid_control.support.lock import held
 from liquid_control.support.ranges import Count
 
 PROGRAM = "python -m liquid_control.experiments.shakespeare"
@@ -74,24 +72,11 @@ def matched(arm: str, width: int, vocabulary: int = 66) -> LanguageModelConfig:
 def measure(arm: str, rate: float, seed: int, config: ShakespeareConfig) -> dict[str, Any]:
     """A training by the command, as a line of the results."""
     path = config.folder / f"{arm.replace(' ', '-')}-{rate:g}-{seed}"
-    if (path / "config.yaml").exists():
-        words = ["--resume", str(path)]
-    else:
-        shape = matched(arm, config.width)
-        words = f"--reading windows --steps {config.steps} --learning-rate {rate:g} --seed {seed}".split()
-        words += f"--width {shape.width} --expansion {shape.expansion} --rule {shape.rule}".split()
-        words += [
-            "--window",
-            str(shape.window),
-            "--pattern",
-            *shape.pattern,
-            "--text",
-            str(config.text),
-            "--data",
-            str(config.folder / "text"),
-        ]
-        words += ["--run", str(path)]
-    run_command("lm", "train", *words)
+    shape = matched(arm, config.width)
+    words = f"--reading windows --steps {config.steps} --learning-rate {rate:g} --seed {seed}".split()
+    words += f"--width {shape.width} --expansion {shape.expansion} --rule {shape.rule} --window {shape.window}".split()
+    words += ["--pattern", *shape.pattern, "--text", str(config.text), "--data", str(config.folder / "text")]
+    train_language_model(path, words)
     model, best = load_language_model(path / "best")
     _, last = load_language_model(path / "last")
     row = {"arm": arm, "rate": rate, "seed": seed, "parameters": model.parameter_count()}
@@ -109,17 +94,17 @@ def main(arguments: Sequence[str]) -> None:
     for arm in config.arms:
         if arm not in ARMS:
             raise UserError(f"no arm {arm!r}: {nearest(arm, ARMS)}")
-    config.folder.mkdir(parents=True, exist_ok=True)
-    with held(config.folder, f"another process measures in {config.folder}: wait until it ends, or stop it."):
-        results = Results(config.folder, {"steps": config.steps, "width": config.width, "text": config.text.name})
-
-        def row(arm: str, rate: float, seed: int) -> dict[str, Any]:
-            return results.have(lambda: measure(arm, rate, seed, config), arm=arm, rate=rate, seed=seed)
-
-        lines = [
-            with_best_rate(functools.partial(row, arm), RATES, config.seeds, "validation_loss") for arm in config.arms
-        ]
-    report = _report(lines)
+    options = {"steps": config.steps, "width": config.width, "text": config.text.name}
+    lines = best_of_arms(
+        config.folder,
+        options,
+        config.arms,
+        lambda arm, rate, seed: measure(arm, rate, seed, config),
+        RATES,
+        config.seeds,
+        "validation_loss",
+    )
+    report = _report(list(lines.values()))
     write_atomically(config.folder / "report.md", report)
     console.print(report)
 

@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from liquid_control.support.errors import UserError
 from liquid_control.support.files import write_atomically
+from liquid_control.support.lock import held
 
 
 class Results:
@@ -78,6 +80,49 @@ def with_best_rate(
     """
     best = min(rates, key=lambda rate: float(row(rate, 0)[loss]))
     return [row(best, seed) for seed in range(seeds)]
+
+
+def best_of_arms(
+    folder: Path,
+    options: Mapping[str, Any],
+    arms: Sequence[str],
+    measure: Callable[[str, float, int], dict[str, Any]],
+    rates: Sequence[float],
+    seeds: int,
+    loss: str,
+) -> dict[str, list[dict[str, Any]]]:
+    """:func:`with_best_rate` of each arm, measured in a folder that one process works in.
+
+    Args:
+        folder: of the study, made if it is not there.
+        options: that all measurements depend on, see :class:`Results`.
+        arms: their names.
+        measure: the row of an arm, a learning rate and a seed.
+        rates: to choose from.
+        seeds: how many.
+        loss: which value of a row tells rates apart.
+
+    Raises:
+        UserError: if the folder holds results of other options, or another process works in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder, f"another process measures in {folder}: wait until it ends, or stop it."):
+        results = Results(folder, options)
+
+        def row(arm: str, rate: float, seed: int) -> dict[str, Any]:
+            return results.have(partial(measure, arm, rate, seed), arm=arm, rate=rate, seed=seed)
+
+        return {arm: with_best_rate(partial(row, arm), rates, seeds, loss) for arm in arms}
+
+
+def train_language_model(path: Path, words: Sequence[str]) -> None:
+    """``lm train`` of these words into a run folder; a training that was begun goes on as it was begun.
+
+    Raises:
+        UserError: if it fails.
+    """
+    begun = (path / "config.yaml").exists()
+    run_command("lm", "train", *(["--resume", str(path)] if begun else [*words, "--run", str(path)]))
 
 
 def run_command(command: str, *words: str) -> None:
