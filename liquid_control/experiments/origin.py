@@ -20,7 +20,7 @@ from liquid_control.experiments.study import best_of_arms, hierarchical_interval
 from liquid_control.models.language_model import Mend, load_language_model
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
-from liquid_control.support.errors import UserError, nearest
+from liquid_control.support.errors import check_known
 from liquid_control.support.files import write_atomically
 from liquid_control.support.ranges import Count
 
@@ -77,9 +77,7 @@ def main(arguments: Sequence[str]) -> None:
         UserError: if there is no such arm, a training fails, or the folder holds results of other options.
     """
     config, console = parse(OriginConfig, arguments, PROGRAM), Console()
-    for arm in config.arms:
-        if arm not in ARMS:
-            raise UserError(f"no arm {arm!r}: {nearest(arm, ARMS)}")
+    check_known("arm", config.arms, ARMS)
     options = {"steps": config.steps, "width": config.width, "text": config.text.name}
     report = _report(
         best_of_arms(

@@ -29,7 +29,7 @@ from liquid_control.experiments.study import Results, with_best_rate
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
-from liquid_control.support.errors import UserError, nearest
+from liquid_control.support.errors import check_known
 from liquid_control.support.files import write_atomically
 from liquid_control.support.lock import held
 from liquid_control.support.ranges import Count
@@ -181,10 +181,8 @@ def main(arguments: Sequence[str]) -> None:
         UserError: if there is no such arm or task, or the folder holds results of other options.
     """
     config, console = parse(RecallConfig, arguments, PROGRAM), Console()
-    for what, given, known in (("arm", config.arms, ARMS), ("task", config.tasks, TESTS)):
-        for name in given:
-            if name not in known:
-                raise UserError(f"no {what} {name!r}: {nearest(name, known)}")
+    check_known("arm", config.arms, ARMS)
+    check_known("task", config.tasks, TESTS)
     config.folder.mkdir(parents=True, exist_ok=True)
     with held(config.folder, f"another process measures in {config.folder}: wait until it ends, or stop it."):
         kept = {name: getattr(config, name) for name in ("steps", "batch", "width", "tested")}

@@ -19,7 +19,7 @@ from agents.run_folder import RunFolder
 from liquid_control.experiments.study import run_command
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
-from liquid_control.support.errors import UserError, nearest
+from liquid_control.support.errors import check_known
 from liquid_control.support.ranges import Count
 
 PROGRAM = "python -m liquid_control.experiments.shift_study"
@@ -114,9 +114,7 @@ def main(arguments: Sequence[str]) -> None:
         UserError: if there is no such core, or a training or the evaluation fails.
     """
     config, console = parse(StudyConfig, arguments, PROGRAM), Console()
-    for policy in config.policies:
-        if policy not in POLICIES:
-            raise UserError(f"the study has no core {policy!r}: {nearest(policy, POLICIES)}")
+    check_known("core", config.policies, POLICIES)
     arms = list(arms_of(config))
     for number, arm in enumerate(arms, 1):
         if not RunFolder(arm.run(config.folder)).last.exists():

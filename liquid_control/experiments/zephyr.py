@@ -49,7 +49,7 @@ from liquid_control.models.plasticity import (
 )
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
-from liquid_control.support.errors import UserError, nearest
+from liquid_control.support.errors import UserError, check_known
 from liquid_control.support.files import read_text, write_atomically
 from liquid_control.support.lock import held
 from liquid_control.support.ranges import Count
@@ -435,9 +435,7 @@ def main(arguments: Sequence[str]) -> None:
         sys.stdout.write(f"{answer(Path(arguments[1]), int(arguments[2]))}\n")
         return
     config, console = parse(ZephyrConfig, arguments, PROGRAM), Console()
-    for kind in config.models:
-        if kind not in MODELS:
-            raise UserError(f"no model {kind!r}: {nearest(kind, MODELS)}")
+    check_known("model", config.models, MODELS)
     filler = Filler.read(config.text)
     config.folder.mkdir(parents=True, exist_ok=True)
     with held(config.folder, f"another process measures in {config.folder}: wait until it ends, or stop it."):

@@ -20,6 +20,22 @@ class DivergedError(UserError):
         )
 
 
+def check_known(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Compares names with those that there are.
+
+    Args:
+        what: they are names of, for the message: an arm, a task.
+        given: names.
+        known: names that there are.
+
+    Raises:
+        UserError: if one of them is not there; the nearest is named.
+    """
+    for name in given:
+        if name not in known:
+            raise UserError(f"no {what} {name!r}: {nearest(name, known)}")
+
+
 def nearest(given: str, known: Iterable[str]) -> str:
     """A hint that names the known word closest to ``given`` and lists them all, to end an error message with."""
     known = sorted(known)
