@@ -1,4 +1,4 @@
-"""What may be different about pictures without a driver having to do anything else: colours, light, things, noise."""
+"""What may be different without a driver having to do anything else: colours, light, things, noise, gauges, clocks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from annotated_types import Ge, Le
 
 from liquid_control.support.command import read_yaml
 from liquid_control.support.errors import UserError, nearest
-from liquid_control.support.ranges import Count, NotNegative, Share
+from liquid_control.support.ranges import Count, NotNegative, Positive, Share
 from liquid_control.support.schema import validated
 
 Level = Annotated[float, Ge(0), Le(255)]
@@ -21,7 +21,7 @@ Level = Annotated[float, Ge(0), Le(255)]
 
 
 @dataclass(frozen=True)
-class Variety:
+class RoadVariety:
     """How much pictures are varied."""
 
     mirrored: float = 0.5
@@ -48,12 +48,12 @@ class RoadAugmentation:
         rng: draws.
     """
 
-    def __init__(self, variety: Variety, rng: np.random.Generator):
+    def __init__(self, variety: RoadVariety, rng: np.random.Generator):
         self.variety, self.rng = variety, rng
         self._mirrored = self._rows = self._columns = np.empty(0, int)
         self._levels = np.empty(0)
 
-    def __call__(self, images: np.ndarray, labels: np.ndarray, fresh: np.ndarray) -> None:
+    def __call__(self, images: np.ndarray, gauges: np.ndarray, labels: np.ndarray, fresh: np.ndarray) -> None:
         """Varies images (B, T, height, width, 3) uint8 and steering (B, T, 1); fresh (B,) tells where drives begin."""
         batch, _, height, width, _ = images.shape
         if len(self._mirrored) != batch:
@@ -100,11 +100,11 @@ def _look_up(images: np.ndarray, gain: np.ndarray, out: np.ndarray) -> None:
 
 
 @dataclass(frozen=True)
-class PictureVariety:
-    """How much the pictures of a driver are varied. Shares are of episodes."""
+class Variety:
+    """How much of what a driver sees is varied, and when it sees it. Shares are of episodes."""
 
     unchanged: Share = 0.2
-    """Share that stays as it is. All others get one or two of what follows, drawn by their weights."""
+    """Share whose pictures stay as they are. All others get one or two of what follows, drawn by their weights."""
     colour: NotNegative = 2.0
     """Weight of other colours: a turn of colour space around grey, and a shift."""
     turn: Share = 1.0
@@ -123,9 +123,11 @@ class PictureVariety:
     """Least and greatest share of the filtered picture."""
     shade: NotNegative = 1.0
     """Weight of smooth light and shade over the picture."""
-    depth: Share = 0.45
+    depth: Share = 0.8
     """How much brighter or darker shade makes the picture at most."""
-    grass: NotNegative = 3.0
+    shadow: NotNegative = 1.0
+    """Weight of shadows with sharp edges: dark bands that move over the picture."""
+    grass: NotNegative = 4.0
     """Weight of a texture in the place of the grass that drifts along: smooth, or patches of two colours."""
     patches: Share = 0.5
     """Share of those textures that are patches. Their edges are as sharp as the road's, and lead nowhere."""
@@ -141,16 +143,25 @@ class PictureVariety:
     """Share with things that lie on the picture and do not move: up to three textured rectangles beside the car."""
     largest: Count = 13
     """Pixels of their longer side, at most."""
+    clock: Share = 0.25
+    """Share of episodes that are learned by another clock: with frames left out, or seen several times."""
+    fine: Share = 0.3
+    """Share of those in which frames are seen several times."""
+    gap: Positive = 3.0
+    """Frames that are left out at most, on average."""
+    gauges: Share = 0.0
+    """Share of episodes in which some of the gauges show nothing."""
 
 
-VARIETIES: dict[str, PictureVariety | None] = {"none": None, "mild": PictureVariety()}
+VARIETIES: dict[str, Variety | None] = {"none": None, "mild": Variety()}
 """Varieties by name."""
-HELD_OUT = PictureVariety(
+HELD_OUT = Variety(
     unchanged=0.0,
     colour=0.0,
     curve=0.0,
     filter=0.0,
     shade=0.0,
+    shadow=0.0,
     grass=0.0,
     noise=0.0,
     posterise=1.0,
@@ -161,7 +172,7 @@ HELD_OUT = PictureVariety(
 """What robust validation sees: kinds of variety that :data:`VARIETIES` do not have."""
 
 
-def find_variety(name: str) -> PictureVariety | None:
+def find_variety(name: str) -> Variety | None:
     """One of :data:`VARIETIES`, or what a YAML file says.
 
     Raises:
@@ -171,7 +182,7 @@ def find_variety(name: str) -> PictureVariety | None:
         return VARIETIES[name]
     if not Path(name).suffix:
         raise UserError(f"no variety {name!r}: {nearest(name, VARIETIES)} Or give a YAML file.")
-    variety: PictureVariety = validated(PictureVariety, read_yaml(Path(name)), f"the variety in {name}")
+    variety: Variety = validated(Variety, read_yaml(Path(name)), f"the variety in {name}")
     return variety
 
 
@@ -181,22 +192,23 @@ CAR = slice(18, 27), slice(12, 20)
 """Where a playfield of 28 × 32 shows the car: rows and columns."""
 
 
-class PictureVariation:
-    """What is drawn for an episode, and pictures varied by it.
+class Variation:
+    """What is drawn for an episode, and pictures and gauges varied by it.
 
     Args:
         variety: how much.
         rng: draws.
         size: (height, width) of the pictures.
+        gauges: how many there are.
     """
 
-    def __init__(self, variety: PictureVariety, rng: np.random.Generator, size: tuple[int, int]):
+    def __init__(self, variety: Variety, rng: np.random.Generator, size: tuple[int, int], gauges: int):
         self.variety, self.rng, self.size = variety, rng, size
         self._changes: list[Callable[[np.ndarray], None]] = []
         if rng.random() >= variety.unchanged:
             kinds = (
                 *(self._grass, self._colour, self._curve, self._filter, self._posterise),
-                *(self._shade, self._vignette, self._stripes, self._noise),
+                *(self._shade, self._shadow, self._vignette, self._stripes, self._noise),
             )
             weights = np.array([getattr(variety, kind.__name__.removeprefix("_")) for kind in kinds], float)
             count = min(int(rng.integers(1, 3)), int(np.count_nonzero(weights)))
@@ -205,11 +217,14 @@ class PictureVariation:
                 self._changes = [kinds[place]() for place in sorted(drawn)]
             if rng.random() < variety.things:
                 self._changes += [self._thing() for _ in range(rng.integers(1, 4))]
+        dead = int(rng.integers(gauges + 1)) if rng.random() < variety.gauges else 0
+        self._dead = rng.permutation(gauges)[:dead]
 
-    def __call__(self, images: np.ndarray) -> None:
-        """Varies consecutive pictures (T, height, width, 3) uint8 in place."""
+    def __call__(self, images: np.ndarray, gauges: np.ndarray) -> None:
+        """Varies consecutive pictures (T, height, width, 3) uint8 and gauges (T, G) in place."""
         for change in self._changes:
             change(images)
+        gauges[:, self._dead] = 0
 
     def _colour(self) -> Callable[[np.ndarray], None]:
         variety, rng = self.variety, self.rng
@@ -259,6 +274,20 @@ class PictureVariation:
         coarse = self.rng.uniform(1 - self.variety.depth, 1 + self.variety.depth, (3, 3)).astype(np.float32)
         gain = np.maximum(cv2.resize(coarse, self.size[::-1], interpolation=cv2.INTER_CUBIC), 0)[..., None]
         return lambda images: np.copyto(images, np.minimum(images * gain, 255), casting="unsafe")
+
+    def _shadow(self) -> Callable[[np.ndarray], None]:
+        rng, (height, width) = self.rng, self.size
+        angle, period, gain = rng.uniform(0, 2 * np.pi), rng.uniform(6, 40), rng.uniform(0.2, 0.8)
+        across = np.cos(angle) * np.arange(height)[:, None] + np.sin(angle) * np.arange(width)
+        dark, phase, drift = rng.uniform(0.2, 0.7) * period, rng.uniform(0, period), rng.uniform(-1, 1)
+
+        def change(images: np.ndarray) -> None:
+            nonlocal phase
+            places = across + phase + drift * np.arange(len(images))[:, None, None]
+            np.copyto(images, images * gain, where=(places % period < dark)[..., None], casting="unsafe")
+            phase += drift * len(images)
+
+        return change
 
     def _grass(self) -> Callable[[np.ndarray], None]:
         rng, (height, width) = self.rng, self.size
@@ -357,7 +386,7 @@ class PictureVariation:
         return change
 
 
-class PictureAugmentation:
+class Augmentation:
     """Varies stretches of episodes in place; what is drawn for an episode holds until the next begins in its stream.
 
     Args:
@@ -365,19 +394,45 @@ class PictureAugmentation:
         rng: draws.
     """
 
-    def __init__(self, variety: PictureVariety, rng: np.random.Generator):
+    def __init__(self, variety: Variety, rng: np.random.Generator):
         self.variety, self.rng = variety, rng
-        self._episodes: dict[int, PictureVariation] = {}
+        self._episodes: dict[int, Variation] = {}
 
-    def __call__(self, images: np.ndarray, labels: np.ndarray, fresh: np.ndarray) -> None:
-        """Varies images (B, T, height, width, 3) uint8; fresh (B,) tells where episodes begin. Labels stay."""
+    def __call__(self, images: np.ndarray, gauges: np.ndarray, labels: np.ndarray, fresh: np.ndarray) -> None:
+        """Varies images (B, T, height, width, 3) uint8 and gauges (B, T, G); fresh (B,) tells where episodes begin."""
         batch, _, height, width, _ = images.shape
         if len(self._episodes) != batch:
             self._episodes, fresh = {}, np.ones(batch, bool)
         for row in range(batch):
             if fresh[row]:
-                self._episodes[row] = PictureVariation(self.variety, self.rng, (height, width))
-            self._episodes[row](images[row])
+                self._episodes[row] = Variation(self.variety, self.rng, (height, width), gauges.shape[2])
+            self._episodes[row](images[row], gauges[row])
+
+
+class Clock:
+    """Frames of episodes as another clock would have seen them: some left out, or each seen several times.
+
+    Args:
+        variety: how much.
+        rng: draws.
+    """
+
+    def __init__(self, variety: Variety, rng: np.random.Generator):
+        self.variety, self.rng = variety, rng
+
+    def __call__(self, elapsed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Times (T,) since the frame before -> frames that are seen, as indices (S,), and the same times of those."""
+        rng, frames = self.rng, np.arange(len(elapsed))
+        if rng.random() >= self.variety.clock:
+            return frames, elapsed
+        if rng.random() < self.variety.fine:
+            parts = int(rng.integers(2, 5))
+            return frames.repeat(parts), (elapsed / parts).repeat(parts)
+        gaps = 1 + rng.poisson(rng.uniform(0.1, self.variety.gap), len(elapsed))
+        frames = np.cumsum(gaps) - gaps[0]
+        frames = frames[frames < len(elapsed)]
+        passed = np.cumsum(elapsed)[frames]
+        return frames, np.diff(passed, prepend=passed[0] - elapsed[0]).astype(np.float32)
 
 
 def _stacked(images: np.ndarray) -> np.ndarray:

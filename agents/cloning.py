@@ -45,9 +45,13 @@ class Streams:
         time: steps a stretch.
         rng: picks episodes and, for the first stretch, positions inside them, so that streams are out of step.
         warm_up: steps that are not graded after a start in the middle of an episode, where the state is unknown.
-        augment: one after the other, each changes images (B, T, height, width, 3) and labels (B, T, controls) in
-            place; it is told which streams begin an episode (B,), so that what it does to one lasts as long as that.
+        augment: one after the other, each changes images (B, T, height, width, 3), gauges (B, T, G) and labels (B, T,
+            controls) in place; it is told which streams begin an episode (B,), so that what it does to one lasts as
+            long as that.
         weigh: how much each of the labels (B, T, controls) counts, (B, T); all alike without it.
+        clock: when an episode's frames are seen: elapsed times (T,) -> the frames that are seen, as indices (S,), and
+            the times that have then passed since the one before (S,). Drawn for every start of an episode; without it
+            all frames are seen as they were recorded.
     """
 
     def __init__(
@@ -57,16 +61,19 @@ class Streams:
         time: int,
         rng: np.random.Generator,
         warm_up: int = 8,
-        augment: Sequence[Callable[[np.ndarray, np.ndarray, np.ndarray], None]] = (),
+        augment: Sequence[Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]] = (),
         weigh: Callable[[np.ndarray], np.ndarray] | None = None,
+        clock: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None,
     ):
         self.episodes, self.time, self.rng, self.warm_up = episodes, time, rng, warm_up
-        self.augment, self.weigh = augment, weigh
+        self.augment, self.weigh, self.clock = augment, weigh, clock
+        self.tells_time = clock is not None or any(len(episode.elapsed) for episode in episodes)
         # Long episodes hold more to learn than short ones: draw them in proportion.
         steps = np.array([episode.steps for episode in episodes], float)
         self.share = steps / steps.sum()
         self.current = rng.choice(len(episodes), batch, p=self.share)
-        self.position = np.array([rng.integers(episodes[index].steps) for index in self.current])
+        self.seen = [self._see(index) for index in self.current]
+        self.position = np.array([rng.integers(len(frames)) for frames, _ in self.seen])
         self.fresh = np.ones(batch, bool)
         self.ungraded = np.where(self.position > 0, warm_up, 0)
 
@@ -76,18 +83,18 @@ class Streams:
         images = np.zeros((batch, time, *first.images.shape[1:]), np.uint8)
         gauges = np.zeros((batch, time, first.gauges.shape[1]), np.float32)
         labels = np.zeros((batch, time, first.labels.shape[1]), np.float32)
-        elapsed = np.ones((batch, time), np.float32) if any(len(episode.elapsed) for episode in self.episodes) else None
+        elapsed = np.ones((batch, time), np.float32)
         length = np.zeros(batch, int)
-        for row, (index, start) in enumerate(zip(self.current, self.position, strict=True)):
-            episode, stop = self.episodes[index], start + time
-            length[row] = min(stop, episode.steps) - start
-            images[row, : length[row]] = episode.images[start:stop]
-            gauges[row, : length[row]] = episode.gauges[start:stop]
-            labels[row, : length[row]] = episode.labels[start:stop]
-            if elapsed is not None and len(episode.elapsed):
-                elapsed[row, : length[row]] = episode.elapsed[start:stop]
+        for row, (index, start, seen) in enumerate(zip(self.current, self.position, self.seen, strict=True)):
+            episode = self.episodes[index]
+            frames, times = (part[start : start + time] for part in seen)
+            length[row] = len(frames)
+            images[row, : len(frames)] = episode.images[frames]
+            gauges[row, : len(frames)] = episode.gauges[frames]
+            labels[row, : len(frames)] = episode.labels[frames]
+            elapsed[row, : len(frames)] = times
         for augment in self.augment:
-            augment(images, labels, self.fresh)
+            augment(images, gauges, labels, self.fresh)
         tick = np.arange(time)
         mask = tick < length[:, None]
         weight = (mask & (tick >= self.ungraded[:, None])).astype(np.float32)
@@ -95,18 +102,24 @@ class Streams:
             weight *= self.weigh(labels)
         parts = (torch.from_numpy(part) for part in (images, gauges, labels, mask, weight, self.fresh))
         stretch = Stretch(*parts)
-        if elapsed is not None:
+        if self.tells_time:
             stretch.elapsed = torch.from_numpy(elapsed)
         self._advance()
         return stretch
 
     def _advance(self) -> None:
         self.position = self.position + self.time
-        self.fresh = np.array([self.position[row] >= self.episodes[e].steps for row, e in enumerate(self.current)])
+        self.fresh = np.array([at >= len(frames) for at, (frames, _) in zip(self.position, self.seen, strict=True)])
         self.ungraded = np.zeros_like(self.ungraded)
         for row in np.flatnonzero(self.fresh):
             self.current[row] = self.rng.choice(len(self.episodes), p=self.share)
-            self.position[row] = 0
+            self.seen[row], self.position[row] = self._see(self.current[row]), 0
+
+    def _see(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Frames of an episode in the order in which they are seen, and the time since the one before."""
+        episode = self.episodes[index]
+        times = episode.elapsed if len(episode.elapsed) else np.ones(episode.steps, np.float32)
+        return (np.arange(episode.steps), times) if self.clock is None else self.clock(times)
 
 
 class Cloner:

@@ -47,8 +47,8 @@ class TrainConfig(ImitationConfig):
     leash: Positive = 20.0
     """Distance from the centre line at which a training episode ends. The road is 6.67 wide to each side."""
     variety: str = "mild"
-    """How much the pictures that it learns from are varied: none, mild, or a YAML file with fields of
-    agents.augmentation.PictureVariety. Two of five drives of the learner see varied pictures, too, and validation is
+    """How much what it learns from is varied: none, mild, or a YAML file with fields of
+    agents.augmentation.Variety. Two of five drives of the learner are varied, too, and validation is
     half on kinds of variety that are never trained on."""
     video: bool = True
     """Whether to record a lap at the end."""

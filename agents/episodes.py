@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.box2d.car_racing import CarRacing
 
-from agents.augmentation import PictureVariation, PictureVariety
+from agents.augmentation import Variation, Variety
 from envs.car_racing.expert import Expert
 from envs.disturbance import Disturbance
 from envs.partial import IrregularTime
@@ -35,7 +35,7 @@ class EpisodePlan:
     disturbed: bool = False
     """Whether bursts of steering noise are added, so that recoveries are seen."""
     varied: bool = False
-    """Whether the driver sees pictures of :attr:`Conditions.variety`. What is kept is how they were."""
+    """Whether the driver sees pictures and gauges of :attr:`Conditions.variety`. What is kept is how they were."""
     traced: bool = False
     """Whether the way of the car is kept."""
 
@@ -87,8 +87,8 @@ class Conditions:
     """Probability that an observation is lost; see `envs.partial.IrregularTime`."""
     jitter: int = 0
     """Steps by which an observation may be late; see `envs.partial.IrregularTime`."""
-    variety: PictureVariety | None = None
-    """Of the pictures that varied episodes show."""
+    variety: Variety | None = None
+    """Of what varied episodes show."""
     shifts: str = ""
     """What is different from training, for example ``rain:3+delay:2``; see `envs.shifts`."""
 
@@ -223,17 +223,17 @@ def drive_episode(driver: Driver, plan: EpisodePlan, conditions: Conditions) -> 
     lane.start(plan, conditions, SteeringAttack(driver, compiled) if conditions.shifts else None)
     vary = None
     if plan.varied and conditions.variety is not None:
-        rng, size = np.random.default_rng([plan.seed, 13]), compiled.view.image_shape[:2]
-        vary = PictureVariation(conditions.variety, rng, size)
+        rng, view = np.random.default_rng([plan.seed, 13]), compiled.view
+        vary = Variation(conditions.variety, rng, view.image_shape[:2], len(view.gauges))
     while lane.busy:
         if conditions.record or vary:
             image, gauges = compiled.view(lane.observation)
             elapsed = 1.0 if lane.elapsed is None else lane.elapsed
-            shown = image
+            shown = image, gauges
             if vary:
-                shown = image.copy()
-                vary(shown[None])
-            lane.advance(compiled.act_on((shown, gauges), elapsed), (image, gauges) if conditions.record else None)
+                shown = image.copy(), gauges.copy()
+                vary(shown[0][None], shown[1][None])
+            lane.advance(compiled.act_on(shown, elapsed), (image, gauges) if conditions.record else None)
         else:
             action = compiled.act(lane.observation, lane.elapsed)
             lane.advance(action, looks=not compiled.holds)

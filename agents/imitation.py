@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.augmentation import PictureAugmentation, find_variety
+from agents.augmentation import Augmentation, Clock, find_variety
 from agents.cloning import Cloner, Streams
 from agents.demonstrations import read_shard
 from agents.device import resolve_device
@@ -55,8 +55,8 @@ class ImitationConfig(JobConfig):
     encoding: Encoding = "rgb"
     """How the eyes see levels of colour: rgb, as they are, or norm, relative to the picture's own mean and contrast."""
     variety: str = "none"
-    """How much the pictures that it learns from are varied: none, mild, or a YAML file with fields of
-    agents.augmentation.PictureVariety."""
+    """How much what it learns from is varied: none, mild, or a YAML file with fields of
+    agents.augmentation.Variety."""
     learning_rate: NotNegative = 4e-3
     """Peak learning rate of Adam. It is warmed up, then falls along a cosine to 2 %."""
     validate_every: Count = 4
@@ -179,11 +179,16 @@ class Imitation(ABC, Generic[ImitationJob]):
 
     def _streams(self, rng: np.random.Generator) -> Streams:
         """How the episodes are dealt out."""
-        return Streams(self.episodes, self.config.batch, self.config.time, rng, augment=self._variations(rng))
+        augment, clock = self._variations(rng), self._clock(rng)
+        return Streams(self.episodes, self.config.batch, self.config.time, rng, augment=augment, clock=clock)
 
-    def _variations(self, rng: np.random.Generator) -> list[PictureAugmentation]:
-        """How pictures are varied, if at all."""
-        return [] if self.variety is None else [PictureAugmentation(self.variety, rng)]
+    def _variations(self, rng: np.random.Generator) -> list[Augmentation]:
+        """How pictures and gauges are varied, if at all."""
+        return [] if self.variety is None else [Augmentation(self.variety, rng)]
+
+    def _clock(self, rng: np.random.Generator) -> Clock | None:
+        """When frames are seen, if otherwise than they were recorded."""
+        return Clock(self.variety, rng) if self.variety is not None and self.variety.clock > 0 else None
 
     # The loop
 

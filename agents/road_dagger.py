@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.augmentation import RoadAugmentation, Variety
+from agents.augmentation import RoadAugmentation, RoadVariety
 from agents.cloning import Streams
 from agents.episodes import Episode
 from agents.imitation import Imitation, ImitationConfig, begin_imitation
@@ -135,9 +135,15 @@ class RoadDagger(Imitation[RoadConfig]):
             wanted = config.data_share / (1 - config.data_share) * (all_of_them - recorded)
             again = max(0, round(wanted / recorded) - 1)  # a drive that is in the list twice is drawn twice as often
         episodes = self.episodes + again * self.recordings.learned
-        roads = RoadAugmentation(Variety(shift=config.shift), rng)
+        roads = RoadAugmentation(RoadVariety(shift=config.shift), rng)
         return Streams(
-            episodes, config.batch, config.time, rng, augment=[roads, *self._variations(rng)], weigh=self._weigh
+            episodes,
+            config.batch,
+            config.time,
+            rng,
+            augment=[roads, *self._variations(rng)],
+            weigh=self._weigh,
+            clock=self._clock(rng),
         )
 
     def _weigh(self, labels: np.ndarray) -> np.ndarray:

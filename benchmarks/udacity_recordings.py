@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from agents.augmentation import RoadAugmentation, Variety
+from agents.augmentation import RoadAugmentation, RoadVariety
 from agents.cloning import Cloner, Streams
 from agents.episodes import Episode
 from agents.recordings import read_recordings, steering_error
@@ -99,7 +99,7 @@ def learn(entry: Entry, episodes: list[Episode], seed: int) -> nn.Module:
     net = entry.make()
     cloner = Cloner(net, entry.learning_rate, entry.steps, control_weights=(10.0,))  # type: ignore[arg-type]
     rng = np.random.default_rng(seed)
-    augment = [RoadAugmentation(Variety(shift=0.05), rng)]
+    augment = [RoadAugmentation(RoadVariety(shift=0.05), rng)]
     cloner.train(Streams(episodes, entry.batch, entry.time, rng, augment=augment), entry.steps)
     return cloner.average
 

@@ -1,4 +1,4 @@
-"""Pictures are varied as a road may be, and the steering goes with them."""
+"""Pictures are varied as a road may be, and the steering goes with them; gauges die, and clocks go otherwise."""
 
 import dataclasses
 
@@ -8,14 +8,16 @@ import pytest
 from agents.augmentation import (
     CAR,
     HELD_OUT,
-    PictureAugmentation,
-    PictureVariety,
+    Augmentation,
+    Clock,
     RoadAugmentation,
+    RoadVariety,
     Variety,
     find_variety,
 )
 from liquid_control.support.errors import UserError
 
+NO_GAUGES = np.zeros((3, 4, 0), np.float32)
 STILL = {"mirrored": 0.0, "brightness": 0.0, "tint": 0.0, "shadow": 0.0, "tilt": 0.0}
 
 
@@ -28,8 +30,8 @@ def stretch(batch=3, time=4, height=8, width=12):
 def vary(fresh=True, **variety):
     images, labels = stretch()
     before = images.copy(), labels.copy()
-    augment = RoadAugmentation(Variety(**(STILL | variety)), np.random.default_rng(1))
-    augment(images, labels, np.full(3, fresh))
+    augment = RoadAugmentation(RoadVariety(**(STILL | variety)), np.random.default_rng(1))
+    augment(images, NO_GAUGES, labels, np.full(3, fresh))
     return *before, images, labels
 
 
@@ -75,12 +77,12 @@ def test_a_shift_to_the_right_asks_for_steering_to_the_right():
 
 
 def test_what_is_drawn_for_a_drive_holds_until_the_next_begins():
-    augment = RoadAugmentation(Variety(shadow=0.0), np.random.default_rng(2))
+    augment = RoadAugmentation(RoadVariety(shadow=0.0), np.random.default_rng(2))
     images, labels = stretch()
     first, again, other = images.copy(), images.copy(), images.copy()
-    augment(first, labels.copy(), np.ones(3, bool))
-    augment(again, labels.copy(), np.zeros(3, bool))
-    augment(other, labels.copy(), np.array([False, True, False]))
+    augment(first, NO_GAUGES, labels.copy(), np.ones(3, bool))
+    augment(again, NO_GAUGES, labels.copy(), np.zeros(3, bool))
+    augment(other, NO_GAUGES, labels.copy(), np.array([False, True, False]))
     np.testing.assert_array_equal(again, first)
     assert (other[1] != first[1]).any()
     np.testing.assert_array_equal(other[[0, 2]], first[[0, 2]])
@@ -91,7 +93,7 @@ def test_the_same_draws_give_the_same_pictures(batch):
     results = []
     for _ in range(2):
         images, labels = stretch(batch)
-        RoadAugmentation(Variety(), np.random.default_rng(3))(images, labels, np.ones(batch, bool))
+        RoadAugmentation(RoadVariety(), np.random.default_rng(3))(images, NO_GAUGES, labels, np.ones(batch, bool))
         results.append((images, labels))
     np.testing.assert_array_equal(results[0][0], results[1][0])
     np.testing.assert_array_equal(results[0][1], results[1][1])
@@ -99,13 +101,13 @@ def test_the_same_draws_give_the_same_pictures(batch):
 
 # Playfields of CarRacing
 
-KINDS = ("grass", "colour", "curve", "filter", "posterise", "shade", "vignette", "stripes", "noise")
+KINDS = ("grass", "colour", "curve", "filter", "posterise", "shade", "shadow", "vignette", "stripes", "noise")
 
 
 def only(kind):
     """A variety of one kind in every episode."""
     weights = {other: float(other == kind) for other in KINDS}
-    return PictureVariety(unchanged=0.0, things=float(kind == "things"), **weights)
+    return Variety(unchanged=0.0, things=float(kind == "things"), **weights)
 
 
 def playfields(batch=2, time=5, height=28, width=32):
@@ -116,12 +118,20 @@ def playfields(batch=2, time=5, height=28, width=32):
     return images
 
 
+def vary_playfields(variety, seed, images):
+    """In place, as at the beginning of episodes without gauges."""
+    batch, time = images.shape[:2]
+    fresh = np.ones(batch, bool)
+    gauges, labels = np.zeros((batch, time, 0)), np.zeros((batch, time, 3))
+    Augmentation(variety, np.random.default_rng(seed))(images, gauges, labels, fresh)
+
+
 @pytest.mark.parametrize("kind", [*KINDS, "things"])
 def test_each_kind_of_variety_changes_pictures_and_the_same_draw_the_same_way(kind):
     outcomes = []
-    for seed in (1, 1, 2):
+    for seed in (3, 3, 4):
         images, labels = playfields(), np.ones((2, 5, 3), np.float32)
-        PictureAugmentation(only(kind), np.random.default_rng(seed))(images, labels, np.ones(2, bool))
+        Augmentation(only(kind), np.random.default_rng(seed))(images, np.zeros((2, 5, 0)), labels, np.ones(2, bool))
         assert (labels == 1).all()
         outcomes.append(images)
     assert (outcomes[0] != playfields()).mean() > 0.005
@@ -129,21 +139,23 @@ def test_each_kind_of_variety_changes_pictures_and_the_same_draw_the_same_way(ki
     assert (outcomes[0] != outcomes[2]).any()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("noise", "grass", "stripes")])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("noise", "grass", "stripes", "shadow")])
 def test_what_is_drawn_for_an_episode_holds_until_the_next(kind):
-    augment = PictureAugmentation(only(kind), np.random.default_rng(1))
+    augment = Augmentation(only(kind), np.random.default_rng(1))
     first, again, other = playfields(), playfields(), playfields()
-    augment(first, np.zeros((2, 5, 3)), np.ones(2, bool))
-    augment(again, np.zeros((2, 5, 3)), np.zeros(2, bool))
+    augment(first, np.zeros((2, 5, 0)), np.zeros((2, 5, 3)), np.ones(2, bool))
+    augment(again, np.zeros((2, 5, 0)), np.zeros((2, 5, 3)), np.zeros(2, bool))
     np.testing.assert_array_equal(again, first)
-    augment(other, np.zeros((2, 5, 3)), np.array([True, False]))
+    augment(other, np.zeros((2, 5, 0)), np.zeros((2, 5, 3)), np.array([True, False]))
     assert (other[0] != first[0]).any()
     np.testing.assert_array_equal(other[1], first[1])
 
 
 def test_a_share_of_the_episodes_stays_as_it_is():
     images = playfields(batch=300, time=1)
-    PictureAugmentation(PictureVariety(), np.random.default_rng(1))(images, np.zeros((300, 1, 3)), np.ones(300, bool))
+    Augmentation(Variety(), np.random.default_rng(1))(
+        images, np.zeros((300, 1, 0)), np.zeros((300, 1, 3)), np.ones(300, bool)
+    )
     unchanged = (images == playfields(300, 1)).all((1, 2, 3, 4)).mean()
     assert 0.12 < unchanged < 0.3
 
@@ -151,7 +163,9 @@ def test_a_share_of_the_episodes_stays_as_it_is():
 @pytest.mark.parametrize("seed", range(20))
 def test_things_never_lie_on_the_car(seed):
     images = playfields(batch=8)
-    PictureAugmentation(only("things"), np.random.default_rng(seed))(images, np.zeros((8, 5, 3)), np.ones(8, bool))
+    Augmentation(only("things"), np.random.default_rng(seed))(
+        images, np.zeros((8, 5, 0)), np.zeros((8, 5, 3)), np.ones(8, bool)
+    )
     np.testing.assert_array_equal(images[:, :, *CAR], playfields(batch=8)[:, :, *CAR])
 
 
@@ -160,7 +174,9 @@ def test_grass_is_patches_of_two_colours_or_a_smooth_texture_of_many(patches):
     variety = dataclasses.replace(only("grass"), patches=float(patches))
     for seed in range(10):
         images = playfields(batch=1)
-        PictureAugmentation(variety, np.random.default_rng(seed))(images, np.zeros((1, 5, 3)), np.ones(1, bool))
+        Augmentation(variety, np.random.default_rng(seed))(
+            images, np.zeros((1, 5, 0)), np.zeros((1, 5, 3)), np.ones(1, bool)
+        )
         grass = np.unique(images[:, :, :, :12].reshape(-1, 3), axis=0)
         assert len(grass) <= 2 if patches else len(grass) > 100
         assert (images[:, :, :, 12:20] == 102).all()  # the road stays
@@ -169,21 +185,57 @@ def test_grass_is_patches_of_two_colours_or_a_smooth_texture_of_many(patches):
 def test_colours_keep_road_and_grass_apart():
     for seed in range(50):
         images = playfields(batch=1, time=1)
-        PictureAugmentation(only("colour"), np.random.default_rng(seed))(images, np.zeros((1, 1, 3)), np.ones(1, bool))
+        Augmentation(only("colour"), np.random.default_rng(seed))(
+            images, np.zeros((1, 1, 0)), np.zeros((1, 1, 3)), np.ones(1, bool)
+        )
         road, grass = images[0, 0, 0, 15].astype(int), images[0, 0, 0, 2].astype(int)
         assert np.abs(road - grass).max() > 25, seed
 
 
 def test_robust_validation_sees_no_kind_that_is_trained_on():
-    assert not [kind for kind in KINDS if getattr(HELD_OUT, kind) and getattr(PictureVariety(), kind)]
+    assert not [kind for kind in KINDS if getattr(HELD_OUT, kind) and getattr(Variety(), kind)]
+
+
+def test_gauges_die_in_a_share_of_the_episodes_and_stay_dead_until_the_next():
+    augment = Augmentation(Variety(unchanged=1.0, things=0.0, gauges=0.5), np.random.default_rng(1))
+    first, again = (np.ones((400, 3, 7), np.float32) for _ in range(2))
+    for gauges, fresh in ((first, True), (again, False)):
+        augment(playfields(400, 3), gauges, np.zeros((400, 3, 3)), np.full(400, fresh))
+    np.testing.assert_array_equal(first, again)
+    assert (first == first[:, :1]).all()
+    dead = 7 - first[:, 0].sum(1)
+    assert 0.36 < (dead > 0).mean() < 0.52  # one time in eight, none is drawn
+    assert set(dead) == set(range(8))
+
+
+ELAPSED = np.random.default_rng(0).uniform(0.5, 1.5, 400).astype(np.float32)
+
+
+@pytest.mark.parametrize("fine", [0.0, 1.0])
+def test_another_clock_tells_the_time_that_has_passed(fine):
+    seen = [Clock(Variety(clock=1.0, fine=fine), np.random.default_rng(seed))(ELAPSED) for seed in range(20)]
+    for frames, elapsed in seen:
+        assert frames[0] == 0 and elapsed.dtype == np.float32
+        np.testing.assert_array_equal(frames, np.sort(frames))
+        # When a frame is seen for the last time, as much time has passed as in the recording.
+        last = np.append(frames[1:] != frames[:-1], True)
+        np.testing.assert_allclose(np.cumsum(elapsed)[last], np.cumsum(ELAPSED)[frames[last]], rtol=1e-4)
+    lengths = np.array([len(frames) / len(ELAPSED) for frames, _ in seen])
+    assert set(lengths) == {2, 3, 4} if fine else (lengths > 0.2).all() and (lengths < 1).all()
+
+
+def test_most_episodes_keep_their_clock():
+    clock = Clock(Variety(clock=0.3), np.random.default_rng(0))
+    kept = [np.array_equal(clock(ELAPSED)[0], np.arange(400)) for _ in range(300)]
+    assert 0.6 < np.mean(kept) < 0.8
 
 
 def test_a_variety_comes_by_name_or_from_a_file(tmp_path):
     assert find_variety("none") is None
-    assert find_variety("mild") == PictureVariety()
+    assert find_variety("mild") == Variety()
     path = tmp_path / "wild.yaml"
     path.write_text("unchanged: 0.1\nblend: [0.5, 1]\n")
-    assert find_variety(str(path)) == PictureVariety(unchanged=0.1, blend=(0.5, 1.0))
+    assert find_variety(str(path)) == Variety(unchanged=0.1, blend=(0.5, 1.0))
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,25 @@ def test_the_first_steps_after_a_start_in_the_middle_are_not_graded():
     assert (second.weight == second.mask).all()
 
 
+def test_by_another_clock_frames_are_left_out_and_the_time_is_told():
+    def every_third(elapsed):
+        return np.arange(0, len(elapsed), 3), np.append(1.0, np.full((len(elapsed) - 1) // 3, 3.0))
+
+    streams = Streams(EPISODES, batch=4, time=16, rng=np.random.default_rng(0), clock=every_third)
+    begun = np.zeros(4, bool)
+    for _ in range(12):
+        stretch = streams.next()
+        begun |= stretch.fresh.numpy() & (stretch.images[:, 0, 0, 0, 0].numpy() == 0)
+        for row in range(4):
+            real = stretch.mask[row]
+            steps = stretch.images[row, :, 0, 0, 0][real].int()
+            assert (steps.diff() == 3).all() and (steps % 3 == 0).all()
+            assert (stretch.elapsed[row][real] == torch.where(steps == 0, 1, 3)).all()
+            episode = EPISODES[int(stretch.images[row, 0, 0, 0, 1]) - 1]
+            np.testing.assert_array_equal(stretch.labels[row][real], episode.labels[steps])
+    assert begun.all()
+
+
 @pytest.mark.parametrize("policy", ["cfc", "ltc", "leaky", "plastic", "scan", "lan", "lstm", "gru", "mlp"])
 def test_the_loss_falls_and_training_twice_gives_the_same_weights(policy):
     def begin():
