@@ -40,6 +40,20 @@ from liquid_control.kernels.batch import (
     write_step,
 )
 from liquid_control.kernels.fast_math import OPTIONS, exp2, sigmoid, tanh
+from liquid_control.kernels.memory import (
+    Memory,
+    MemoryGradients,
+    begin_memory,
+    begin_memory_back,
+    end_memory,
+    end_memory_back,
+    open_memory,
+    open_memory_back,
+    remember,
+    remember_back,
+    with_memory,
+    work_of,
+)
 from liquid_control.kernels.products import (
     TILE,
     add_product,
@@ -99,7 +113,7 @@ def _activate(kind, x, tile):
 @njit(nogil=True, cache=True, **OPTIONS)
 def _forward(
     first_block, last_block, x, state, times, weight, bias, pure, groups, mode, units, activation, y, final, sources,
-    activations,
+    activations, memory,
 ):  # fmt: skip
     """All steps of the blocks ``first_block`` to ``last_block``.
 
@@ -122,6 +136,7 @@ def _forward(
             or is empty. Between its rows are :func:`row_stride` sixteens.
         activations: (blocks, T, (heads, S) and U, 16) receives g, h, gate, a (or g alone), and the slopes of the
             backbone's activations, unless ``sources`` is empty.
+        memory: a :class:`Memory` that writes the state before each step, or None.
     """
     steps, inputs, neurons, outputs = x.shape[1], x.shape[2], state.shape[2], y.shape[2]
     stride, keep = row_stride(steps), sources.size > 0
@@ -132,6 +147,9 @@ def _forward(
     # Two blocks at a time, as long as there are two.
     values, hidden = new_tile(2 * (inputs + neurons), x).reshape(2, -1), new_tile(2 * (units + TILE), x).reshape(2, -1)
     heads, now = new_tile(2 * (head_rows + TILE), x).reshape(2, -1), new_tile(2, x).reshape(2, -1)
+    now[:] = 1
+    if memory is not None:
+        work = open_memory(memory)
     driving = hidden if units else values
     size = tiled_size(units, inputs + neurons)
     for group in groups:
@@ -147,12 +165,16 @@ def _forward(
         blocks = range(pair, min(pair + 2, last_block))
         for block in blocks:
             read_step(state, block * LANES, 0, values[block - pair, inputs * LANES :])
+            if memory is not None:
+                begin_memory(memory, work, block, block - pair)
         for step in range(steps):
             for block in blocks:
                 read_step(x, block * LANES, step, values[block - pair])
                 if times.size:
                     read_step(times, block * LANES, step, now[block - pair])
                     hide_padding(now[block - pair], values[block - pair], inputs)
+            if memory is not None:
+                remember(memory, work, values, now, pair, len(blocks), step, steps)
             place = 0
             if units:
                 fan = inputs + neurons
@@ -225,17 +247,20 @@ def _forward(
                 write_step(output, y, block * LANES, step)
         for block in blocks:
             write_step(values[block - pair, inputs * LANES :], final, block * LANES, 0)
+            if memory is not None:
+                end_memory(memory, work, block, block - pair)
 
 
 @njit(nogil=True, cache=True, **OPTIONS)
 def _backward(
     first_block, last_block, inputs, times, weight, pure, groups, mode, units, sources, activations, of_y, of_final,
-    of_x, of_state, of_times, of_heads, of_packed,
+    of_x, of_state, of_times, of_heads, of_packed, memory,
 ):  # fmt: skip
     """The reverse of :func:`_forward`, ``of_…`` being gradients; of_x and of_times are left out if they are empty.
 
     ``of_heads`` is (blocks, head rows and U, T, 16), strided as ``sources``: what reaches the heads and the backbone
-    before its activation. ``of_packed`` is (blocks, weights, biases, w_τ and A).
+    before its activation. ``of_packed`` is (blocks, weights, biases, w_τ and A). ``memory`` is a
+    :class:`MemoryGradients` or None.
     """
     steps, neurons, outputs = of_y.shape[1], of_state.shape[2], of_y.shape[2]
     stride, driven = row_stride(steps), groups[:, FAN].sum()
@@ -249,6 +274,9 @@ def _backward(
     now, of_pure = new_tile(1, weight), new_tile(pure.size, weight)
     # The transposed weights in the order of use; what leads to the inputs only if their gradient is wanted.
     skip = 0 if x_wanted else inputs
+    now[:] = 1
+    if memory is not None:
+        work = open_memory_back(memory, skip)
     size = tiled_size(inputs + neurons, units)
     for group in groups:
         size += tiled_size(group[FAN], heads_each * group[SIZE])
@@ -266,6 +294,8 @@ def _backward(
         of_pure[:] = 0
         row_0, source_0 = block * all_rows, block * seen_by_all
         read_step(of_final, block * LANES, 0, values[inputs * LANES :])
+        if memory is not None:
+            begin_memory_back(memory, work, block)
         for step in range(steps - 1, -1, -1):
             read_step(of_y, block * LANES, step, heads)
             if times.size:
@@ -328,12 +358,16 @@ def _backward(
                 else:
                     passed = 0 if group else skip
                     place = add_product(tiles, place, fan - passed, rows, heads, 0, values, source + passed)
+            if memory is not None:
+                remember_back(memory, work, values, now, block, step, steps, skip)
             if x_wanted:
                 write_step(values, of_x, block * LANES, step)
             if of_times.size:
                 store(now, 0, of_time)
                 write_step(now, of_times, block * LANES, step)
         write_step(values[inputs * LANES :], of_state, block * LANES, 0)
+        if memory is not None:
+            end_memory_back(memory, work, block, steps)
 
         sums = of_packed[block]
         seen = source_0
@@ -577,6 +611,16 @@ class CfCPlan(NamedTuple):
     activation: int
     """Of the backbone, one of ACTIVATIONS."""
 
+    @property
+    def inputs(self) -> int:
+        """C."""
+        return self.varying.inputs
+
+    @property
+    def neurons(self) -> int:
+        """S."""
+        return self.varying.neurons
+
 
 def build_plan(
     inputs: int,
@@ -717,6 +761,7 @@ def _integrate(
     mask: Tensor | None,
     parameters: Sequence[Tensor],
     keep: bool,
+    memory: Memory | None = None,
 ) -> tuple[Tensor, Tensor, Kept]:
     """Y (B, T, O), the final state (B, S), and what a backward pass needs if ``keep``."""
     batch, steps, _ = x.shape
@@ -736,9 +781,9 @@ def _integrate(
         kept = [packed, times, *buffers]
         records = [buffer.values for buffer in buffers]
     over_blocks(
-        _forward, block_count(batch), _work(heads, batch * steps), rows, state.detach().contiguous().numpy()[:, None],
-        times, *heads.parts(packed), heads.groups, plan.mode, plan.units, plan.activation, y.numpy(),
-        final.numpy()[:, None], *records,
+        _forward, block_count(batch), _work(heads, batch * steps) + work_of(memory, batch * steps), rows,
+        state.detach().contiguous().numpy()[:, None], times, *heads.parts(packed), heads.groups, plan.mode, plan.units,
+        plan.activation, y.numpy(), final.numpy()[:, None], *records, memory,
     )  # fmt: skip
     return y, final, kept
 
@@ -752,6 +797,7 @@ def _gradients(
     of_final: Tensor,
     wants_x: bool,
     wants_elapsed: bool,
+    memory: MemoryGradients | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of x (B, T, C), the initial state (B, S), the elapsed times (B, T), and the parameters, end to end."""
     batch, steps, _ = of_y.shape
@@ -765,15 +811,21 @@ def _gradients(
     of_packed = np.empty((blocks, sum(heads.sections)), packed.dtype)
     of_heads = Buffer(heads.sections[1] * blocks * row_stride(steps) * LANES, packed.dtype)
     over_blocks(
-        _backward, blocks, _work(heads, batch * steps), heads.inputs, times, weight, pure, heads.groups, plan.mode,
-        plan.units, sources, activations, of_y.contiguous().numpy(), of_final.contiguous().numpy()[:, None],
-        of_x.numpy(), of_state.numpy(), of_times.numpy(), of_heads.values, of_packed,
+        _backward, blocks, _work(heads, batch * steps) + work_of(memory, batch * steps), heads.inputs, times, weight,
+        pure, heads.groups, plan.mode, plan.units, sources, activations, of_y.contiguous().numpy(),
+        of_final.contiguous().numpy()[:, None], of_x.numpy(), of_state.numpy(), of_times.numpy(), of_heads.values,
+        of_packed, memory,
     )  # fmt: skip
     return of_x, of_state[:, 0], of_times.flatten(1), torch.from_numpy(heads.unpack(of_packed, constant))
 
 
 integrate = SequenceKernel("the CfC", "cfc", plan_of, _integrate, _gradients, _sizes_kept, reads_x=False)
 """What `CfC.fused_cpu` gives before a projection; plan and parameters are those of :func:`build_plan`."""
+
+integrate_with_memory = with_memory(
+    "the CfC with a memory", "cfc_with_memory", plan_of, _integrate, _gradients, _sizes_kept, reads_x=False
+)
+"""The same of `CfC.fused_cpu_with_memory`."""
 
 
 def _work(heads: PackedHeads, steps: int) -> int:

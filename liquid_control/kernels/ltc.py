@@ -42,6 +42,21 @@ from liquid_control.kernels.batch import (
     write_step,
 )
 from liquid_control.kernels.fast_math import DOUBLE_LOG2_E, OPTIONS, exp2
+from liquid_control.kernels.memory import (
+    Memory,
+    MemoryGradients,
+    begin_memory,
+    begin_memory_back,
+    end_memory,
+    end_memory_back,
+    open_memory,
+    open_memory_back,
+    remember,
+    remember_back,
+    with_memory,
+    work_of,
+)
+from liquid_control.kernels.products import TILE
 from liquid_control.kernels.simd import fill, keep_apart, load, store, total, where_positive
 
 
@@ -233,29 +248,41 @@ def _solve(drive, pace, neurons, lists, synapses, unfolds, path, reciprocals):
 
 @njit(cache=True, nogil=True, **OPTIONS)
 def _forward(
-    first, last, x, state, elapsed, times, weights, inner, sensory, unfolds, y, final, path, reciprocals, keep
+    first, last, x, state, elapsed, times, weights, inner, sensory, unfolds, y, final, path, reciprocals, keep, memory
 ):  # fmt: skip
     """Blocks ``first`` to ``last`` of x (B, T, C) and state (B, 1, N) → y (B, T, O), zero at padding, final (B, 1, N).
 
     ``path`` (blocks, T (unfolds + 1) + 1, N, LANES) gets the potentials before the first unfold of a step and after
     each, ``reciprocals`` (blocks, T unfolds, N, LANES) 1/d. If not ``keep``, each step overwrites the one before.
+    ``memory`` is a :class:`Memory` that writes the potentials before each step, or None.
     """
     steps, inputs, count, outputs = x.shape[1], x.shape[2], state.shape[2], y.shape[2]
     kept = steps if keep else 1
     step_size, solved_size = (unfolds + 1) * count * LANES, unfolds * count * LANES
     block_size = kept * step_size + count * LANES
-    tile, drive = new_tile(inputs, x), new_tile(2 * count, x)
+    values, drive = new_tile(inputs + count, x).reshape(1, -1), new_tile(2 * count, x)
+    tile = values[0, : inputs * LANES]
     time_tile, output_tile = new_tile(1, x), new_tile(outputs, x)
     time_tile[:] = elapsed
+    if memory is not None:
+        work = open_memory(memory)
     for block in range(first, last):
         row, now = block * LANES, path[block * block_size :]
         solved = reciprocals[block * kept * solved_size :]
         read_step(state, row, 0, now)
+        if memory is not None:
+            begin_memory(memory, work, block, 0)
         for step in range(steps):
             read_step(x, row, step, tile)
             if times.size:
                 read_step(times, row, step, time_tile)
                 hide_padding(time_tile, tile, inputs)
+            if memory is not None:
+                for i in range(count):
+                    store(values[0], inputs + i, load(now, i))
+                remember(memory, work, values, time_tile.reshape(1, -1), block, 1, step, steps)
+                for i in range(count):
+                    store(now, i, load(values[0], inputs + i))
             time = load(time_tile, 0)
             pace = unfolds / where_positive(time, time, 1)
             _drive(tile, pace, weights.neurons, weights.sensory, sensory, drive)
@@ -271,6 +298,8 @@ def _forward(
             if keep:
                 now, solved = later, solved[solved_size:]
         write_step(now, final, row, 0)
+        if memory is not None:
+            end_memory(memory, work, block, 0)
 
 
 @njit(**OPTIONS)
@@ -332,13 +361,17 @@ def _drive_back(tile, lists, synapses, step_sums, of_tile, sums):
 @njit(cache=True, nogil=True, **OPTIONS)
 def _backward(
     first, last, x, elapsed, times, weights, inner, sensory, unfolds, path, reciprocals,
-    of_y, of_final, of_x, of_state, of_times, block_sums,
+    of_y, of_final, of_x, of_state, of_times, block_sums, memory,
 ):  # fmt: skip
-    """The reverse of :func:`_forward`, ``of_…`` being gradients; of_x and of_times are left out if they are empty."""
+    """The reverse of :func:`_forward`, ``of_…`` being gradients; of_x and of_times are left out if they are empty.
+
+    ``memory`` is a :class:`MemoryGradients` or None.
+    """
     steps, inputs, count, outputs = x.shape[1], x.shape[2], of_state.shape[2], of_y.shape[2]
     step_size, solved_size = (unfolds + 1) * count * LANES, unfolds * count * LANES
     block_size = steps * step_size + count * LANES
-    tile, of_tile = new_tile(inputs, x), new_tile(inputs, x)
+    tile, of_values = new_tile(inputs, x), new_tile(inputs + count + TILE, x)
+    of_tile = of_values[: inputs * LANES]
     time_tile, of_time, of_output = new_tile(1, x), new_tile(1, x), new_tile(outputs, x)
     time_tile[:] = elapsed
     of_path, staying = new_tile((unfolds + 1) * count, x), new_tile(count, x)
@@ -346,10 +379,14 @@ def _backward(
     of_inner = sums[NEURON_SUMS * count * LANES :]
     of_sensory = of_inner[SYNAPSE_SUMS * inner.source.size * LANES :]
     of_outputs = of_sensory[SYNAPSE_SUMS * sensory.source.size * LANES :]
-    end = unfolds * count
+    end, skip = unfolds * count, 0 if of_x.size else inputs
+    if memory is not None:
+        work = open_memory_back(memory, skip)
     for block in range(first, last):
         row, sums[:] = block * LANES, 0
         read_step(of_final, row, 0, of_path)
+        if memory is not None:
+            begin_memory_back(memory, work, block)
         for step in range(steps - 1, -1, -1):
             now = path[block * block_size + step * step_size :]
             solved = reciprocals[(block * steps + step) * solved_size :]
@@ -363,7 +400,9 @@ def _backward(
             pace = unfolds / where_positive(time, time, 1)
             for i in range(outputs):
                 gradient = load(of_output, i)
-                _add(of_outputs, OUTPUT_SUMS * i, gradient * load(now, end + count + i))
+                # Not that before the next step, which a memory has written.
+                potential = where_positive(time, load(now, end + i), load(now, i))
+                _add(of_outputs, OUTPUT_SUMS * i, gradient * potential)
                 _add(of_outputs, OUTPUT_SUMS * i + 1, gradient)
                 _add(of_path, i, weights.output[0, i] * gradient)
             for i in range(count):
@@ -380,12 +419,20 @@ def _backward(
                 _add(sums, NEURON_SUMS * i + 1, load(step_sums, NEURON_SUMS * i + 1))
                 _add(sums, NEURON_SUMS * i + 2, of_capacity * pace)
             _drive_back(tile, weights.sensory, sensory, step_sums, of_tile, of_sensory)
+            if memory is not None:
+                for i in range(count):
+                    store(of_values, inputs + i, load(of_path, i))
+                remember_back(memory, work, of_values, time_tile, block, step, steps, skip)
+                for i in range(count):
+                    store(of_path, i, load(of_values, inputs + i))
             if of_x.size:
                 write_step(of_tile, of_x, row, step)
             if of_times.size:
                 store(of_time, 0, -of_rate * pace * pace / unfolds)  # r = unfolds / elapsed
                 write_step(of_time, of_times, row, step)
         write_step(of_path, of_state, row, 0)
+        if memory is not None:
+            end_memory_back(memory, work, block, steps)
         for k in range(block_sums.shape[1]):
             block_sums[block, k] = total(load(sums, k))
 
@@ -501,6 +548,7 @@ def _integrate(
     mask: Tensor | None,
     parameters: Sequence[Tensor],
     keep: bool,
+    memory: Memory | None = None,
 ) -> tuple[Tensor, Tensor, Kept]:
     """Y (B, T, O), the final state (B, N), and what a backward pass needs if ``keep``."""
     batch, steps, _ = x.shape
@@ -514,9 +562,9 @@ def _integrate(
     path, reciprocals = Buffer(path_size, rows.dtype), Buffer(reciprocals_size, rows.dtype)
     start = state.detach().contiguous().numpy()
     over_blocks(
-        _forward, block_count(batch), _work(plan, batch * steps), rows, start[:, None], 1.0 if time is None else time,
-        times, weights, plan.inner, plan.sensory, plan.unfolds, y.numpy(), final.numpy()[:, None], path.values,
-        reciprocals.values, keep,
+        _forward, block_count(batch), _work(plan, batch * steps) + work_of(memory, batch * steps), rows, start[:, None],
+        1.0 if time is None else time, times, weights, plan.inner, plan.sensory, plan.unfolds, y.numpy(),
+        final.numpy()[:, None], path.values, reciprocals.values, keep, memory,
     )  # fmt: skip
     return y, final, [packed, times, path, reciprocals] if keep else []
 
@@ -530,6 +578,7 @@ def _gradients(
     of_final: Tensor,
     wants_x: bool,
     wants_elapsed: bool,
+    memory: MemoryGradients | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of x (B, T, C), the initial state (B, N), the elapsed times (B, T), and the parameters, end to end."""
     batch, steps, inputs = x.shape
@@ -541,9 +590,10 @@ def _gradients(
     sums = NEURON_SUMS * plan.neurons + SYNAPSE_SUMS * (len(weights.inner) + len(weights.sensory))
     block_sums = np.empty((blocks, sums + OUTPUT_SUMS * plan.outputs), packed.dtype)
     over_blocks(
-        _backward, blocks, _work(plan, batch * steps), x.detach().contiguous().numpy(), 1.0 if time is None else time,
-        times, weights, plan.inner, plan.sensory, plan.unfolds, path, reciprocals, of_y.contiguous().numpy(),
-        of_final.contiguous().numpy()[:, None], of_x.numpy(), of_state.numpy(), of_times.numpy(), block_sums,
+        _backward, blocks, _work(plan, batch * steps) + work_of(memory, batch * steps), x.detach().contiguous().numpy(),
+        1.0 if time is None else time, times, weights, plan.inner, plan.sensory, plan.unfolds, path, reciprocals,
+        of_y.contiguous().numpy(), of_final.contiguous().numpy()[:, None], of_x.numpy(), of_state.numpy(),
+        of_times.numpy(), block_sums, memory,
     )  # fmt: skip
     of_packed = of_y.new_empty(packed.size)
     _finish(block_sums, packed, plan.inner, plan.sensory, inputs, plan.outputs, plan.implicit, of_packed.numpy())
@@ -556,6 +606,11 @@ integrate = SequenceKernel("the LTC", "ltc", plan_of, _integrate, _gradients, _s
 Its parameters are gleak, vleak, cm, sigma, mu, w, erev, the sensory sigma, mu, w, erev, and scale and shift of the
 input and of the output: ones and zeros where there is no mapping.
 """
+
+integrate_with_memory = with_memory(
+    "the LTC with a memory", "ltc_with_memory", plan_of, _integrate, _gradients, _sizes_kept, reads_x=True
+)
+"""The same of `LTC.fused_cpu_with_memory`."""
 
 
 def _weights(plan: LTCPlan, packed: np.ndarray) -> Weights:

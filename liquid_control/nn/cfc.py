@@ -310,6 +310,18 @@ class CfC(LiquidLayer):
         self, x: Tensor, state: Tensor, elapsed: Elapsed, mask: Tensor | None
     ) -> tuple[Tensor, Tensor] | None:
         """See :class:`LiquidLayer`; `kernels.cfc`, in single and double precision."""
+        return self._through_kernel(x, state, elapsed, mask)
+
+    def fused_cpu_with_memory(
+        self, x: Tensor, state: Tensor, elapsed: Elapsed, mask: Tensor | None, lstm: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor] | None:
+        """See :class:`LiquidLayer`."""
+        return self._through_kernel(x, state, elapsed, mask, lstm)
+
+    def _through_kernel(
+        self, x: Tensor, state: Tensor, elapsed: Elapsed, mask: Tensor | None, lstm: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, Tensor] | None:
+        """:meth:`fused_cpu`, or with the parameters of an LSTM :meth:`fused_cpu_with_memory`."""
         if x.dtype not in (torch.float32, torch.float64):
             use_reference(f"the CfC kernels compute in float32 or float64, not in {x.dtype}")
             return None
@@ -319,8 +331,9 @@ class CfC(LiquidLayer):
 
         if not cfc.is_covered(self.mode, self.activation):
             return None
-        parameters = self._head_parameters()
-        outcome = cfc.integrate(lambda: self._plan, self._description, x, state, elapsed, mask, parameters)
+        kernel = cfc.integrate_with_memory if lstm else cfc.integrate
+        parameters = [*self._head_parameters(), *lstm]
+        outcome = kernel(lambda: self._plan, self._description, x, state, elapsed, mask, parameters)
         if outcome is None:
             return None
         y, state = outcome

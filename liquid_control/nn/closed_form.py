@@ -34,6 +34,8 @@ neurons, and one more settles the synapses among the command neurons.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import ncps.wirings
 import torch
 from torch import Tensor
@@ -117,6 +119,11 @@ class ClosedFormLTC(LTC):
 
     def fused_cpu(self, x: Tensor, state: Tensor, elapsed: Elapsed, mask: Tensor | None) -> None:
         """None: the kernels of an :class:`LTC` are its solver, which this layer does without."""
+
+    def fused_cpu_with_memory(
+        self, x: Tensor, state: Tensor, elapsed: Elapsed, mask: Tensor | None, lstm: Sequence[Tensor]
+    ) -> None:
+        """None, as :meth:`fused_cpu`."""
 
     def fused_cuda(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> None:
         """None, as :meth:`fused_cpu`."""

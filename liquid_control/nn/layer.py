@@ -195,6 +195,20 @@ class LiquidLayer(Structured, ABC):
         """
         return None
 
+    def fused_cpu_with_memory(
+        self, x: Tensor, state: Tensor, elapsed: Elapsed, mask: Tensor | None, lstm: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor] | None:
+        """What a :class:`~liquid_control.nn.MixedMemory` of this layer gives, as :meth:`fused_cpu`.
+
+        Args:
+            x: as there.
+            state: (B, 2 S), that of the memory after the layer's own.
+            elapsed: as there.
+            mask: as there.
+            lstm: its parameters: weight (4 S, C) and bias (4 S,) of the inputs, and weight (4 S, S) of the state.
+        """
+        return None
+
     def fused_cuda(
         self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None
     ) -> tuple[Tensor, Tensor] | None:

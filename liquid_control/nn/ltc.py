@@ -26,6 +26,7 @@ An opening s is between 0 and 1, so with τ_i = cm_i/g_i and W_i = Σ_j w_ji/cm_
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -278,6 +279,18 @@ class LTC(LiquidLayer):
         self, x: Tensor, state: Tensor, elapsed: Elapsed, mask: Tensor | None
     ) -> tuple[Tensor, Tensor] | None:
         """See :class:`LiquidLayer`; `kernels.ltc`, semi-implicit, in single or double precision."""
+        return self._through_kernel(x, state, elapsed, mask)
+
+    def fused_cpu_with_memory(
+        self, x: Tensor, state: Tensor, elapsed: Elapsed, mask: Tensor | None, lstm: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor] | None:
+        """See :class:`LiquidLayer`."""
+        return self._through_kernel(x, state, elapsed, mask, lstm)
+
+    def _through_kernel(
+        self, x: Tensor, state: Tensor, elapsed: Elapsed, mask: Tensor | None, lstm: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, Tensor] | None:
+        """:meth:`fused_cpu`, or with the parameters of an LSTM :meth:`fused_cpu_with_memory`."""
         if self.solver != "semi_implicit":
             use_reference(f"the LTC kernel is the semi-implicit solver, not {self.solver!r}")
             return None
@@ -286,7 +299,9 @@ class LTC(LiquidLayer):
             return None
         from liquid_control.kernels import ltc  # Numba is optional
 
-        return ltc.integrate(self._plan, self._description, x, state, elapsed, mask, self._all_parameters())
+        kernel = ltc.integrate_with_memory if lstm else ltc.integrate
+        parameters = [*self._all_parameters(), *lstm]
+        return kernel(self._plan, self._description, x, state, elapsed, mask, parameters)
 
     def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]] | None:
         """See :class:`LiquidLayer`; the semi-implicit solver's."""

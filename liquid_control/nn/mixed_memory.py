@@ -11,10 +11,17 @@ The LSTM's forget gate has a bias of one beside the learned one, so that it begi
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor, nn
 
+from liquid_control.kernels import use_reference
 from liquid_control.nn.layer import Elapsed, LiquidLayer, by_step
+from liquid_control.nn.parameters import read, settle
+
+if TYPE_CHECKING:
+    from liquid_control.kernels.step import Tick
 
 ACTIVITIES = {"inter", "command", "motor", "neurons", "hidden"}
 """Parts of a state that are activities of neurons, which the LSTM's output can stand for."""
@@ -64,6 +71,13 @@ class MixedMemory(LiquidLayer):
         self.time_driven = cell.time_driven
         self.cell = cell
         self.lstm = MemoryCell(cell.input_size, cell.state_size)
+        self._calls_modules = False
+
+    def follow_modules(self) -> None:
+        """See :class:`LiquidLayer`; modules that have hooks are called."""
+        lstm = self.lstm
+        self._calls_modules = settle([self.cell, lstm, lstm.input_map, lstm.recurrent_map], called=True)
+        self.cell.follow_modules()
 
     def initial_state(self, batch: int) -> Tensor:
         """The layer's own initial state, and an empty memory."""
@@ -76,11 +90,38 @@ class MixedMemory(LiquidLayer):
         outputs = []
         for u, drive, (span, advances) in zip(x.unbind(0), drives, steps, strict=True):
             h, c = self.lstm(drive, *state.chunk(2, 1))
+            if advances is not None and self.time_driven:
+                # Neurons that take no time give the outputs of the state as it is.
+                h = torch.where(advances, h, state[:, : self.cell.state_size])
+                span = torch.where(advances, span, x.new_zeros(()))
             y, h = self.cell.run_inside(u[:, None], h, span, None)
             new = torch.cat([h, c], 1)
             state = new if advances is None else torch.where(advances, new, state)
             outputs.append(y[:, 0])
         return torch.stack(outputs), state
+
+    def fused_cpu(
+        self, x: Tensor, state: Tensor, elapsed: Elapsed, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """See :class:`LiquidLayer`; of those layers whose kernel has an LSTM before it, CfC and LTC."""
+        if self._calls_modules:
+            use_reference("a module of a mixed memory has hooks, and kernels do not call it")
+            return None
+        return self.cell.fused_cpu_with_memory(x, state, elapsed, mask, self._lstm_parameters())
+
+    def step_kernel(self) -> tuple[Tick, tuple[Any, ...]] | None:
+        """See :class:`LiquidLayer`; of every layer that has one."""
+        neurons = self.cell.step_kernel()
+        if neurons is None:
+            return None
+        from liquid_control.kernels import memory  # Numba is optional
+
+        return memory.tick, memory.step_arrays(neurons, self.time_driven, self._lstm_parameters())
+
+    def _lstm_parameters(self) -> list[Tensor]:
+        """In the kernels' order: weight and bias of the inputs, weight of the state."""
+        lstm = self.lstm
+        return [*read(lstm.input_map, ("weight", "bias")), *read(lstm.recurrent_map, ("weight",))]
 
     @property
     def neuron_count(self) -> int:

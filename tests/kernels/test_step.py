@@ -70,6 +70,11 @@ CASES = {
     "gru": lambda: GRU(INPUTS, 18, learn_initial_state=True),
     "gru-readout": lambda: GRU(INPUTS, 4, output_size=2),
     "gru-wide-readout": lambda: GRU(INPUTS, 2, output_size=150),
+    "mixed-memory-cfc": lambda: MixedMemory(CfC(INPUTS, NCP, 2, learn_initial_state=True)),
+    "mixed-memory-ltc": lambda: MixedMemory(LTC(INPUTS, 18)),
+    "mixed-memory-leaky": lambda: MixedMemory(Leaky(INPUTS, NCP)),
+    "mixed-memory-scan": lambda: MixedMemory(LiquidScan(INPUTS, 4)),
+    "mixed-memory-gru": lambda: MixedMemory(GRU(INPUTS, 4, output_size=2)),
     "mlp": lambda: MLP(INPUTS, 18, frames=2, learn_initial_state=True),
     "mlp-readout": lambda: MLP(INPUTS, 6, frames=3, output_size=2),
     "mlp-present": lambda: MLP(INPUTS, 6, frames=1, output_size=2),
@@ -90,7 +95,7 @@ WITHOUT_KERNEL = {
     "ltc-explicit-solver": lambda: LTC(INPUTS, NCP, solver="explicit"),
     "cfc-two-backbone-layers": lambda: CfC(INPUTS, 4, backbone_units=6, backbone_layers=2),
     "plastic-memory": lambda: PlasticMemory(INPUTS, 4),
-    "mixed-memory": lambda: MixedMemory(CfC(INPUTS, NCP)),
+    "mixed-memory-stepped-by-torch": lambda: MixedMemory(LTC(INPUTS, NCP, solver="explicit")),
 }
 
 

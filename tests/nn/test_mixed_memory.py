@@ -62,6 +62,14 @@ def test_elapsed_time_does_not_change_what_a_single_step_writes_into_the_memory(
     assert not torch.allclose(short["neurons"], long["neurons"])
 
 
+@pytest.mark.parametrize("cell", [lambda: CfC(INPUTS, 5, 3), lambda: LTC(INPUTS, 5)], ids=["cfc", "ltc"])
+@pytest.mark.parametrize("form", ["auto", "reference"])
+def test_a_step_without_time_gives_the_outputs_of_the_state_as_it_is(monkeypatch, form, cell):
+    monkeypatch.setenv("LIQUID_CONTROL_KERNELS", form)
+    y, _ = MixedMemory(cell())(torch.randn(2, 4, INPUTS), elapsed=torch.tensor([1.0, 0.0, 1.0, 0.0]))
+    torch.testing.assert_close(y[:, 1::2], y[:, ::2])
+
+
 @pytest.mark.parametrize(
     ("cell", "part"), [(lambda: LSTM(INPUTS, 4), "cell"), (lambda: PlasticCfC(INPUTS, 4), "trace")]
 )

@@ -302,8 +302,8 @@ OPERATORS = {
     "ltc-full": "ltc",
     "ltc-ncp": "ltc",
     "scan": "liquid_scan",
-    "mixed-memory-cfc": "cfc",
-    "mixed-memory-ltc": "ltc",
+    "mixed-memory-cfc": "cfc_with_memory",
+    "mixed-memory-ltc": "ltc_with_memory",
     "stack": "cfc",
 }
 """The operators of layers, by the longest of these that their name begins with."""
