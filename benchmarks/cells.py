@@ -8,11 +8,15 @@ time, so that another job on the machine does not count for the one that it inte
 
 "both" is a forward and a backward pass, with the gradients of all parameters, the input and the initial state. ncps
 knows neither masks nor a batch of elapsed times: those rows of ours stand beside its plain pass.
+
+"memory" is an LSTM before the neurons: `MixedMemory`, and ``mixed_memory=True`` in ncps. Its peers have the neurons'
+width.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import statistics
 import time
@@ -29,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from liquid_control.nn import LTC, CfC
+from liquid_control.nn import LTC, CfC, MixedMemory
 from liquid_control.nn.layer import LiquidLayer
 from liquid_control.support.ranges import Count, argument
 
@@ -47,28 +51,46 @@ class Cell:
     theirs: nn.Module
     width: int
     synapses: int
-    """Synapses to work through for a sample and step: openings of an LTC, weights of a CfC."""
+    """Synapses to work through for a sample and step: openings of an LTC, weights of a CfC and of an LSTM."""
     functions: int
     """Sigmoids and tanhs for a sample and step."""
+    lstm: int = 0
+    """Weights of an LSTM before it to work through."""
 
     @property
     def operations(self) -> int:
         """Floating-point operations for a sample and step."""
         # An LTC's synapse shifts and scales the potential and adds to two sums; a CfC's weight multiplies and adds.
-        a_synapse = 4 if isinstance(self.ours, LTC) else 2
-        return a_synapse * self.synapses + FUNCTION_OPERATIONS * self.functions
+        neurons = self.ours.cell if isinstance(self.ours, MixedMemory) else self.ours
+        a_synapse = 4 if isinstance(neurons, LTC) else 2
+        return a_synapse * (self.synapses - self.lstm) + 2 * self.lstm + FUNCTION_OPERATIONS * self.functions
+
+
+class FlatMemory(nn.Module):
+    """A layer of ncps with mixed memory, its two states side by side as ours has them, and parameters by our names."""
+
+    def __init__(self, cell: nn.Module):
+        super().__init__()
+        self.lstm = cell.lstm
+        self.cell = cell
+
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """From x (B, T, C) and [h | c] to the outputs and [h | c]."""
+        y, states = self.cell(x, state.chunk(2, 1))
+        return y, torch.cat(states, 1)
 
 
 def build_cells() -> list[Cell]:
     """The cells of the tables, ours with the weights of ncps."""
     ltc, cfc = ncps.wirings.AutoNCP(19, 4), ncps.wirings.AutoNCP(19, 3)
-    pairs: list[tuple[str, LTC | CfC, nn.Module]] = [
-        ("LTC AutoNCP(19, 4)", LTC(INPUTS, ltc), ncps.torch.LTC(INPUTS, ltc)),
-        ("CfC AutoNCP(19, 3)", CfC(INPUTS, cfc), ncps.torch.CfC(INPUTS, cfc)),
-        ("CfC 64, backbone 128", CfC(INPUTS, 64), ncps.torch.CfC(INPUTS, 64)),
+    kinds: list[tuple[str, LTC | CfC, Callable[..., nn.Module], Any]] = [
+        ("LTC AutoNCP(19, 4)", LTC(INPUTS, ltc), ncps.torch.LTC, ltc),
+        ("CfC AutoNCP(19, 3)", CfC(INPUTS, cfc), ncps.torch.CfC, cfc),
+        ("CfC 64, backbone 128", CfC(INPUTS, 64), ncps.torch.CfC, 64),
     ]
     cells = []
-    for name, ours, theirs in pairs:
+    for name, ours, kind, units in kinds:
+        theirs = kind(INPUTS, copy.deepcopy(units))  # ncps builds a wiring again that it is given again
         heads = 3  # of a CfC: at a constant elapsed time the gate's two are one
         ours.load_state_dict(theirs.state_dict())
         width = ours.state_size
@@ -79,8 +101,14 @@ def build_cells() -> list[Cell]:
             functions = heads * width + backbone
             merged = sum(cell.time_b.weight.numel() for cell in ours.cells)
             synapses = ours.parameter_count() - 4 * width - backbone - merged
+        mixed = MixedMemory(copy.deepcopy(ours))
+        flat = FlatMemory(kind(INPUTS, copy.deepcopy(units), mixed_memory=True))
+        weights = {key: value for key, value in flat.state_dict().items() if not key.startswith("cell.lstm.")}
+        mixed.load_state_dict(weights)
+        lstm = 4 * width * (INPUTS + width)
         cells.append(Cell(name, ours, theirs, width, synapses, functions))
-    return cells
+        cells.append(Cell(f"{name}, memory", mixed, flat, width, synapses + lstm, functions + 5 * width, lstm))
+    return sorted(cells, key=lambda cell: cell.lstm > 0)
 
 
 # Passes
@@ -94,7 +122,7 @@ def passes(cell: Cell) -> dict[str, Callable[[bool], None]]:
     # Sequences of 49 to 64 steps.
     mask = torch.arange(STEPS) < torch.randint(49, STEPS + 1, (BATCH, 1))
     lstm, gru = (kind(INPUTS, cell.width, batch_first=True) for kind in (nn.LSTM, nn.GRU))
-    zeros = torch.zeros(BATCH, cell.width)
+    zeros, initial = torch.zeros(BATCH, cell.width), torch.zeros(BATCH, cell.ours.state_size)
 
     def run(module: nn.Module, states: tuple[Tensor, ...], call: Callable[..., Any]) -> Callable[[bool], None]:
         leaves = [leaf.clone().requires_grad_() for leaf in (x, *states)]
@@ -113,12 +141,12 @@ def passes(cell: Cell) -> dict[str, Callable[[bool], None]]:
 
     ours, theirs = cell.ours, cell.theirs
     return {
-        "ncps": run(theirs, (zeros,), theirs),
+        "ncps": run(theirs, (initial,), theirs),
         f"nn.LSTM({INPUTS}, {cell.width})": run(lstm, (zeros[None], zeros[None]), lambda x, h, c: lstm(x, (h, c))),
         f"nn.GRU({INPUTS}, {cell.width})": run(gru, (zeros[None],), gru),
-        "ours": run(ours, (zeros,), ours),
-        "ours, elapsed (B, T)": run(ours, (zeros,), lambda x, state: ours(x, state, elapsed)),
-        "ours, elapsed (B, T) and mask": run(ours, (zeros,), lambda x, state: ours(x, state, elapsed, mask)),
+        "ours": run(ours, (initial,), ours),
+        "ours, elapsed (B, T)": run(ours, (initial,), lambda x, state: ours(x, state, elapsed)),
+        "ours, elapsed (B, T) and mask": run(ours, (initial,), lambda x, state: ours(x, state, elapsed, mask)),
     }
 
 
@@ -195,7 +223,7 @@ def print_steps(console: Console, cells: list[Cell], steps: int) -> None:
         lstm = nn.LSTM(INPUTS, cell.width, batch_first=True)
         zeros = torch.zeros(1, cell.width)
         runs: dict[str, tuple[Callable[[Any], Any], list[Any]]] = {
-            "ncps": (peer_step(cell.theirs, zeros), tensors),
+            "ncps": (peer_step(cell.theirs, torch.zeros(1, cell.ours.state_size)), tensors),
             "nn.LSTM": (peer_step(lstm, (zeros[None], zeros[None])), tensors),
             "ours, compile_step()": (compiled, rows),
         }
@@ -278,10 +306,12 @@ def print_agreement(console: Console, cells: list[Cell]) -> None:
         table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
     for cell in cells:
         for dtype in (torch.float64, torch.float32):
-            fused, plain = (outcome(cell.ours, cell.width, dtype, with_time=with_time) for with_time in (True, False))
+            fused, plain = (
+                outcome(cell.ours, cell.ours.state_size, dtype, with_time=with_time) for with_time in (True, False)
+            )
             with reference_form():
-                reference = outcome(cell.ours, cell.width, dtype, with_time=True)
-            theirs = outcome(cell.theirs, cell.width, dtype, with_time=False)
+                reference = outcome(cell.ours, cell.ours.state_size, dtype, with_time=True)
+            theirs = outcome(cell.theirs, cell.ours.state_size, dtype, with_time=False)
             for name, found, expected in (("fused, reference", fused, reference), ("ours, ncps", plain, theirs)):
                 difference = {key: float((found[key] - expected[key]).abs().max()) for key in expected}
                 size = {key: max(float(expected[key].abs().max()), torch.finfo(dtype).tiny) for key in expected}
@@ -311,7 +341,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    console = Console(width=140)
+    console = Console(width=150)
     cells = [cell for cell in build_cells() if arguments.only in cell.name]
     print_passes(console, cells, arguments.rounds)
     print_steps(console, cells, arguments.steps)
