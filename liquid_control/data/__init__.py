@@ -1,1 +1,1 @@
-"""Reading data: text as tokens, in memory-mapped shards."""
+"""Reading data: text as tokens, in memory-mapped shards; irregular sequences as batches."""

@@ -112,6 +112,14 @@ def compile_step(layer: Layer) -> CompiledStep:
     return CompiledStep(tick, arrays, initial_state.numpy(), (layer.input_size, layer.output_size))
 
 
+def tick_with_elapsed(
+    x: np.ndarray, elapsed: float, state: np.ndarray, y: np.ndarray, tick: Tick, seen: np.ndarray, *arrays: np.ndarray
+) -> None:
+    """A :data:`Tick` of a layer whose own ``tick`` sees the elapsed time as its last input, in ``seen`` (C + 1,)."""
+    seen[:-1], seen[-1] = x, elapsed
+    tick(seen, elapsed, state, y, *arrays)
+
+
 def _torch_tick(layer: Layer) -> Tick:
     def tick(x: np.ndarray, elapsed: float, state: np.ndarray, y: np.ndarray) -> None:
         with torch.no_grad():

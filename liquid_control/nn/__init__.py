@@ -14,8 +14,10 @@ from liquid_control.nn.gated import GRU, LSTM
 from liquid_control.nn.lan import LAN
 from liquid_control.nn.layer import LiquidLayer
 from liquid_control.nn.leaky import Leaky
+from liquid_control.nn.liquid_attention import LiquidAttention
 from liquid_control.nn.ltc import LTC
 from liquid_control.nn.mixed_memory import MixedMemory
+from liquid_control.nn.padding import last_valid, mask_from_lengths
 from liquid_control.nn.plastic import PlasticCfC
 from liquid_control.nn.plastic_memory import PlasticMemory
 from liquid_control.nn.scan import LiquidScan
@@ -35,6 +37,7 @@ __all__ = [
     "Circuit",
     "ClosedFormLTC",
     "Leaky",
+    "LiquidAttention",
     "LiquidLayer",
     "LiquidScan",
     "MixedMemory",
@@ -45,6 +48,8 @@ __all__ = [
     "Wiring",
     "build_layer",
     "close_form",
+    "last_valid",
+    "mask_from_lengths",
 ]
 
 #: Every layer by the name that its config bears.

@@ -1,7 +1,4 @@
-"""The usual recurrent networks under the contract of a liquid layer: baselines that know nothing of time.
-
-They take elapsed times, check them, and ignore them: a step is a step, even if no time has passed.
-"""
+"""The usual recurrent networks under the contract of a liquid layer: baselines that time does not drive."""
 
 from __future__ import annotations
 
@@ -14,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from liquid_control.kernels import is_transformed, reference_is_chosen
-from liquid_control.nn.layer import Elapsed, LiquidLayer, is_readable, per_tick
+from liquid_control.nn.layer import is_readable, per_tick
 from liquid_control.nn.parameters import read, settle
+from liquid_control.nn.untimed import UntimedLayer
 
 if TYPE_CHECKING:
     from liquid_control.kernels.step import Tick
@@ -40,7 +38,7 @@ class _Network(nn.RNNBase):
         return self.mode
 
 
-class GatedLayer(LiquidLayer):
+class GatedLayer(UntimedLayer):
     """A gated network of torch behind the contract.
 
     Args:
@@ -48,19 +46,26 @@ class GatedLayer(LiquidLayer):
         units: width of the hidden state.
         output_size: if given, outputs go through a linear readout of this size; else they are the hidden state.
         learn_initial_state: whether the initial state is a parameter.
+        elapsed_as_input: whether the elapsed time is one more input; else it is ignored.
     """
 
     kept_as: ClassVar = {"output_size": "readout_size"}
-    time_driven = False
     remembers: ClassVar[tuple[str, ...]]
     """The parts of the state, each ``units`` wide; the hidden state first."""
 
     def __init__(
-        self, input_size: int, units: int, output_size: int | None = None, *, learn_initial_state: bool = False
+        self,
+        input_size: int,
+        units: int,
+        output_size: int | None = None,
+        *,
+        learn_initial_state: bool = False,
+        elapsed_as_input: bool = False,
     ):
         if units < 1:
             raise ValueError(f"units must be at least 1, given {units}.")
-        super().__init__(input_size, dict.fromkeys(self.remembers, units), output_size or units, learn_initial_state)
+        parts = dict.fromkeys(self.remembers, units)
+        super().__init__(input_size, parts, output_size or units, learn_initial_state, elapsed_as_input)
         self.units, self.readout_size = units, output_size
         self.cell = self._cell()
         self._calls_cell = False
@@ -74,8 +79,8 @@ class GatedLayer(LiquidLayer):
         """See :class:`LiquidLayer`; torch's network is called if it has hooks."""
         self._calls_cell = settle([self.cell], called=True)
 
-    def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
-        """See :class:`LiquidLayer`: torch's fused sequence where steps are contiguous, single steps otherwise.
+    def run_steps(self, x: Tensor, state: Tensor, advance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See :class:`UntimedLayer`: torch's fused sequence where steps are contiguous, single steps otherwise.
 
         Torch's function knows no forward-mode derivatives and no gradients of single samples; the equations do.
         """
@@ -146,7 +151,7 @@ class LSTM(GatedLayer):
     remembers = ("hidden", "cell")
 
     def _cell(self) -> nn.RNNBase:
-        return _Network("LSTM", self.input_size, self.units)
+        return _Network("LSTM", self.seen_size, self.units)
 
     def _function(self, x: Tensor, batch_sizes: Tensor | None, state: Any) -> tuple[Tensor, Any]:
         options = True, 1, 0.0, self.training, False  # biases, layers, dropout, training, bidirectional
@@ -164,8 +169,8 @@ class LSTM(GatedLayer):
         cell = torch.sigmoid(keep) * cell + torch.sigmoid(write) * torch.tanh(candidate)
         return torch.cat([torch.sigmoid(show) * torch.tanh(cell), cell], 1)
 
-    def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]]:
-        """See :class:`LiquidLayer`."""
+    def seen_step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]]:
+        """See :class:`UntimedLayer`."""
         from liquid_control.kernels import gated
 
         return gated.lstm_tick, gated.lstm_arrays(self._weights, self.readout)
@@ -185,7 +190,7 @@ class GRU(GatedLayer):
     remembers = ("hidden",)
 
     def _cell(self) -> nn.RNNBase:
-        return _Network("GRU", self.input_size, self.units)
+        return _Network("GRU", self.seen_size, self.units)
 
     def _function(self, x: Tensor, batch_sizes: Tensor | None, state: Any) -> tuple[Tensor, Any]:
         options = True, 1, 0.0, self.training, False  # biases, layers, dropout, training, bidirectional
@@ -202,8 +207,8 @@ class GRU(GatedLayer):
         candidate = torch.tanh(n + torch.sigmoid(r + reset) * new)
         return torch.lerp(candidate, state, torch.sigmoid(z + keep))
 
-    def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]]:
-        """See :class:`LiquidLayer`."""
+    def seen_step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]]:
+        """See :class:`UntimedLayer`."""
         from liquid_control.kernels import gated
 
         return gated.gru_tick, gated.gru_arrays(self._weights, self.readout)

@@ -359,6 +359,8 @@ class LiquidLayer(Structured, ABC):
         Of elapsed times and mask (T, B), as :meth:`integrate` takes them.
         """
         if not self.time_driven:
+            if mask is not None and isinstance(elapsed, Tensor):
+                elapsed = torch.where(mask, elapsed, 0)  # padding may hold anything
             return elapsed, mask
         if isinstance(elapsed, float):
             if elapsed > 0:
@@ -391,8 +393,9 @@ def _as_json(value: Any) -> Any:
 def _refuse_what_is_no_tensor(x: Any, state: Any) -> None:
     if isinstance(x, PackedSequence):
         raise ValueError(
-            "x is a PackedSequence: pad it (torch.nn.utils.rnn.pad_packed_sequence) and give mask=, True where a step "
-            "is real."
+            "x is a PackedSequence: pad it and give mask=, True where a step is real: x, lengths = "
+            "torch.nn.utils.rnn.pad_packed_sequence(x, batch_first=True), and then "
+            "layer(x, mask=liquid_control.nn.mask_from_lengths(lengths))."
         )
     for name, given in (("x", x), ("state", state)):
         if given is not None and not isinstance(given, Tensor):

@@ -20,17 +20,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from liquid_control.kernels import is_transformed, reference_is_chosen
-from liquid_control.nn.layer import Elapsed, LiquidLayer, in_front
+from liquid_control.nn.layer import in_front
 from liquid_control.nn.parameters import settle
+from liquid_control.nn.untimed import UntimedLayer
 
 SLOWEST = 1e4
 """Steps over which the slowest pair of numbers turns by one radian."""
 
 
-class WindowAttention(LiquidLayer):
-    """Causal attention to the last ``window`` steps.
-
-    Elapsed times are checked and ignored: a step is a step, even if no time has passed.
+class WindowAttention(UntimedLayer):
+    """Causal attention to the last ``window`` steps; a step is a step, even if no time has passed.
 
     Args:
         input_size: number of inputs.
@@ -38,13 +37,13 @@ class WindowAttention(LiquidLayer):
         output_size: number of outputs of the projection after the heads; None is ``units``.
         heads: number of heads.
         window: how many steps a step attends to, itself included.
+        elapsed_as_input: whether the elapsed time is one more input; else it is ignored.
 
     Raises:
         ValueError: if a number is out of range.
     """
 
     name = "window_attention"
-    time_driven = False
 
     def __init__(
         self,
@@ -54,6 +53,7 @@ class WindowAttention(LiquidLayer):
         *,
         heads: int = 2,
         window: int = 128,
+        elapsed_as_input: bool = False,
     ):
         if heads < 1:
             raise ValueError(f"heads must be at least 1, given {heads}.")
@@ -68,9 +68,9 @@ class WindowAttention(LiquidLayer):
             "values": [place for place in places if units <= place % entry < 2 * units],
             "there": list(places[2 * units :: entry]),
         }
-        super().__init__(input_size, parts, output_size or units)
+        super().__init__(input_size, parts, output_size or units, elapsed_as_input=elapsed_as_input)
         self.units, self.heads, self.window = units, heads, window
-        self.project = nn.Linear(input_size, 3 * units, bias=False)
+        self.project = nn.Linear(self.seen_size, 3 * units, bias=False)
         self.readout = nn.Linear(units, self.output_size, bias=False)
 
     def follow_modules(self) -> None:
@@ -85,8 +85,8 @@ class WindowAttention(LiquidLayer):
         parts = super().unpack(state)
         return parts | {name: parts[name].unflatten(1, (-1, self.units)) for name in ("keys", "values")}
 
-    def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
-        """See :class:`LiquidLayer`: ``window`` steps at a time, so memory grows with T · W and not with T²."""
+    def run_steps(self, x: Tensor, state: Tensor, advance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See :class:`UntimedLayer`: ``window`` steps at a time, so memory grows with T · W and not with T²."""
         steps, past = len(x), self.window - 1
         given = F.pad(self.project(x.transpose(0, 1)), (0, 1), value=1.0)  # (B, T, 3 units + 1)
         if advance is not None:

@@ -77,6 +77,9 @@ CASES = {
     "mixed-memory-gru": lambda: MixedMemory(GRU(INPUTS, 4, output_size=2)),
     "mlp": lambda: MLP(INPUTS, 18, frames=2, learn_initial_state=True),
     "mlp-readout": lambda: MLP(INPUTS, 6, frames=3, output_size=2),
+    "lstm-elapsed": lambda: LSTM(INPUTS, 4, elapsed_as_input=True),
+    "gru-elapsed": lambda: GRU(INPUTS, 18, output_size=2, elapsed_as_input=True),
+    "mlp-elapsed": lambda: MLP(INPUTS, 6, frames=3, elapsed_as_input=True),
     "mlp-present": lambda: MLP(INPUTS, 6, frames=1, output_size=2),
 }
 

@@ -128,6 +128,8 @@ EXAMPLES = {
     "gru, every option": lambda: GRU(3, 2, 4, learn_initial_state=True),
     "mlp": lambda: MLP(3, 2),
     "mlp, every option": lambda: MLP(3, 2, 3, 4, learn_initial_state=True),
+    "lstm, elapsed time": lambda: LSTM(3, 2, elapsed_as_input=True),
+    "mlp, elapsed time": lambda: MLP(2, 3, 2, elapsed_as_input=True),
     "mixed_memory": lambda: MixedMemory(CfC(3, NCP, learn_initial_state=True)),
     "stack": lambda: Stack([LAN(3, 2, window=2), MixedMemory(Leaky(2, 2)), MLP(2, 2, 1)]),
     "bidirectional": lambda: Bidirectional(GRU(3, 2), Stack([LSTM(3, 2), CfC(2, 2)])),

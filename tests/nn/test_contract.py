@@ -80,6 +80,10 @@ CASES = {
     "lstm": lambda: LSTM(INPUTS, 4, learn_initial_state=True),
     "gru": lambda: GRU(INPUTS, 4, output_size=2),
     "mlp": lambda: MLP(INPUTS, 6, frames=3, output_size=2),
+    "lstm-elapsed": lambda: LSTM(INPUTS, 4, elapsed_as_input=True),
+    "gru-elapsed": lambda: GRU(INPUTS, 4, output_size=2, elapsed_as_input=True, learn_initial_state=True),
+    "mlp-elapsed": lambda: MLP(INPUTS, 6, frames=3, output_size=2, elapsed_as_input=True),
+    "window-attention-elapsed": lambda: WindowAttention(INPUTS, 4, 3, window=3, elapsed_as_input=True),
     "window-attention": lambda: WindowAttention(INPUTS, 4, 3, window=3),
     "window-attention-one-head": lambda: WindowAttention(INPUTS, 4, heads=1, window=2),
     "mlp-present": lambda: MLP(INPUTS, 6, frames=1, output_size=2),
@@ -231,9 +235,9 @@ def test_no_time_leaves_a_state_that_time_drives(layer, given, elapsed):
         assert torch.equal(found["state"], given["state"]) == layer.time_driven
 
 
-def test_more_time_changes_only_what_time_drives(layer, given):
+def test_more_time_changes_only_what_time_drives_or_what_sees_it(layer, given):
     short, long = (layer(given["x"], given["state"], elapsed)[0] for elapsed in (0.5, 2.0))
-    assert torch.equal(short, long) != layer.time_driven
+    assert torch.equal(short, long) != (layer.time_driven or getattr(layer, "elapsed_as_input", False))
 
 
 @pytest.mark.parametrize("wrong", [-0.5, float("nan"), float("inf")])

@@ -1,0 +1,52 @@
+"""Elapsed time as an input of layers that time does not drive."""
+
+import pytest
+import torch
+
+from liquid_control.nn import GRU, LSTM, MLP, Bidirectional, MixedMemory, WindowAttention
+
+KINDS = {
+    "lstm": lambda inputs, **option: LSTM(inputs, 4, **option),
+    "gru": lambda inputs, **option: GRU(inputs, 4, 2, **option),
+    "mlp": lambda inputs, **option: MLP(inputs, 4, 3, **option),
+    "window-attention": lambda inputs, **option: WindowAttention(inputs, 4, window=3, **option),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_it_is_the_layer_with_the_times_beside_the_inputs(name):
+    torch.manual_seed(0)
+    layer, plain = KINDS[name](3, elapsed_as_input=True), KINDS[name](4)
+    plain.load_state_dict(layer.state_dict())
+    x, elapsed = torch.randn(2, 5, 3), torch.rand(2, 5)
+    for given, times in ((elapsed, elapsed), (0.3, torch.full((2, 5), 0.3)), (None, torch.ones(2, 5))):
+        found, expected = layer(x, elapsed=given), plain(torch.cat([x, times[..., None]], 2))
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other)
+    assert "elapsed_as_input" not in plain.config
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_times_have_gradients_and_those_of_padding_none(name):
+    torch.manual_seed(0)
+    layer = KINDS[name](3, elapsed_as_input=True)
+    elapsed, mask = torch.rand(2, 5), torch.arange(5) < torch.tensor([[5], [3]])
+    elapsed[1, 3:] = torch.nan
+    elapsed.requires_grad_()
+    layer(torch.randn(2, 5, 3), elapsed=elapsed, mask=mask)[0].square().sum().backward()
+    assert elapsed.grad[mask].abs().sum() > 0 and torch.equal(elapsed.grad[~mask], torch.zeros(2))
+    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
+
+
+def test_layers_around_hand_the_times_on():
+    torch.manual_seed(0)
+    x, mask = torch.randn(2, 5, 3), torch.arange(5) < torch.tensor([[5], [3]])
+    for layer in (
+        MixedMemory(GRU(3, 4, elapsed_as_input=True)),
+        Bidirectional(LSTM(3, 4, elapsed_as_input=True), GRU(3, 2, elapsed_as_input=True)),
+    ):
+        elapsed = torch.rand(2, 5)
+        first = layer(x, elapsed=elapsed, mask=mask)[0]
+        assert not torch.equal(first, layer(x, elapsed=2 * elapsed, mask=mask)[0])
+        elapsed[1, 3:] = torch.nan
+        assert torch.equal(first, layer(x, elapsed=elapsed, mask=mask)[0])
