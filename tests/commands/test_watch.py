@@ -3,7 +3,6 @@
 import os
 import resource
 import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -125,11 +124,11 @@ def test_a_lap_that_is_broken_off_leaves_the_earlier_video(checkpoint, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["driver", "lap.mp4"]
 
 
-def test_a_full_disk_is_noticed_and_leaves_the_earlier_video(checkpoint, tmp_path):
+def test_a_full_disk_is_noticed_and_leaves_the_earlier_video(checkpoint, tmp_path, python):
     (tmp_path / "lap.mp4").write_text("earlier")
     video = tmp_path / "lap.mp4"
     done = subprocess.run(
-        [sys.executable, "-m", "liquid_control.watch", checkpoint, "--video", video, "--max-steps", "60"],
+        [python, "-m", "liquid_control.watch", checkpoint, "--video", video, "--max-steps", "60"],
         capture_output=True,
         text=True,
         # A limit on the size of a file is as near as a test comes to a full disk.

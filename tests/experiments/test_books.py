@@ -1,6 +1,7 @@
 """The study of unseen books: what each arm keeps, and a study that goes on."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -48,7 +49,8 @@ def test_arms_differ_in_the_memory_alone(model, monkeypatch):
     assert same["the other book's synapses"] == same["carried"]  # of the same text they are its own
 
 
-def test_the_study_goes_on_and_refuses_what_is_not_there(tmp_path, capsys):
+def test_the_study_goes_on_and_refuses_what_is_not_there(tmp_path, capsys, monkeypatch, python):
+    monkeypatch.setattr(sys, "executable", python)
     (tmp_path / "novels").mkdir()
     for name in ("a", "b", "c"):
         (tmp_path / "novels" / f"{name}.txt").write_text(f"{name} says: {WORDS}" * 120)

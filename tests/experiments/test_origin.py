@@ -1,6 +1,7 @@
 """The study of the origin's mends: every arm is a model of its own, and the table tells them apart."""
 
 import json
+import sys
 
 import pytest
 
@@ -34,7 +35,8 @@ def test_the_table_tells_the_difference_from_no_plasticity_and_its_interval(tmp_
         main([*words[:5], "all mendet"])
 
 
-def test_a_training_has_the_mends_of_its_arm_and_goes_on(tmp_path):
+def test_a_training_has_the_mends_of_its_arm_and_goes_on(tmp_path, monkeypatch, python):
+    monkeypatch.setattr(sys, "executable", python)
     (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 80)
     words = [str(tmp_path / "study"), str(tmp_path / "text.txt"), "--arms", STATIC, "all but order"]
     words += "--seeds 1 --steps 1 --width 8".split()

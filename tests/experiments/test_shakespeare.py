@@ -1,6 +1,7 @@
 """The study of characters: arms of one size, the learning rate of each, and going on where it was stopped."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -42,7 +43,8 @@ def test_the_best_rate_of_seed_0_is_that_of_all_seeds_and_nothing_is_trained_twi
         main([*words[:3], "deltas"])
 
 
-def test_a_training_is_the_commands_and_goes_on(tmp_path):
+def test_a_training_is_the_commands_and_goes_on(tmp_path, monkeypatch, python):
+    monkeypatch.setattr(sys, "executable", python)
     (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 80)
     words = [str(tmp_path / "study"), str(tmp_path / "text.txt"), "--arms", "lstm"]
     words += ["--seeds", "1", "--steps", "2", "--width", "8"]

@@ -1,5 +1,7 @@
 """What studies share."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -36,7 +38,8 @@ def test_an_interval_is_that_of_normal_means_and_wider_where_trainings_differ():
     assert apart[1] - apart[0] > 5 * (high - low)
 
 
-def test_a_command_that_fails_ends_the_study(capfd):
+def test_a_command_that_fails_ends_the_study(capfd, monkeypatch, python):
+    monkeypatch.setattr(sys, "executable", python)
     with pytest.raises(UserError, match="lm ended with exit status 2"):
         run_command("lm", "tarin")
     assert "train" in capfd.readouterr().err

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -130,7 +131,8 @@ def test_arms_take_apart_who_knows():
 TINY = "--steps 4 --batch 2 --width 16 --episodes 2 --seeds 1 --facts 2 --windows 0 1".split()
 
 
-def test_a_study_goes_on_where_it_was_stopped_and_restarts_answer_the_same(novel, tmp_path, monkeypatch):
+def test_a_study_goes_on_where_it_was_stopped_and_restarts_answer_the_same(novel, tmp_path, monkeypatch, python):
+    monkeypatch.setattr(sys, "executable", python)
     words = [str(tmp_path), str(novel), *TINY, "--models", "delta", "static"]
     main(words)
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()[1:]]

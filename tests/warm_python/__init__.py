@@ -3,8 +3,9 @@
 `python` in :func:`warm_python`'s folder is a command like the real one. It asks a server, one a test process, that has
 loaded what commands import, to fork; the fork takes over arguments, folder, environment, open files, and the signals
 that come, and runs the program to its end as a process of its own. It understands -m, -c and the path of a program;
-whatever else is asked goes to the real one. Tests of how a command starts, of its limits of memory and files, and of
-what is left where it is killed, start the real one themselves: here a kill reaches the program a moment later.
+whatever else is asked goes to the real one. It keeps to a limit of the size of files and to PYTHONIOENCODING. Tests of
+how a command starts and of its limits of memory start the real one themselves. A kill reaches the program, and what it
+has started, a moment after the caller is gone.
 """
 
 from __future__ import annotations

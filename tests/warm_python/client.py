@@ -6,6 +6,7 @@ It imports next to nothing: Python starts in 10 ms so.
 import _socket
 import marshal
 import os
+import resource
 import signal
 import sys
 import time
@@ -31,7 +32,8 @@ def main(address, python):
     files = [number for number in map(int, os.listdir("/proc/self/fd")) if _is_inherited(number)]
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     deaf = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-    request = (words, dict(os.environb), os.getcwdb(), files, [int(number) for number in blocked], deaf)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    request = (words, dict(os.environb), os.getcwdb(), files, [int(number) for number in blocked], deaf, limit)
     request = marshal.dumps(request)
     numbers = b"".join(number.to_bytes(4, sys.byteorder) for number in files)
     server.sendmsg([len(request).to_bytes(8, "little")], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, numbers)])

@@ -11,6 +11,7 @@ import marshal
 import multiprocessing
 import os
 import random
+import resource
 import runpy
 import selectors
 import signal
@@ -26,7 +27,8 @@ ROOT = Path(__file__).parents[2]
 LOADED = [
     "agents.jobs", "agents.episodes", "agents.road_rollout", "agents.worker_env", "agents.preload", "envs.registration",
     "liquid_control.report.judging", "liquid_control.report.lap", "stable_baselines3", "sb3_contrib", "tensorboard",
-    "torch.utils.tensorboard", "multiprocessing.forkserver", "multiprocessing.resource_tracker", "websockets",
+    "torch.utils.tensorboard", "torch._dynamo", "multiprocessing.forkserver", "multiprocessing.resource_tracker",
+    "websockets",
 ]  # fmt: skip
 
 
@@ -37,6 +39,8 @@ def main(address: str, client: str) -> None:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     del sys.path[0]
+    importlib.import_module("torch").set_num_threads(1)  # as tests/conftest.py does, and garbage too
+    gc.set_threshold(20_000)
     gc.freeze()  # forks share what is there, which counting would copy
     request = serve(address)
     if request is not None:
@@ -137,8 +141,9 @@ def _kill(process: int) -> None:
 
 def become(client: str, request: tuple, received: list[int]) -> None:
     """This process is what the caller asked for, from here to its end."""
-    words, environment, folder, files, blocked, deaf = request
+    words, environment, folder, files, blocked, deaf, file_size = request
     os.setpgid(0, 0)
+    resource.setrlimit(resource.RLIMIT_FSIZE, file_size)
     high = [fcntl.fcntl(number, fcntl.F_DUPFD, 500) for number in received]  # out of the way of the numbers to take
     os.closerange(0, 500)
     for number, target in zip(high, files, strict=True):
@@ -149,7 +154,7 @@ def become(client: str, request: tuple, received: list[int]) -> None:
     os.environb.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN if deaf else signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    _open_streams(files, b"PYTHONUNBUFFERED" in environment)
+    _open_streams(files, b"PYTHONUNBUFFERED" in environment, environment.get(b"PYTHONIOENCODING", b"utf-8").decode())
     random.seed()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
@@ -159,13 +164,13 @@ def become(client: str, request: tuple, received: list[int]) -> None:
     _end(lambda: _run(words))
 
 
-def _open_streams(files: list[int], unbuffered: bool) -> None:
+def _open_streams(files: list[int], unbuffered: bool, encoding: str) -> None:
     for number, (name, mode) in enumerate([("stdin", "r"), ("stdout", "w"), ("stderr", "w")]):
         stream = None
         if number in files:
             lines = number == 2 or os.isatty(number)
             errors = "backslashreplace" if number == 2 else "strict"
-            stream = open(number, mode, encoding="utf-8", errors=errors)  # noqa: SIM115 - for as long as it runs
+            stream = open(number, mode, encoding=encoding, errors=errors)  # noqa: SIM115 - for as long as it runs
             if number:
                 stream.reconfigure(line_buffering=lines, write_through=unbuffered)
         setattr(sys, name, stream)
@@ -191,7 +196,10 @@ def _run(words: list[str]) -> None:
 
 
 def _end(run: Callable[[], None]) -> NoReturn:
-    """Runs it and ends as Python would, but does not take its modules apart, which takes longer than most programs."""
+    """Runs it and ends as Python would, but does not take its modules apart, which takes longer than most programs.
+
+    As Python does, it complains of output that nobody takes, by status 120 too.
+    """
     status: object = None
     try:
         run()
@@ -208,8 +216,13 @@ def _end(run: Callable[[], None]) -> NoReturn:
     threading._shutdown()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except OSError as error:
+            status = 120
+            if stream is sys.stdout:
+                os.write(2, f"Exception ignored in: {stream!r}\n{type(error).__name__}: {error}\n".encode())
     os._exit((status or 0) & 0xFF)
 
 
