@@ -76,20 +76,26 @@ def test_by_another_clock_frames_are_left_out_and_the_time_is_told():
     assert begun.all()
 
 
-@pytest.mark.parametrize("policy", ["cfc", "ltc", "leaky", "plastic", "scan", "lan", "lstm", "gru", "mlp"])
-def test_the_loss_falls_and_training_twice_gives_the_same_weights(policy):
+@pytest.mark.parametrize(
+    ("policy", "steps"),
+    [
+        *((policy, 40) for policy in ("cfc", "plastic", "scan", "lan", "lstm", "gru", "mlp")),
+        *((policy, 160) for policy in ("ltc", "leaky")),  # at such a rate they learn slowly at first
+    ],
+)
+def test_the_loss_falls_and_training_twice_gives_the_same_weights(policy, steps):
     def begin():
         torch.manual_seed(0)
-        cloner = Cloner(Driver(DriverConfig(policy=policy)), 1e-2, total_steps=160, control_weights=(2.0, 1.0, 1.0))
+        cloner = Cloner(Driver(DriverConfig(policy=policy)), 1e-2, total_steps=steps, control_weights=(2.0, 1.0, 1.0))
         return cloner, Streams(EPISODES, batch=8, time=16, rng=np.random.default_rng(0))
 
     cloner, streams = begin()
-    losses = [cloner.train(streams, 40)]
+    losses = [cloner.train(streams, steps // 4)]
     other, same_streams = begin()
-    assert other.train(same_streams, 40) == losses[0]
+    assert other.train(same_streams, steps // 4) == losses[0]
     tensors = cloner.tensors()
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in other.tensors().items())
-    losses += [cloner.train(streams, 40) for _ in range(3)]
+    losses += [cloner.train(streams, steps // 4) for _ in range(3)]
     assert losses[-1] < 0.85 * losses[0]
 
 
