@@ -2,9 +2,11 @@
 
 One thread: the tensors here are tiny, and threads that wait for each other cost more than they do. And Ctrl-C: a shell
 that runs the tests in the background lets them ignore it, and with them every command that they start and interrupt.
-What is marked cuda runs where there is a GPU.
+What is marked cuda runs where there is a GPU. Garbage is looked for seldom, and never among what was there before the
+first test: torch and some thousand tests are a million objects, and to look through them took a tenth of all time.
 """
 
+import gc
 import signal
 import sys
 
@@ -14,8 +16,11 @@ from tests.warm_python import warm_python
 
 SHORT = ("tests/benchmarks", "tests/data", "tests/policies", "tests/report")
 """Folders whose files take seconds each. They are handed out last, so that all processes end at the same time."""
+GARBAGE = 20_000
+"""How many more objects there may be before garbage among the young ones is looked for; usually it is 700."""
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
+gc.set_threshold(GARBAGE)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -23,6 +28,7 @@ def pytest_collection_modifyitems(config, items):
     import torch
 
     torch.set_num_threads(1)
+    gc.freeze()
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: item.nodeid.startswith(SHORT))
 
