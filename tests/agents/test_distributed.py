@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,14 +19,14 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, python):
     """A folder with the runs of one process and of two, and what the two printed."""
     folder = tmp_path_factory.mktemp("runs")
     (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 60)
     run(folder, "one")
     for strategy in ("ddp", "fsdp"):
         shutil.copytree(folder / f"{HALF}one", folder / f"{HALF}one for {strategy}")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*torchrun, "tests/agents/distributed_runs.py", str(folder)],
         cwd=ROOT,

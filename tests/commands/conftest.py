@@ -4,11 +4,14 @@ import contextlib
 import os
 import shutil
 import sys
+import time
 
 import pytest
 import torch
 
 from liquid_control.support.command import run
+from liquid_control.support.errors import UserError
+from liquid_control.support.lock import held
 from policies.driver import Driver, DriverConfig
 
 
@@ -43,6 +46,20 @@ def command(monkeypatch, capsys):
         return status, *capsys.readouterr()
 
     return call
+
+
+def kill(process, folder):
+    """Kills a command amid its work; returns when the folder that it works in is free, see :mod:`tests.warm_python`."""
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with held(folder, "the command still works in it."):
+                return
+        except UserError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
 
 def damage_weights(checkpoint):

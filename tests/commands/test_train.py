@@ -1,12 +1,10 @@
 """The main job, tiny: trains, resumes to the same weights after a kill, and says clearly what is wrong."""
 
 import hashlib
-import os
 import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -17,6 +15,7 @@ import liquid_control
 from liquid_control.record import main as record
 from liquid_control.support.errors import UserError
 from liquid_control.train import main as train
+from tests.commands.conftest import kill
 
 TINY = (
     "--rounds 3 --expert-episodes 1 --learner-episodes 1 --steps 3 --batch 4 --time 8 --leash 10 "
@@ -57,15 +56,14 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(unbroken, 
     assert digest(tmp_path / "other" / "last") != digest(unbroken / "last")
 
 
-def test_a_killed_and_resumed_run_ends_with_the_same_weights(unbroken, tmp_path):
+def test_a_killed_and_resumed_run_ends_with_the_same_weights(unbroken, tmp_path, python):
     folder = tmp_path / "killed"
-    command = [sys.executable, "-m", "liquid_control.train", *TINY, "--run", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    command = [python, "-m", "liquid_control.train", *TINY, "--run", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (folder / "state.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill(process, folder)
     assert not (folder / "last").exists(), "the run was over before it was killed"
     train(["--resume", str(folder)])
     assert digest(folder / "last") == digest(unbroken / "last")
@@ -86,9 +84,9 @@ def test_ctrl_c_says_how_to_continue(tmp_path, python):
     assert "Traceback" not in output + errors
 
 
-def test_a_disk_that_is_full_is_said_and_the_run_can_go_on(unbroken, tmp_path):
+def test_a_disk_that_is_full_is_said_and_the_run_can_go_on(unbroken, tmp_path, python):
     folder = tmp_path / "full"
-    command = [sys.executable, "-m", "liquid_control.train", *TINY, "--run", str(folder)]
+    command = [python, "-m", "liquid_control.train", *TINY, "--run", str(folder)]
 
     def no_file_above_100_kilobytes():
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))

@@ -1,10 +1,7 @@
 """Learning from reward by the command, tiny: trains, resumes, drives, and says clearly what is wrong."""
 
 import json
-import os
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from liquid_control.report.evaluation import evaluate
 from liquid_control.support.command import parse
 from liquid_control.train import PROGRAM
 from liquid_control.train import main as train
+from tests.commands.conftest import kill
 
 TINY = (
     "--agent ppo --envs 2 --rollout 16 --sequence 8 --batch 16 --epochs 1 --round-updates 2 --validation-episodes 1 "
@@ -70,16 +68,15 @@ def test_the_checkpoint_is_evaluated_as_any_other(car):
     assert np.isfinite(episode.score) and episode.steps > 0
 
 
-def test_a_run_that_is_killed_goes_on_to_the_same_weights(car, tmp_path):
+def test_a_run_that_is_killed_goes_on_to_the_same_weights(car, tmp_path, python):
     folder = tmp_path / "killed"
-    words = [sys.executable, "-m", "liquid_control.train", *TINY, "--steps", "128", "--run", str(folder)]
-    process = subprocess.Popen(words, start_new_session=True)
+    words = [python, "-m", "liquid_control.train", *TINY, "--steps", "128", "--run", str(folder)]
+    process = subprocess.Popen(words)
     deadline = time.monotonic() + 120
     while not (folder / "state.safetensors").exists():
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill(process, folder)
     train(["--resume", str(folder)])
     whole, resumed = (load_file(path / "state.safetensors") for path in (car, folder))
     assert whole.keys() == resumed.keys()

@@ -21,6 +21,7 @@ from liquid_control.tuning.ray_engine import RayEngine
 from liquid_control.tuning.space import Choices, Range, read_space
 from liquid_control.tuning.study import Study
 from liquid_control.tuning.trial import Ended, Failed, Scored
+from tests.commands.conftest import kill
 
 BASE = PPOConfig(
     env="Pendulum-v1",  # its scores are real numbers: two trainings that differ at all differ in them
@@ -35,7 +36,6 @@ BASE = PPOConfig(
     validate_every=1,
     device="cpu",
 )
-PYTHON = sys.executable  # the real one
 SEARCH = ["learning_rate=1e-3..1e-1:log", "epochs=1..3", "policy=cfc,lstm"]
 
 
@@ -148,14 +148,13 @@ def test_a_score_is_the_best_validation(unbroken):
         assert value == max(scores.values())
 
 
-def test_a_killed_study_goes_on_to_the_same_trials(unbroken, arguments, tmp_path):
+def test_a_killed_study_goes_on_to_the_same_trials(unbroken, arguments, tmp_path, python):
     folder = tmp_path / "killed"
     arguments = [*arguments, "--trials", "2"]
-    command = [PYTHON, "-m", "liquid_control.tune", str(folder), *arguments]
+    command = [python, "-m", "liquid_control.tune", str(folder), *arguments]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     wait_for(folder / "trials" / "0001" / "config.yaml")
-    process.kill()
-    process.wait()
+    kill(process, folder)
     tune([str(folder), *arguments])
     assert [trial.state.name for trial in trials(folder)] == ["COMPLETE", "FAIL", "COMPLETE"]
     assert "interrupted and done again: 1" in (folder / "report.md").read_text()
