@@ -68,7 +68,7 @@ def test_the_result_does_not_depend_on_the_number_of_workers(checkpoint):
         ]
 
 
-@pytest.mark.parametrize(("arguments", "workers"), [((), 7), (("--workers", "3"), 3)])
+@pytest.mark.parametrize(("arguments", "workers"), [((), 3), (("--workers", "2"), 2)])
 def test_every_processor_drives_unless_another_number_is_asked_for(
     arguments, workers, checkpoint, command, monkeypatch
 ):
@@ -79,9 +79,9 @@ def test_every_processor_drives_unless_another_number_is_asked_for(
             asked.append(workers)
             super().__init__(1)
 
-    monkeypatch.setattr("liquid_control.evaluate.processor_count", lambda: 7)
+    monkeypatch.setattr("liquid_control.evaluate.processor_count", lambda: 3)
     monkeypatch.setattr("liquid_control.report.evaluation.RolloutPool", Pool)
-    status, _, _ = command(main, checkpoint, "--episodes", "8", "--env", FAST, *arguments)
+    status, _, _ = command(main, checkpoint, "--episodes", "3", "--env", FAST, *arguments)
     assert (status, asked) == (0, [workers])
 
 

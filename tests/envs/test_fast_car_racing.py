@@ -65,7 +65,7 @@ def blind_pairs():
     ]
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**31 - 1), manoeuvre=manoeuvres, randomize=st.booleans())
 def test_physics_rewards_and_endings_are_bit_identical(blind_pairs, seed, manoeuvre, randomize):
     official, fast = blind_pairs[randomize]
