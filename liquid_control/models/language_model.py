@@ -35,6 +35,7 @@ from torch.nn import functional as F
 
 from liquid_control.kernels import is_traced
 from liquid_control.nn import LSTM, LiquidLayer, LiquidScan, PlasticMemory, WindowAttention
+from liquid_control.nn.hybrid import SwiGLU
 from liquid_control.nn.layer import Elapsed, by_step
 from liquid_control.nn.parameters import settle
 from liquid_control.support.checkpoint import load_checkpoint, save_checkpoint, weights_digest
@@ -220,21 +221,6 @@ class Reading(NamedTuple):
 
 
 # The parallel variant: blocks
-
-
-class SwiGLU(nn.Module):
-    """The feed-forward part of a block: W (SiLU(U x) ∘ V x) (Shazeer 2020, equation 6)."""
-
-    def __init__(self, width: int, inner: int):
-        super().__init__()
-        self.expand = nn.Linear(width, 2 * inner, bias=False)
-        self.contract = nn.Linear(inner, width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """From (…, width) to the same."""
-        gate, value = self.expand(x).chunk(2, -1)
-        contracted: Tensor = self.contract(F.silu(gate) * value)
-        return contracted
 
 
 class Block(nn.Module):

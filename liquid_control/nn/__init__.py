@@ -11,6 +11,7 @@ from liquid_control.nn.closed_form import ClosedFormLTC, close_form
 from liquid_control.nn.composite import Bidirectional, Stack
 from liquid_control.nn.frame_stack import MLP
 from liquid_control.nn.gated import GRU, LSTM
+from liquid_control.nn.hybrid import HybridMixer, ResidualBlock
 from liquid_control.nn.lan import LAN
 from liquid_control.nn.layer import LiquidLayer
 from liquid_control.nn.leaky import Leaky
@@ -21,7 +22,7 @@ from liquid_control.nn.padding import last_valid, mask_from_lengths
 from liquid_control.nn.plastic import PlasticCfC
 from liquid_control.nn.plastic_memory import PlasticMemory
 from liquid_control.nn.scan import LiquidScan
-from liquid_control.nn.window_attention import WindowAttention
+from liquid_control.nn.window_attention import TimedAttention, WindowAttention
 from liquid_control.nn.wiring import Circuit, Wiring
 from liquid_control.support.errors import nearest
 
@@ -36,6 +37,7 @@ __all__ = [
     "CfC",
     "Circuit",
     "ClosedFormLTC",
+    "HybridMixer",
     "Leaky",
     "LiquidAttention",
     "LiquidLayer",
@@ -43,7 +45,9 @@ __all__ = [
     "MixedMemory",
     "PlasticCfC",
     "PlasticMemory",
+    "ResidualBlock",
     "Stack",
+    "TimedAttention",
     "WindowAttention",
     "Wiring",
     "build_layer",
@@ -71,6 +75,9 @@ LAYERS: dict[str, type[LiquidLayer]] = {
         GRU,
         MLP,
         WindowAttention,
+        TimedAttention,
+        HybridMixer,
+        ResidualBlock,
     )
 }
 

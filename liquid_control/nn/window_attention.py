@@ -9,18 +9,22 @@ R_t turns pairs of numbers by angles that grow with t at log-spaced rates (Su et
 a score depends on how many steps apart query and key are, and not on where in a text. The window is state: the last
 W - 1 keys and values, not yet turned. So a sequence can go on for ever in constant memory, and what is older than W
 steps is gone; a layer that remembers longer has to keep it (`liquid_control.nn.plastic_memory`).
+
+:class:`TimedAttention` turns by time instead: t is the moment of a step, so a score depends on how much time lies
+between query and key. Only differences count, so no moment is the origin.
 """
 
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from liquid_control.kernels import is_transformed, reference_is_chosen
-from liquid_control.nn.layer import in_front
+from liquid_control.nn.layer import Elapsed, in_front
 from liquid_control.nn.parameters import settle
 from liquid_control.nn.untimed import UntimedLayer
 
@@ -87,33 +91,55 @@ class WindowAttention(UntimedLayer):
 
     def run_steps(self, x: Tensor, state: Tensor, advance: Tensor | None) -> tuple[Tensor, Tensor]:
         """See :class:`UntimedLayer`: ``window`` steps at a time, so memory grows with T · W and not with T²."""
+        y, window, _ = self._slide(x, state.unflatten(1, (self.window - 1, -1)), advance, None)
+        return self.readout(y).transpose(0, 1), window.flatten(1)
+
+    def _slide(
+        self, x: Tensor, window: Tensor, advance: Tensor | None, moments: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The window slides over all steps.
+
+        Args:
+            x: (T, B, C).
+            window: (B, W - 1, 2 units + 1) keys, values, there, before the first step.
+            advance: (T, B) or None.
+            moments: (B, W - 1 + T) of the window and of the steps after it; None numbers the steps.
+
+        Returns:
+            What the heads heard (B, T, units), anything where steps do not advance, the window after the last step, and
+            the moments of what stands in it.
+        """
         steps, past = len(x), self.window - 1
         given = F.pad(self.project(x.transpose(0, 1)), (0, 1), value=1.0)  # (B, T, 3 units + 1)
         if advance is not None:
-            count, place = (part.T[..., None] for part in in_front(advance))
-            given = torch.empty_like(given).scatter(1, place.expand_as(given), given)
+            count, place = (part.T for part in in_front(advance))
+            to = place[..., None].expand_as(given)
+            given = torch.empty_like(given).scatter(1, to, given)
+            if moments is not None:
+                before, now = moments.split([past, steps], 1)
+                moments = torch.cat([before, torch.empty_like(now).scatter(1, place, now)], 1)
         query, present = given.split([self.units, 2 * self.units + 1], 2)
-        seen = torch.cat([state.unflatten(1, (past, -1)), present], 1)  # (B, W - 1 + T, 2 units + 1)
-        y = torch.cat(
-            [
-                self._attend(query[:, first : first + self.window], seen[:, first : first + self.window + past])
-                for first in range(0, steps, self.window)
-            ],
-            1,
-        )
-        window = seen[:, steps:]
-        if advance is not None:
-            y = y.gather(1, place.expand_as(y))
-            recent = count[:, -1:] + torch.arange(past, device=x.device)[:, None]  # (B, W - 1, 1)
-            window = seen.gather(1, recent.expand(-1, -1, seen.shape[2]))
-        return self.readout(y).transpose(0, 1), window.flatten(1)
+        seen = torch.cat([window, present], 1)  # (B, W - 1 + T, 2 units + 1)
+        parts = []
+        for first in range(0, steps, self.window):
+            here = slice(first, first + self.window + past)
+            at = None if moments is None else moments[:, here]
+            parts.append(self._attend(query[:, first : first + self.window], seen[:, here], at))
+        y = torch.cat(parts, 1)
+        if advance is None:
+            return y, seen[:, steps:], None if moments is None else moments[:, steps:]
+        y = y.gather(1, place[..., None].expand_as(y))
+        recent = count[:, -1:] + torch.arange(past, device=x.device)  # (B, W - 1)
+        window = seen.gather(1, recent[..., None].expand(-1, -1, seen.shape[2]))
+        return y, window, None if moments is None else moments.gather(1, recent)
 
-    def _attend(self, query: Tensor, seen: Tensor) -> Tensor:
+    def _attend(self, query: Tensor, seen: Tensor, moments: Tensor | None) -> Tensor:
         """Some steps of all sequences.
 
         Args:
             query: (B, N, units), N ≤ W.
             seen: (B, W - 1 + N, 2 units + 1), the window before them and they themselves: keys, values, there.
+            moments: (B, W - 1 + N) of what is seen, or None: one after another.
 
         Returns:
             (B, N, units).
@@ -124,7 +150,8 @@ class WindowAttention(UntimedLayer):
         near = (place <= now[:, None]) & (place > now[:, None] - self.window)  # (N, W - 1 + N)
         visible = (near & (there.mT > 0))[:, None]  # (B, 1, N, W - 1 + N)
         q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
-        q, k = turn(q, now), turn(k, place)
+        at = place if moments is None else moments[:, None]
+        q, k = turn(q, at[..., self.window - 1 :]), turn(k, at)
         if reference_is_chosen() or is_transformed():
             scores = (q @ k.mT) / math.sqrt(q.shape[-1])
             heard = torch.where(visible, scores, -torch.inf).softmax(-1) @ v
@@ -138,15 +165,64 @@ class WindowAttention(UntimedLayer):
         return self.units
 
 
-def turn(vectors: Tensor, place: Tensor) -> Tensor:
-    """Vectors (…, N, D), each pair of numbers turned by its place (N,) times a rate; D is even.
+class TimedAttention(WindowAttention):
+    """Causal attention to the last ``window`` steps that knows when they were.
 
-    Rates are log-spaced from 1 down to 1/:data:`SLOWEST` radians a step.
+    Keys and queries are turned by the time at which they are, so a score depends on the time between them, and not on
+    when time began. The state has, besides the window of :class:`WindowAttention`, the age of each step in it.
+
+    Time drives it: a step in which no time passes hears nothing, and does not enter the window.
+
+    Args:
+        input_size: number of inputs.
+        units: number of values of all heads together, a multiple of ``heads``; an even number for each head.
+        output_size: number of outputs of the projection after the heads; None is ``units``.
+        heads: number of heads.
+        window: how many steps a step attends to, itself included.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    name = "timed_attention"
+    time_driven = True
+
+    def __init__(
+        self, input_size: int, units: int, output_size: int | None = None, *, heads: int = 2, window: int = 128
+    ):
+        super().__init__(input_size, units, output_size, heads=heads, window=window)
+        size = self.state_size
+        self.parts["ages"] = range(size, size + window - 1)
+        self.state_size = size + window - 1
+
+    def unpack(self, state: Tensor) -> dict[str, Tensor]:
+        """As :meth:`WindowAttention.unpack`, and ``ages`` (B, W - 1): the time since each step of the window."""
+        return super().unpack(state)
+
+    def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See :class:`LiquidLayer`; moments count from the end of the window, in single precision at least."""
+        past = self.window - 1
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        window, ages = state[:, :-past].unflatten(1, (past, -1)), state[:, -past:].to(dtype)
+        spans = elapsed.T if isinstance(elapsed, Tensor) else x.new_full(x.shape[:2], elapsed).T
+        spans = (spans if advance is None else torch.where(advance.T, spans, 0)).to(dtype)
+        now = spans.cumsum(1)
+        y, window, moments = self._slide(x, window, advance, torch.cat([-ages, now], 1))
+        if advance is not None:
+            y = torch.where(advance.T[..., None], y, 0)
+        ages = (now[:, -1:] - cast(Tensor, moments)).to(x.dtype)
+        return self.readout(y).transpose(0, 1), torch.cat([window.flatten(1), ages], 1)
+
+
+def turn(vectors: Tensor, place: Tensor) -> Tensor:
+    """Vectors (…, N, D), each pair of numbers turned by its place (N,) or (…, N) times a rate; D is even.
+
+    Rates are log-spaced from 1 down to 1/:data:`SLOWEST` radians a step, or a unit of time.
     """
     half = vectors.shape[-1] // 2
     dtype = torch.promote_types(vectors.dtype, torch.float32)
     rate = SLOWEST ** -(torch.arange(half, device=vectors.device, dtype=dtype) / half)
-    angle = place[:, None] * rate
+    angle = place[..., None] * rate
     cosine, sine = angle.cos().to(vectors.dtype), angle.sin().to(vectors.dtype)
     one, other = vectors.chunk(2, -1)
     return torch.cat([one * cosine - other * sine, one * sine + other * cosine], -1)

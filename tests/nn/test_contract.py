@@ -17,12 +17,15 @@ from liquid_control.nn import (
     MLP,
     CfC,
     ClosedFormLTC,
+    HybridMixer,
     Leaky,
     LiquidScan,
     MixedMemory,
     PlasticCfC,
     PlasticMemory,
+    ResidualBlock,
     Stack,
+    TimedAttention,
     WindowAttention,
     Wiring,
     build_layer,
@@ -86,6 +89,11 @@ CASES = {
     "window-attention-elapsed": lambda: WindowAttention(INPUTS, 4, 3, window=3, elapsed_as_input=True),
     "window-attention": lambda: WindowAttention(INPUTS, 4, 3, window=3),
     "window-attention-one-head": lambda: WindowAttention(INPUTS, 4, heads=1, window=2),
+    "timed-attention": lambda: TimedAttention(INPUTS, 4, 3, window=3),
+    "hybrid": lambda: HybridMixer(INPUTS, LiquidScan(INPUTS, 3, learn_initial_state=True), units=4, heads=2, window=3),
+    "residual": lambda: ResidualBlock(
+        HybridMixer(INPUTS, CfC(INPUTS, 4, backbone_units=5), units=4, heads=2, window=3, timed=False), expansion=1.2
+    ),
     "mlp-present": lambda: MLP(INPUTS, 6, frames=1, output_size=2),
 }
 

@@ -1,0 +1,180 @@
+"""A liquid core behind attention, and blocks around it: the parts of a hybrid transformer, each of them a layer.
+
+Attention looks things up among the last steps; a liquid core has a state that goes on evolving while time passes. The
+mixer does both, one after the other, and the block around a mixer is that of a transformer with norms in front
+(Xiong et al. 2020, "On layer normalization in the transformer architecture", §3.2):
+
+    a = attention(u),  m = a + W core(norm(u + a))                     the hybrid mixer of u
+    x ← x + m(norm(x)),  x ← x + SwiGLU(norm(x))                       the block
+
+A block around attention alone is the transformer without its liquid core. A stack of blocks is a layer again, so its
+state is one flat tensor: windows of keys and values, and what the cores carry.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from liquid_control.nn.composite import Bidirectional, batch_first
+from liquid_control.nn.layer import Elapsed, LiquidLayer
+from liquid_control.nn.window_attention import TimedAttention, WindowAttention
+
+
+class SwiGLU(nn.Module):
+    """The feed-forward part of a block: W (SiLU(U x) ∘ V x) (Shazeer 2020, equation 6)."""
+
+    def __init__(self, width: int, inner: int):
+        super().__init__()
+        self.expand = nn.Linear(width, 2 * inner, bias=False)
+        self.contract = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (…, width) to the same."""
+        gate, value = self.expand(x).chunk(2, -1)
+        contracted: Tensor = self.contract(F.silu(gate) * value)
+        return contracted
+
+
+class HybridMixer(LiquidLayer):
+    """Attention to a window of the last steps, and a liquid core that reads the input together with what it found.
+
+    The state is the window of the attention, then the state of the core. Each looks after masks and elapsed times
+    itself, as in a :class:`liquid_control.nn.Stack`.
+
+    Args:
+        input_size: number of inputs and of outputs.
+        core: any layer of as many inputs that does not look ahead.
+        units: of the attention, a multiple of 2 · ``heads``; None is ``input_size``.
+        heads: of the attention.
+        window: how many steps it attends to, the present one included.
+        timed: whether it knows when these were, as :class:`TimedAttention` does; else it knows their order.
+
+    Raises:
+        ValueError: if a number is out of range, or the core does not fit, looks ahead, or is a hybrid.
+    """
+
+    name = "hybrid"
+    kept_as: ClassVar = {"units": "attention.units", "heads": "attention.heads", "window": "attention.window"}
+
+    def __init__(
+        self,
+        input_size: int,
+        core: LiquidLayer,
+        *,
+        units: int | None = None,
+        heads: int = 4,
+        window: int = 128,
+        timed: bool = True,
+    ):
+        if core.input_size != input_size:
+            raise ValueError(f"the core takes {core.input_size} inputs, expected {input_size}.")
+        if any(isinstance(part, Bidirectional) for part in core.modules()):
+            raise ValueError("the core looks ahead (a bidirectional layer is in it), which a hybrid must not.")
+        if "attention" in core.parts:
+            raise ValueError("the core is a hybrid itself: put one above the other, in a Stack, instead.")
+        kind = TimedAttention if timed else WindowAttention
+        attention = kind(input_size, units or input_size, input_size, heads=heads, window=window)
+        seen = attention.state_size
+        parts = {name: [seen + place for place in places] for name, places in core.parts.items()}
+        super().__init__(input_size, {"attention": seen, **parts}, input_size)
+        self.timed, self.time_driven = timed, attention.time_driven or core.time_driven
+        self.attention, self.core = attention, core
+        self.norm = nn.RMSNorm(input_size)
+        self.readout = nn.Linear(core.output_size, input_size, bias=False)
+
+    def initial_state(self, batch: int) -> Tensor:
+        """An empty window, and the core's own initial state."""
+        return torch.cat([self.attention.initial_state(batch), self.core.initial_state(batch)], 1)
+
+    def unpack(self, state: Tensor) -> dict[str, Tensor]:
+        """``attention`` (B, ·), which its own ``unpack`` takes apart, and the parts of the core's state."""
+        seen, carried = state.split([self.attention.state_size, self.core.state_size], 1)
+        return {"attention": seen, **self.core.unpack(carried)}
+
+    def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See :class:`LiquidLayer`; elapsed times may be zero, and ``advance`` is the mask."""
+        x, elapsed, mask = x.transpose(0, 1), batch_first(elapsed), batch_first(advance)
+        seen, carried = state.split([self.attention.state_size, self.core.state_size], 1)
+        found, seen = self.attention.run_inside(x, seen, elapsed, mask)
+        y, carried = self.core.run_inside(self.norm(x + found), carried, elapsed, mask)
+        return (found + self.readout(y)).transpose(0, 1), torch.cat([seen, carried], 1)
+
+    def _advance(self, elapsed: Elapsed, mask: Tensor | None, shape: tuple[int, int]) -> tuple[Elapsed, Tensor | None]:
+        return elapsed, mask
+
+    @property
+    def neuron_count(self) -> int:
+        """Those of the attention and of the core."""
+        return self.attention.neuron_count + self.core.neuron_count
+
+    def parameter_count(self) -> int:
+        """Parameters in use, of attention, core and what joins them."""
+        joints = sum(parameter.numel() for part in (self.norm, self.readout) for parameter in part.parameters())
+        return self.attention.parameter_count() + self.core.parameter_count() + joints
+
+
+class ResidualBlock(LiquidLayer):
+    """The block of a transformer around any layer: a mixer, then a feed-forward part, both added to what was there.
+
+    The state is the mixer's.
+
+    Args:
+        mixer: what looks at other steps. Outputs of another number than its inputs go through a linear map.
+        expansion: width of the feed-forward part, in inputs; 0 leaves it out.
+        dropout: share of what is added that is left out in training.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    name = "residual"
+    kept_as: ClassVar = {"dropout": "drop.p"}
+
+    def __init__(self, mixer: LiquidLayer, *, expansion: float = 7 / 3, dropout: float = 0.0):
+        if not 0 <= expansion < float("inf"):
+            raise ValueError(f"expansion must be at least 0 and finite, given {expansion}.")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), given {dropout}.")
+        width = mixer.input_size
+        super().__init__(width, mixer.parts, width)
+        self.time_driven, self.expansion = mixer.time_driven, expansion
+        self.mixer, self.before_mixer = mixer, nn.RMSNorm(width)
+        self.join = nn.Identity() if mixer.output_size == width else nn.Linear(mixer.output_size, width, bias=False)
+        inner = round(expansion * width)
+        self.before_feed = nn.RMSNorm(width) if inner else None
+        self.feed = SwiGLU(width, inner) if inner else None
+        self.drop = nn.Dropout(dropout)
+
+    def initial_state(self, batch: int) -> Tensor:
+        """The mixer's own initial state."""
+        return self.mixer.initial_state(batch)
+
+    def unpack(self, state: Tensor) -> dict[str, Tensor]:
+        """The parts of the mixer's state."""
+        return self.mixer.unpack(state)
+
+    def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See :class:`LiquidLayer`; elapsed times may be zero, and ``advance`` is the mask."""
+        x, elapsed, mask = x.transpose(0, 1), batch_first(elapsed), batch_first(advance)
+        mixed, state = self.mixer.run_inside(self.before_mixer(x), state, elapsed, mask)
+        x = x + self.drop(self.join(mixed))
+        if self.feed is not None and self.before_feed is not None:
+            x = x + self.drop(self.feed(self.before_feed(x)))
+        return x.transpose(0, 1), state
+
+    def _advance(self, elapsed: Elapsed, mask: Tensor | None, shape: tuple[int, int]) -> tuple[Elapsed, Tensor | None]:
+        return elapsed, mask
+
+    @property
+    def neuron_count(self) -> int:
+        """Those of the mixer and of the feed-forward part."""
+        return self.mixer.neuron_count + (0 if self.feed is None else self.feed.contract.in_features)
+
+    def parameter_count(self) -> int:
+        """Parameters in use, of the mixer and of the rest."""
+        own = sum(parameter.numel() for name, parameter in self.named_parameters() if not name.startswith("mixer."))
+        return own + self.mixer.parameter_count()
