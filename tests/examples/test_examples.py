@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ EXAMPLES = ROOT / "examples"
 def run(monkeypatch, capsys):
     """Runs the example of a name from the repository's folder, as a reader does, and gives what it printed."""
 
-    def run(name: str) -> str:
+    def run(name: str, *words: str) -> str:
         monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, "argv", [name, *words])
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
         return capsys.readouterr().out
 
@@ -69,6 +71,17 @@ def test_the_driver_keeps_the_road_over_the_bridge(run):
     printed = run("udacity_over_the_bridge.py")
     assert number("left the road", printed) == 0
     assert number("answers,", printed) > 15
+
+
+def test_the_transformer_with_a_liquid_core_foretells_curves_and_streams(run, tmp_path):
+    printed = run("transformer_lnn_example.py", "--steps", "80", "--pictures", str(tmp_path))
+    learned = number("with a liquid core: error", printed)
+    assert learned < 0.8 * number("the last point again: error", printed)
+    assert learned < number("the mean one: error", printed)
+    assert float(re.search(r"differ by at most (\S+)", printed)[1]) < 1e-4
+    pictures = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(pictures) == {"learning.png", "foretold.png", "drawn_on.png"}
+    assert all(content.startswith(b"\x89PNG") for content in pictures.values())
 
 
 def test_the_table_names_every_example():
