@@ -13,6 +13,7 @@ state is one flat tensor: windows of keys and values, and what the cores carry.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -79,7 +80,7 @@ class HybridMixer(LiquidLayer):
         kind = TimedAttention if timed else WindowAttention
         attention = kind(input_size, units or input_size, input_size, heads=heads, window=window)
         seen = attention.state_size
-        parts = {name: [seen + place for place in places] for name, places in core.parts.items()}
+        parts = {name: _behind(seen, places) for name, places in core.parts.items()}
         super().__init__(input_size, {"attention": seen, **parts}, input_size)
         self.timed, self.time_driven = timed, attention.time_driven or core.time_driven
         self.attention, self.core = attention, core
@@ -115,6 +116,13 @@ class HybridMixer(LiquidLayer):
         """Parameters in use, of attention, core and what joins them."""
         joints = sum(parameter.numel() for part in (self.norm, self.readout) for parameter in part.parameters())
         return self.attention.parameter_count() + self.core.parameter_count() + joints
+
+
+def _behind(size: int, places: Sequence[int]) -> Sequence[int]:
+    """Places in a state that ``size`` others now stand before."""
+    if isinstance(places, range):
+        return range(size + places.start, size + places.stop, places.step)
+    return [size + place for place in places]
 
 
 class ResidualBlock(LiquidLayer):

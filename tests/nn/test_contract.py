@@ -91,8 +91,9 @@ CASES = {
     "window-attention-one-head": lambda: WindowAttention(INPUTS, 4, heads=1, window=2),
     "timed-attention": lambda: TimedAttention(INPUTS, 4, 3, window=3),
     "hybrid": lambda: HybridMixer(INPUTS, LiquidScan(INPUTS, 3, learn_initial_state=True), units=4, heads=2, window=3),
+    "hybrid-untimed": lambda: HybridMixer(INPUTS, GRU(INPUTS, 3), units=4, heads=2, window=3, timed=False),
     "residual": lambda: ResidualBlock(
-        HybridMixer(INPUTS, CfC(INPUTS, 4, backbone_units=5), units=4, heads=2, window=3, timed=False), expansion=1.2
+        HybridMixer(INPUTS, CfC(INPUTS, 4, backbone_units=5), units=4, heads=2, window=3), expansion=1.2
     ),
     "mlp-present": lambda: MLP(INPUTS, 6, frames=1, output_size=2),
 }

@@ -305,10 +305,12 @@ OPERATORS = {
     "mixed-memory-cfc": "cfc_with_memory",
     "mixed-memory-ltc": "ltc_with_memory",
     "stack": "cfc",
+    "hybrid": "liquid_scan",
+    "residual": "cfc",
 }
 """The operators of layers, by the longest of these that their name begins with."""
-IN_PLAIN_TORCH = ("cfc-dense-no_gate", "ltc-ncp-euler", "ltc-ncp-rk4")
-"""Two hidden layers, and solvers that no kernel has."""
+IN_PLAIN_TORCH = ("cfc-dense-no_gate", "ltc-ncp-euler", "ltc-ncp-rk4", "hybrid-untimed")
+"""Two hidden layers, solvers that no kernel has, and a core of torch's own."""
 
 
 def operator_of(case):
