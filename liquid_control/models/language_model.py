@@ -9,8 +9,9 @@ Two variants. ``parallel`` is the one to use. It reads from top to bottom as a s
 A mixer is a layer of `liquid_control.nn`: fast weights that are written and forgotten by learned gates
 (``memory``, `nn.plastic_memory`), liquid neurons whose pace the input sets (``scan``, `nn.scan`), attention to a window
 of the last tokens (``attention``, `nn.window_attention`), or ``deep``, liquid neurons that take as many steps a token
-as they need (:class:`DeepLiquid`). ``lstm`` is there to compare with. A pattern names them in turn. All but the LSTM
-read a whole text at once, and the state has the same size after a million tokens.
+as they need (:class:`DeepLiquid`). ``hybrid`` is attention and one of the others behind it, in one block
+(`nn.hybrid`). ``lstm`` is there to compare with. A pattern names them in turn. All but the LSTM read a whole text at
+once, and the state has the same size after a million tokens.
 
 ``origin`` is the architecture that set out with the claim (`Sariesep/liquid-nn`, MIT), token by token as it was
 published, each defect of it mended by a switch (:class:`OriginCell`).
@@ -34,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from liquid_control.kernels import is_traced
-from liquid_control.nn import LSTM, LiquidLayer, LiquidScan, PlasticMemory, WindowAttention
+from liquid_control.nn import LSTM, HybridMixer, LiquidLayer, LiquidScan, PlasticMemory, WindowAttention
 from liquid_control.nn.hybrid import SwiGLU
 from liquid_control.nn.layer import Elapsed, by_step
 from liquid_control.nn.parameters import settle
@@ -46,7 +47,8 @@ from liquid_control.support.tensor_file import read_tensors, write_tensors
 Width = Annotated[int, Ge(1), Le(8192)]
 Depth = Annotated[int, Ge(1), Le(256)]
 HalfLife = Annotated[float, Gt(0), Le(1e9)]
-Mixer = Literal["memory", "scan", "attention", "deep", "lstm"]
+Core = Literal["memory", "scan", "lstm"]
+Mixer = Literal[Core, "attention", "deep", "hybrid"]
 Mend = Literal["sequences", "gradients", "order", "bound"]
 
 TRACE = "trace"
@@ -64,7 +66,9 @@ class ModelShape:
     blocks: Depth = 4
     """Blocks, or cells of the origin: the first half of those fast, the second deep and plastic."""
     pattern: tuple[Mixer, ...] = ("memory",)
-    """Mixers of the blocks, in turn: memory, scan, attention, deep or lstm. For example memory memory attention."""
+    """Mixers of the blocks, in turn: memory, scan, attention, hybrid, deep or lstm. Say memory memory attention."""
+    core: Core = "scan"
+    """What a hybrid mixer has behind its attention: memory, scan or lstm."""
     heads: Depth = 2
     """Heads of fast weights or of attention, each of width / heads numbers."""
     rule: Literal["hebb", "oja", "delta"] = "delta"
@@ -322,6 +326,9 @@ def build_mixer(kind: Mixer, config: LanguageModelConfig) -> LiquidLayer | DeepL
             return LiquidScan(width, width, width)
         case "attention":
             return WindowAttention(width, width, heads=config.heads, window=config.window)
+        case "hybrid":
+            core = cast(LiquidLayer, build_mixer(config.core, config))
+            return HybridMixer(width, core, heads=config.heads, window=config.window, timed=False)
         case "deep":
             return DeepLiquid(width, config.liquid_steps)
         case "lstm":
@@ -628,6 +635,9 @@ class LanguageModel(nn.Module):
 
 
 def _readout(mixer: nn.Module) -> list[Tensor]:
+    """The weights by which a mixer writes to what goes on."""
+    if isinstance(mixer, HybridMixer):
+        return [*_readout(mixer.attention), mixer.readout.weight]
     readout = getattr(mixer.scan if isinstance(mixer, DeepLiquid) else mixer, "readout", None)
     return [readout.weight] if isinstance(readout, nn.Linear) else []
 

@@ -92,7 +92,9 @@ def test_frozen_synapses_stay(run, capsys, tmp_path):
     assert not any(trace.any() for trace in state.synapses().values()) and not state.frozen
 
 
-@pytest.mark.parametrize("shape", [{"pattern": ("memory", "scan", "attention", "deep")}, {"variant": "origin"}])
+@pytest.mark.parametrize(
+    "shape", [{"pattern": ("memory", "scan", "attention", "deep")}, {"pattern": ("hybrid",)}, {"variant": "origin"}]
+)
 def test_an_exported_step_says_the_same_over_a_thousand_tokens(shape):
     torch.manual_seed(0)
     tokenizer = make_tokenizer("characters", ["abcdefgh"])

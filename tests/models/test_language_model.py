@@ -21,6 +21,8 @@ SMALL = LanguageModelConfig(vocabulary=VOCABULARY, width=8, blocks=2, window=5, 
 MODELS = {
     **{rule: dataclasses.replace(SMALL, rule=rule) for rule in ("hebb", "oja", "delta")},
     "all mixers": dataclasses.replace(SMALL, blocks=5, pattern=("scan", "memory", "attention", "deep", "lstm")),
+    "hybrid": dataclasses.replace(SMALL, pattern=("hybrid",), core="memory"),
+    "hybrids of a scan": dataclasses.replace(SMALL, pattern=("hybrid", "hybrid", "attention"), blocks=3),
     "origin": dataclasses.replace(SMALL, variant="origin", blocks=4),
     "origin without plasticity": dataclasses.replace(SMALL, variant="origin", plastic=False),
 }
@@ -204,6 +206,20 @@ def test_a_damaged_state_is_one_error(reader, tokens, tmp_path, spoil, said):
     spoil(path)
     with pytest.raises(UserError, match=said):
         ReadingState.load(path, reader)
+
+
+def test_synapses_of_a_hybrid_are_those_of_its_core(tokens):
+    torch.manual_seed(3)
+    reader = LanguageModel(dataclasses.replace(SMALL, pattern=("hybrid",), core="memory")).eval()
+    state = reader(tokens).state
+    assert list(state.synapses()) == ["blocks.0.trace", "blocks.1.trace"]
+    alone = state.reset(traces=False)
+    kept = {name: trace.clone() for name, trace in state.synapses().items()}
+    assert all(torch.equal(trace, kept[name]) and trace.any() for name, trace in alone.synapses().items())
+    seen = reader.blocks[0].mixer.attention.state_size
+    assert state.layers["blocks.0"][:, :seen].any() and not alone.layers["blocks.0"][:, :seen].any()
+    held = reader(tokens, state.freeze()).state
+    assert all(torch.equal(trace, kept[name]) for name, trace in held.synapses().items())
 
 
 # Deep mixers
