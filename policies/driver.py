@@ -16,7 +16,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 
 from liquid_control.nn import LiquidLayer, build_layer
-from liquid_control.support.checkpoint import load_checkpoint, save_checkpoint
+from liquid_control.support.checkpoint import load_checkpoint, load_module, save_checkpoint
 from liquid_control.support.errors import UserError
 from liquid_control.support.schema import check_sizes, shortened, validated
 from policies.compiled import CompiledDriver
@@ -244,28 +244,10 @@ class Driver(nn.Module):
         check_sizes(config["core"], f"the core in {folder}")
         check_sizes(described.vector or {}, f"the view in {folder}")
         try:
-            # Without memory first: what the file says may take more than the computer has, what it holds does not.
-            with torch.device("meta"):
-                expected = cls(described, build_layer(config["core"])).state_dict()
-            _compare(expected, tensors)
-            driver = cls(described, build_layer(config["core"]))
-            driver.load_state_dict(tensors)
+            return load_module(lambda: cls(described, build_layer(config["core"])), tensors)
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError, OverflowError) as error:
             reason = shortened(error)
             raise UserError(f"{folder} does not describe a driver of this release: {reason}") from None
-        return driver.eval()
-
-
-def _compare(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Names and shapes of weights.
-
-    Raises:
-        ValueError: if they differ; names the first that does.
-    """
-    for name in [*expected, *given]:
-        shapes = [tuple(tensors[name].shape) if name in tensors else "missing" for tensors in (expected, given)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"the weights of {name} are {shapes[1]} in the file and {shapes[0]} by its config.")
 
 
 def load_driver(folder: str | os.PathLike[str]) -> Driver:

@@ -39,7 +39,7 @@ from liquid_control.nn import LSTM, HybridMixer, LiquidLayer, LiquidScan, Plasti
 from liquid_control.nn.hybrid import SwiGLU
 from liquid_control.nn.layer import Elapsed, by_step
 from liquid_control.nn.parameters import settle
-from liquid_control.support.checkpoint import load_checkpoint, save_checkpoint, weights_digest
+from liquid_control.support.checkpoint import load_checkpoint, load_module, save_checkpoint, weights_digest
 from liquid_control.support.errors import UserError
 from liquid_control.support.schema import shortened, validated
 from liquid_control.support.tensor_file import read_tensors, write_tensors
@@ -652,13 +652,9 @@ def load_language_model(folder: str | os.PathLike[str]) -> tuple[LanguageModel, 
     if "language_model" not in told:
         raise UserError(f"{folder} is no language model: its config has none.")
     config = validated(LanguageModelConfig, told.pop("language_model"), f"the config of {folder}")
-    with torch.device("meta"):
-        model = LanguageModel(config)
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    given = {name: tensor.shape for name, tensor in tensors.items()}
-    if given != shapes:
-        odd = sorted({*given.items()} ^ {*shapes.items()})[0][0]
-        raise UserError(f"the weights of {folder} do not fit its config, first {shortened(odd)}.")
-    model = LanguageModel(config)
-    model.load_state_dict(tensors)
-    return model.eval(), told
+    try:
+        return load_module(lambda: LanguageModel(config), tensors), told
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"the weights of {folder} do not fit its config, first {shortened(error)}.") from None

@@ -16,15 +16,16 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from liquid_control.support.errors import UserError
 from liquid_control.support.files import write_atomically
@@ -33,6 +34,8 @@ from liquid_control.support.schema import check_plain, shortened
 FORMAT_VERSION = 1
 CONFIG_NAME = "config.json"
 CARD_NAME = "README.md"
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def save_checkpoint(
@@ -127,6 +130,69 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], 
         names = shortened(", ".join(broken))
         raise UserError(f"the weights {path} hold NaN or infinite values in {names}: this driver is lost.")
     return tensors, config
+
+
+def load_module(build: Callable[[], Module], tensors: Mapping[str, Tensor]) -> Module:
+    """A module that a config describes, with the weights that :func:`load_checkpoint` gave, in eval mode.
+
+    What a config asks for may take more memory than the computer has, what a file holds does not. So a module that asks
+    for much more than the tensors is left half built. It is built without memory, on the meta device, to say what does
+    not fit. Only then: the first operation there loads torch's compiler, which takes as long as all of torch.
+
+    Args:
+        build: makes the module, its weights at random.
+        tensors: its weights by name.
+
+    Raises:
+        ValueError: if names or shapes differ; names the first that does.
+    """
+    try:
+        with _Ration(RATION * sum(tensor.numel() for tensor in tensors.values()) + SPARE):
+            module = build()
+    except (_Exhausted, RuntimeError):  # RuntimeError: there is not so much memory
+        with torch.device("meta"):
+            _compare(build().state_dict(), tensors)
+        module = build()
+    _compare(module.state_dict(), tensors)
+    module.load_state_dict(tensors)
+    return module.eval()
+
+
+RATION, SPARE = 16, 2**22
+"""Numbers that operations may yield while a module is built, views and intermediate ones too: times those of its
+weights, and in any case."""
+
+
+class _Exhausted(Exception):
+    """A module asks for more than its ration."""
+
+
+class _Ration(TorchFunctionMode):
+    """Within it, operations of torch may yield so many numbers together."""
+
+    def __init__(self, left: int):
+        super().__init__()
+        self._left = left
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self._left -= result.numel()
+            if self._left < 0:  # `torch.empty` has only reserved them so far: memory is taken when they are drawn
+                raise _Exhausted
+        return result
+
+
+def _compare(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Names and shapes of weights.
+
+    Raises:
+        ValueError: if they differ; names the first that does.
+    """
+    for name in [*expected, *given]:
+        shapes = [tuple(tensors[name].shape) if name in tensors else "missing" for tensors in (expected, given)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"{name} is {shapes[1]} in the file and {shapes[0]} by its config")
 
 
 LARGEST_HEAD, LARGEST_WEIGHTS = 2**24, 2**32

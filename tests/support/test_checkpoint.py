@@ -3,11 +3,14 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
+from torch import nn
 
-from liquid_control.support.checkpoint import load_checkpoint, save_checkpoint
+from liquid_control.support.checkpoint import load_checkpoint, load_module, save_checkpoint
 from liquid_control.support.errors import UserError
 from liquid_control.support.files import write_atomically
 
@@ -135,3 +138,28 @@ def test_weights_cannot_be_named_outside_the_folder(folder, tmp_path):
     (folder / "config.json").write_text(json.dumps(config | {"weights": "../elsewhere.safetensors"}))
     with pytest.raises(UserError, match="cannot read the weights"):
         load_checkpoint(folder)
+
+
+def test_a_module_gets_its_weights_and_draws_random_numbers_as_ever():
+    saved = nn.Linear(3, 2)
+    torch.manual_seed(0)
+    nn.Linear(3, 2)
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    loaded = load_module(lambda: nn.Linear(3, 2), saved.state_dict())
+    assert torch.equal(torch.rand(1), after)
+    assert torch.equal(loaded.weight, saved.weight) and not loaded.training
+
+
+@pytest.mark.parametrize("outputs", [5, 10**10])
+def test_weights_that_do_not_fit_are_named_whatever_memory_they_ask_for(outputs):
+    with pytest.raises(ValueError, match=rf"weight is \(2, 3\) in the file and \({outputs}, 3\) by its config"):
+        load_module(lambda: nn.Linear(3, outputs), nn.Linear(3, 2).state_dict())
+
+
+def test_a_driver_is_loaded_without_the_compiler_of_torch():
+    program = (
+        "import sys, liquid_control; liquid_control.load_driver('checkpoints/CarRacing-v3/cfc'); "
+        "print('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "False\n"
