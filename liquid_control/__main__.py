@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from liquid_control import __version__
+from liquid_control.support import starting
 from liquid_control.support.command import run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError, nearest
@@ -45,7 +46,10 @@ def _choose(arguments: Sequence[str]) -> None:
     name, *rest = arguments
     if name not in COMMANDS:
         raise UserError(f"unknown command {name!r}: {nearest(name, COMMANDS)}")
-    importlib.import_module(f"liquid_control.{name}").main(rest)
+    starting.hold_collector()
+    command = importlib.import_module(f"liquid_control.{name}")
+    starting.release_collector()
+    command.main(rest)
 
 
 def _list() -> None:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
-from torch.utils.tensorboard import SummaryWriter
 
 from envs.shifts import SHIFTS
 from liquid_control.report.shift_pictures import Chart, example_frames, png_data, road_of, stroke, svg_path, ways_of
@@ -372,6 +371,8 @@ class Report:
 
     def write_curves(self, folder: Path) -> None:
         """Scalars for TensorBoard, over severity; those of an earlier report are replaced."""
+        from torch.utils.tensorboard import SummaryWriter  # which takes longer to load than a driver
+
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
         with SummaryWriter(str(folder)) as curves:

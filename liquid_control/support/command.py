@@ -219,6 +219,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
     Ctrl-C is status 130, SIGTERM 143.
     """
+    starting.release_collector()
     accept_any_encoding()
     if signal.getsignal(signal.SIGINT) is starting.stop:
         signal.signal(signal.SIGINT, signal.default_int_handler)

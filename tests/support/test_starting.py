@@ -1,5 +1,6 @@
 """The first second of a command: quiet when it is stopped, clear when a file of the user hides a package of ours."""
 
+import gc
 import os
 import shutil
 import signal
@@ -104,6 +105,15 @@ def test_a_read_only_checkout_with_a_read_only_home_evaluates(read_only_checkout
     assert "Traceback" not in ended.stderr
     assert ended.stderr.count("Set NUMBA_CACHE_DIR to one that can.") == 1
     assert '"score": 9' in output.read_text()
+
+
+def test_garbage_is_looked_for_again_when_a_command_is_loaded():
+    frozen = gc.get_freeze_count()
+    starting.hold_collector()
+    assert not gc.isenabled()
+    starting.release_collector()
+    assert gc.isenabled() and gc.get_freeze_count() > frozen
+    gc.unfreeze()
 
 
 def test_a_place_for_kernels_is_found_where_the_source_can_be_written():
