@@ -34,11 +34,9 @@ class AffineHands(nn.Module):
         self.bound = bound
         self.register_buffer("low", torch.tensor(low), persistent=False)
         self.register_buffer("high", torch.tensor(high), persistent=False)
-        # Motor neurons of a CfC live in (-1, 1): start with that interval on the whole range of the control. By NumPy:
-        # to compute without values, on the meta device where checkpoints are compared first, torch loads its compiler.
-        ends = np.array([low, high], np.float32)
-        self.gain = nn.Parameter(torch.tensor((ends[1] - ends[0]) / 2))
-        self.offset = nn.Parameter(torch.tensor((ends[1] + ends[0]) / 2))
+        # Motor neurons of a CfC live in (-1, 1): start with that interval on the whole range of the control.
+        self.gain = nn.Parameter((self.high - self.low) / 2)
+        self.offset = nn.Parameter((self.high + self.low) / 2)
 
     @property
     def motors(self) -> int:
