@@ -262,7 +262,7 @@ def _other_conditions(variety: str) -> str:
             "`domain_randomize=True`, another frame rate or a changed picture."
         )
     return (
-        f"The pictures that the driver learned from were varied (`--variety {variety}`), friction and timing were not. "
+        f"What the driver saw in training was varied (`--variety {variety}`), the car and its road were not. "
         "It was scored with the default colours; `evaluate --suite shift` tells what it scores under others."
     )
 
