@@ -30,7 +30,8 @@ and of Yang, Kautz & Hatamizadeh 2025, "Gated delta networks". Here a trace is r
 how it decays. Neuromodulation is that of Miconi et al. 2019, "Backpropamine".
 
 Two forms, equal in value: the reference form, a loop over steps, and chunks of steps (`chunkwise_trace`), which on CUDA
-are a Triton kernel for the rules hebb and delta. A single step, which has no system to solve, is written out: what is
+are a Triton kernel for the rules hebb and delta. Training on the CPU is two operators of `liquid_control.kernels`, one
+for queries, keys and values, one for the trace. A single step, which has no system to solve, is written out: what is
 spoken token by token is as slow as its operations are many.
 """
 
@@ -43,7 +44,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from liquid_control.kernels import reference_is_chosen
+from liquid_control.kernels import is_operable, reference_is_chosen
 from liquid_control.nn.eligibility import chunkwise_retroactive_trace, retroactive_trace
 from liquid_control.nn.layer import Elapsed, LiquidLayer, in_front
 from liquid_control.nn.parameters import before_softplus, settle
@@ -185,6 +186,8 @@ class PlasticMemory(LiquidLayer):
         """See :class:`LiquidLayer`: in chunks of steps, a single step, or in the reference form step by step."""
         if len(x) == 1 and advance is None and not (self.eligibility or reference_is_chosen()):
             return self._integrate_one(x, state, elapsed)
+        if self._has_kernels(x, state, elapsed, advance):
+            return self._integrate_by_kernels(x, state, elapsed)
         before = self.unpack(state)
         features, tail = self._convolve(self.project(x), before["tail"].transpose(0, 1), advance)
         # A trace accumulates rounding errors.
@@ -235,6 +238,36 @@ class PlasticMemory(LiquidLayer):
         heard = read * torch.rsqrt(read.square().mean(-1, keepdim=True) + READ_FLOOR)
         y = self.readout(self.gain * heard.flatten(1).to(x.dtype) * F.silu(self.gate(x[0])))
         return y[None], torch.cat([trace.flatten(1).to(x.dtype), seen[:, 1:].flatten(1)], 1)
+
+    def _has_kernels(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> bool:
+        """Whether this is a training step on the CPU without padding.
+
+        Reading without gradients does without them: to load and to compile them takes longer than to read a page.
+        """
+        if advance is not None or self.eligibility or not len(x) or reference_is_chosen():
+            return False
+        given = x, state, *self.parameters()
+        recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
+        return recorded and is_operable(*given, elapsed)
+
+    def _integrate_by_kernels(self, x: Tensor, state: Tensor, elapsed: Elapsed) -> tuple[Tensor, Tensor]:
+        """:meth:`integrate` of all steps by two operators, `kernels.heads` and `kernels.trace`."""
+        from liquid_control.kernels.heads import memory_heads  # needs Numba
+        from liquid_control.kernels.trace import plastic_trace as trace_of_heads
+
+        x, before = x.transpose(0, 1), self.unpack(state)
+        given = self.project(x)
+        inputs = torch.cat([before["tail"], given.to(state.dtype)], 1)
+        heads = memory_heads(
+            inputs, self.taps, self.heads, self._features[0] // self.heads, self.rule == "oja", UNIT_FLOOR
+        )
+        span = elapsed.transpose(0, 1) if isinstance(elapsed, Tensor) else elapsed
+        decay, rate = (part.contiguous() for part in self._modulate(x, span, None, state.dtype))  # (B, T, H)
+        read, trace, *_ = trace_of_heads(*heads, decay, rate, before["trace"], self.rule)
+        heard = read * torch.rsqrt(read.square().mean(-1, keepdim=True) + READ_FLOOR)
+        y = self.readout(self.gain * heard.flatten(2) * F.silu(self.gate(x)))
+        tail = inputs[:, inputs.shape[1] - self.convolution + 1 :]
+        return y.transpose(0, 1), torch.cat([trace.flatten(1), tail.flatten(1)], 1)
 
     def _convolve(self, given: Tensor, tail: Tensor, advance: Tensor | None) -> tuple[Tensor, Tensor]:
         """Each feature through its own taps, over the last steps that advanced and the present one.
