@@ -47,7 +47,7 @@ def memory_heads(
         q (B, T, H, K), k (B, T, H, K) and v (B, T, H, V).
     """
     outputs = _outputs(inputs, taps, heads, width)
-    given = inputs.detach().contiguous().numpy(), taps.detach().contiguous().numpy()
+    given = inputs.detach().contiguous().numpy(), _copy(taps)
     items = 3 * heads * len(inputs)
     over_blocks(_forward, items, inputs.numel(), *given, unit_values, floor, *(part.numpy() for part in outputs))
     return outputs
@@ -64,10 +64,11 @@ def _memory_heads_backward(
 ) -> tuple[Tensor, Tensor]:
     """The gradients of inputs and taps."""
     of_inputs, of_taps = inputs.new_empty(inputs.shape), inputs.new_empty(len(inputs), *taps.shape)
-    arrays = [part.detach().contiguous().numpy() for part in (inputs, taps, of_q, of_k, of_v)]
+    features, *of_outputs = (part.detach().contiguous().numpy() for part in (inputs, of_q, of_k, of_v))
     items = 3 * of_q.shape[2] * len(inputs)
     results = of_inputs.numpy(), of_taps.numpy()
-    over_blocks(_backward, items, 3 * inputs.numel(), *arrays[:2], unit_values, floor, *arrays[2:], *results)
+    given = features, _copy(taps), unit_values, floor
+    over_blocks(_backward, items, 3 * inputs.numel(), *given, *of_outputs, *results)
     return of_inputs, of_taps.sum(0)
 
 
@@ -88,6 +89,11 @@ def _differentiate(ctx: Any, *of_outputs: Tensor) -> tuple[Tensor | None, ...]:
 
 
 memory_heads.register_autograd(_differentiate, setup_context=_remember)
+
+
+def _copy(parameter: Tensor) -> np.ndarray:
+    """Not its own memory: what NumPy has seen cannot be shared out over processes any more (FSDP resizes it)."""
+    return parameter.detach().clone(memory_format=torch.contiguous_format).numpy()
 
 
 def _outputs(inputs: Tensor, taps: Tensor, heads: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
