@@ -393,9 +393,8 @@ def _as_json(value: Any) -> Any:
 def _refuse_what_is_no_tensor(x: Any, state: Any) -> None:
     if isinstance(x, PackedSequence):
         raise ValueError(
-            "x is a PackedSequence: pad it and give mask=, True where a step is real: x, lengths = "
-            "torch.nn.utils.rnn.pad_packed_sequence(x, batch_first=True), and then "
-            "layer(x, mask=liquid_control.nn.mask_from_lengths(lengths))."
+            "x is a PackedSequence: pad it (x, lengths = torch.nn.utils.rnn.pad_packed_sequence(x, batch_first=True)) "
+            "and give mask=liquid_control.nn.mask_from_lengths(lengths), True where a step is real."
         )
     for name, given in (("x", x), ("state", state)):
         if given is not None and not isinstance(given, Tensor):
