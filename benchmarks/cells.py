@@ -107,7 +107,8 @@ def build_cells() -> list[Cell]:
         mixed.load_state_dict(weights)
         lstm = 4 * width * (INPUTS + width)
         cells.append(Cell(name, ours, theirs, width, synapses, functions))
-        cells.append(Cell(f"{name[:3]} {width}, memory", mixed, flat, width, synapses + lstm, functions + 5 * width, lstm))
+        counts = synapses + lstm, functions + 5 * width, lstm
+        cells.append(Cell(f"{name[:3]} {width}, memory", mixed, flat, width, *counts))
     return sorted(cells, key=lambda cell: cell.lstm > 0)
 
 
