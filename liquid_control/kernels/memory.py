@@ -310,9 +310,7 @@ def with_memory(
             weight, sources, activations, of_c[:, None].contiguous().numpy(), of_first_c.numpy(), of_sums.values,
             of_weights,
         )  # fmt: skip
-        of_x, of_h, of_elapsed, of_own = gradients(
-            plan, x, time, own, of_y, of_h, wants_x, wants_elapsed, memory
-        )  # fmt: skip
+        of_x, of_h, of_elapsed, of_own = gradients(plan, x, time, own, of_y, of_h, wants_x, wants_elapsed, memory)
         sums = of_weights.sum(0)
         of_weight = sums[: weight.size].reshape(weight.shape)
         parts = [of_weight[:, : plan.inputs], sums[weight.size :], of_weight[:, plan.inputs :]]
