@@ -34,6 +34,7 @@ from liquid_control.nn import (
     Stack,
     TimedAttention,
     build_layer,
+    last_valid,
 )
 from liquid_control.nn.layer import is_readable
 from liquid_control.support.errors import nearest
@@ -320,13 +321,7 @@ class TransformerLNN(nn.Module):
         """What of (B, T, O) is asked for."""
         if self.answer == "steps":
             return y if self.batch_first else y.transpose(0, 1)
-        if not y.shape[1]:
-            return y.new_zeros(len(y), self.output_size)
-        if mask is None:
-            return y[:, -1]
-        place = torch.arange(y.shape[1], device=y.device)
-        last = torch.where(mask, place, 0).amax(1)  # without a real step, the first, which is padding and zero
-        return y.gather(1, last[:, None, None].expand(-1, 1, self.output_size))[:, 0]
+        return last_valid(y, mask)
 
     def _fresh(self, batch: int) -> HybridState:
         layers = self.blocks.initial_state(batch)
