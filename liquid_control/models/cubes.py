@@ -168,11 +168,10 @@ class Cube:
         Args:
             x: (N, d), on any device; what is recalled is on the same.
         """
-        recall = self._look_up(self._keys(self._project(x)))
-        of_block = recall.places // BLOCK
-        self.tensors["use"].view(-1).index_add_(0, recall.places.flatten(), recall.weights.flatten())
-        if len(self):
-            self.tensors["touched"][of_block[recall.weights > 0]] = int(self.tensors["clock"])
+        of, recall = self.tensors, self._look_up(self._keys(self._project(x)))
+        of["clock"] += len(x)
+        of["use"].view(-1).index_add_(0, recall.places.flatten(), recall.weights.flatten())
+        of["touched"][recall.places[recall.weights > 0] // BLOCK] = of["clock"]
         return recall._replace(
             residual=recall.residual.to(x.device),
             similarity=recall.similarity.to(x.device),

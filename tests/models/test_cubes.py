@@ -129,6 +129,8 @@ def test_errors_and_use_are_told_of_each_entry(teacher):
     for _ in range(5):
         cube.read(x[:10])
     assert float(cube.tensors["use"].sum()) == pytest.approx(50, rel=1e-4)
+    touched, clock = cube.tensors["touched"], int(cube.tensors["clock"])
+    assert clock == 60 + 5 * 10 and int(touched.max()) == clock
     cube.write(x[:10], 3 * teacher(x[:10]))
     assert float(cube.tensors["error"].max()) == pytest.approx(4 / 9 / 16, rel=0.1)  # (3 - 1)² / 3², a sixteenth
 
