@@ -1,0 +1,138 @@
+"""A liquid student: what it makes of an input, of what memory holds of it, and of what came before.
+
+A teacher's sub-block makes the residual r of an input h. The student guesses it from h, from what a cube recalls
+(:class:`liquid_control.models.cubes.Recall`: r̂_mem, dispersion u, novelty ν), and from a liquid state that goes on:
+
+    z = liquid scan of [norm(h), r̂_mem, u, ν]         `liquid_control.nn.LiquidScan`
+    r̂ = m r̂_mem + U z,   m = σ(a - b_ν ν - b_u u)      memory counts while it is near and of one voice
+    ℓ = w · z + c - d_ν ν                              the logarithm of the relative error that it expects
+
+It learns while the teacher runs (:class:`Distillation`), from detached tensors, so the teacher never gets its gradient:
+
+    loss = mean of e + mean of (ℓ - log e)²,   e = ‖r̂ - r‖² / ‖r‖²
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from liquid_control.models.cubes import Recall
+from liquid_control.nn import LiquidScan
+
+LEAST = 1e-6
+"""Of a relative error, in its logarithm."""
+
+
+class Guess(NamedTuple):
+    """What a student makes of B sequences of T inputs."""
+
+    residual: Tensor
+    """(B, T, d) r̂."""
+    log_error: Tensor
+    """(B, T) ℓ."""
+    state: Tensor
+    """(B, S) after the last."""
+
+
+class LiquidStudent(nn.Module):
+    """The student of one sub-block.
+
+    Args:
+        width: numbers of an input and of a residual, d.
+        units: liquid neurons.
+
+    Raises:
+        ValueError: if a number is below one.
+    """
+
+    def __init__(self, width: int, units: int):
+        super().__init__()
+        self.width = width
+        self.norm = nn.RMSNorm(width)
+        self.scan = LiquidScan(2 * width + 2, units, longest_tau=16.0)
+        self.readout = nn.Linear(units, width, bias=False)
+        self.expects = nn.Linear(units, 1)
+        self.trust = nn.Parameter(torch.tensor([2.0, 8.0, 2.0]))  # a, b of novelty, b of dispersion
+        self.doubt = nn.Parameter(torch.tensor(1.0))
+
+    def initial_state(self, batch: int) -> Tensor:
+        """The state (batch, S) before the first input."""
+        return self.scan.initial_state(batch)
+
+    def forward(self, h: Tensor, recall: Recall, state: Tensor | None = None) -> Guess:
+        """Guesses what the sub-block would make of inputs.
+
+        Args:
+            h: (B, T, d).
+            recall: of these inputs, B T of them, one sequence after another.
+            state: (B, S) before the first; None is :meth:`initial_state`.
+
+        Raises:
+            ValueError: if shapes do not fit.
+        """
+        if h.dim() != 3 or h.shape[2] != self.width:
+            raise ValueError(f"inputs have shape {tuple(h.shape)}, expected (batch, time, {self.width}).")
+        if recall.residual.shape != (h.shape[0] * h.shape[1], self.width):
+            raise ValueError(f"what is recalled is of {len(recall.residual)} inputs, expected {h[..., 0].numel()}.")
+        remembered = recall.residual.view_as(h)
+        dispersion, novelty = recall.dispersion.view(h.shape[:2]), 1 - recall.similarity.view(h.shape[:2])
+        dispersion = torch.log1p(dispersion)  # of what cancels out it is without bound
+        told = torch.stack([dispersion, novelty], 2)
+        z, state = self.scan(torch.cat([self.norm(h), remembered, told], 2), state)
+        often, new, apart = self.trust
+        share = torch.sigmoid(often - new * novelty - apart * dispersion)[..., None]
+        log_error = self.expects(z)[..., 0] + self.doubt * novelty
+        return Guess(share * remembered + self.readout(z), log_error, state)
+
+    def operations(self) -> int:
+        """Multiplications of an input."""
+        units = self.scan.units
+        return 2 * units * (2 * self.width + 2) + units * (self.width + 1) + 2 * self.width
+
+
+def relative_error(guessed: Tensor, residual: Tensor) -> Tensor:
+    """‖r̂ - r‖² / ‖r‖² of vectors (…, d)."""
+    size = residual.square().sum(-1).clamp(min=torch.finfo(residual.dtype).tiny)
+    return (guessed - residual).square().sum(-1) / size
+
+
+class Distillation:
+    """A student that learns from what its teacher makes, as it comes.
+
+    Args:
+        student: who learns.
+        learning_rate: of Adam.
+    """
+
+    def __init__(self, student: LiquidStudent, learning_rate: float = 3e-3):
+        self.student = student
+        self.optimizer = torch.optim.Adam(student.parameters(), learning_rate)
+
+    def learn(
+        self, h: Tensor, recall: Recall, residual: Tensor, state: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One step.
+
+        Args:
+            h: (B, T, d) inputs.
+            recall: of them.
+            residual: (B, T, d) what the teacher made of them.
+            state: (B, S) of the student before the first.
+
+        Returns:
+            ℓ and the relative errors, as they were before it learned, both (B, T), and the state after, (B, S).
+        """
+        residual = residual.detach()
+        with torch.enable_grad():
+            guess = self.student(h.detach(), recall, None if state is None else state.detach())
+            error = relative_error(guess.residual, residual)
+            expected = F.mse_loss(guess.log_error, error.detach().clamp(min=LEAST).log())
+            self.optimizer.zero_grad()
+            (error.mean() + expected).backward()
+        nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+        self.optimizer.step()
+        return guess.log_error.detach(), error.detach(), guess.state.detach()

@@ -1,0 +1,110 @@
+"""The liquid student: it learns what its teacher makes, knows how wrong it is, and leaves the teacher alone."""
+
+import pytest
+import torch
+from torch import nn
+
+from liquid_control.models.cubes import Cube, CubeConfig, Recall
+from liquid_control.models.student import Distillation, LiquidStudent, relative_error
+
+WIDTH, BATCH, TIME = 12, 3, 10
+
+
+def draw(seed, batch=BATCH, time=TIME):
+    return torch.randn(batch, time, WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+def recalled(number, residual=None, novelty=0.0):
+    residual = torch.zeros(number, WIDTH) if residual is None else residual
+    none = torch.zeros(number, 1)
+    return Recall(residual, torch.full((number,), 1 - novelty), torch.zeros(number), none.long(), none, 0)
+
+
+@pytest.fixture
+def student():
+    torch.manual_seed(1)
+    return LiquidStudent(WIDTH, 24)
+
+
+@pytest.fixture
+def teacher():
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Linear(WIDTH, 24), nn.GELU(), nn.Linear(24, WIDTH))
+
+
+def test_step_by_step_it_guesses_as_at_once(student):
+    h, recall = draw(3), recalled(BATCH * TIME, draw(4).flatten(0, 1), 0.3)
+    whole = student(h, recall)
+    state = student.initial_state(BATCH)
+    for place in range(TIME):
+        rows = torch.arange(BATCH) * TIME + place
+        part = Recall(*(values[rows] for values in recall[:5]), operations=0)
+        guess = student(h[:, place : place + 1], part, state)
+        state = guess.state
+        torch.testing.assert_close(guess.residual[:, 0], whole.residual[:, place], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(guess.log_error[:, 0], whole.log_error[:, place], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(state, whole.state)
+
+
+def test_it_learns_a_teacher_without_memory(student, teacher):
+    distillation, errors, state = Distillation(student), [], None
+    for seed in range(250):
+        h = draw(seed, 16)
+        _, error, state = distillation.learn(h, recalled(160, novelty=1.0), teacher(h), state)
+        errors.append(float(error.mean()))
+    assert sum(errors[-10:]) / 10 < 0.4 * sum(errors[:3]) / 3
+
+
+def test_it_trusts_a_memory_that_is_near_and_expects_to_be_right(student, teacher):
+    distillation = Distillation(student)
+    near = (torch.arange(160) % 2 == 0).view(16, 10)
+    for seed in range(150):
+        h = draw(seed, 16)
+        r = teacher(h)
+        held = torch.where(near[..., None], r, torch.randn_like(r)).detach().flatten(0, 1)
+        recall = recalled(160, held)._replace(similarity=torch.where(near, 1.0, 0.2).flatten())
+        thought, error, _ = distillation.learn(h, recall, r)
+    assert float(error[near].mean()) < 0.1 < float(error[~near].mean())
+    assert float(thought[near].mean()) < float(thought[~near].mean()) - 1
+    gap = (thought - error.clamp(min=1e-6).log()).mean()
+    assert abs(float(gap)) < 0.5
+
+
+def test_the_teacher_gets_no_gradient_and_all_of_the_student_does(student, teacher):
+    h = draw(5).requires_grad_()
+    before = {name: value.clone() for name, value in student.named_parameters()}
+    held = teacher(h).detach() + 0.1
+    Distillation(student).learn(h, recalled(BATCH * TIME, held.flatten(0, 1), 0.3), teacher(h))
+    assert h.grad is None and all(value.grad is None for value in teacher.parameters())
+    recall = recalled(BATCH * TIME, held.flatten(0, 1), 0.3)._replace(dispersion=torch.full((BATCH * TIME,), 0.2))
+    Distillation(student, 1e-2).learn(h, recall, teacher(h))
+    assert [name for name, value in student.named_parameters() if torch.equal(value, before[name])] == []
+
+
+def test_it_takes_what_a_cube_recalls(student, teacher):
+    cube, h = Cube(CubeConfig(width=WIDTH, layers=1, blocks=2, key_size=8)), draw(6)
+    flat = h.flatten(0, 1)
+    assert student(h, cube.read(flat)).residual.isfinite().all()
+    cube.write(flat, teacher(flat))
+    recall = cube.read(flat)
+    assert recall.similarity.min() > 0.9
+    guess = student(h, recall)
+    assert relative_error(guess.residual, teacher(h)).mean().item() < 3
+    assert guess.log_error.shape == (BATCH, TIME)
+
+
+def test_a_relative_error_is_that_of_its_formula():
+    assert relative_error(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])).item() == pytest.approx(25 / 16)
+    assert relative_error(torch.zeros(2), torch.tensor([0.0, 4.0])).item() == 1
+
+
+def test_operations_are_those_of_its_matrices(student):
+    matrices = [student.scan.drive.weight, student.readout.weight, student.expects.weight]
+    assert student.operations() == sum(matrix.numel() for matrix in matrices) + 2 * WIDTH
+
+
+def test_other_shapes_are_one_error(student):
+    with pytest.raises(ValueError, match=r"inputs have shape \(3, 10\), expected \(batch, time, 12\)"):
+        student(draw(1)[..., 0], recalled(30))
+    with pytest.raises(ValueError, match="what is recalled is of 29 inputs, expected 30"):
+        student(draw(1), recalled(29))
