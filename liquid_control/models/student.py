@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from liquid_control.models.cubes import Recall
 from liquid_control.nn import LiquidScan
@@ -55,8 +54,9 @@ class LiquidStudent(nn.Module):
         self.norm = nn.RMSNorm(width)
         self.scan = LiquidScan(2 * width + 2, units, longest_tau=16.0)
         self.readout = nn.Linear(units, width, bias=False)
+        nn.init.zeros_(self.readout.weight)  # to begin with, what is remembered stands alone
         self.expects = nn.Linear(units, 1)
-        self.trust = nn.Parameter(torch.tensor([2.0, 8.0, 2.0]))  # a, b of novelty, b of dispersion
+        self.trust = nn.Parameter(torch.tensor([4.0, 8.0, 2.0]))  # a, b of novelty, b of dispersion
         self.doubt = nn.Parameter(torch.tensor(1.0))
 
     def initial_state(self, batch: int) -> Tensor:
@@ -113,7 +113,12 @@ class Distillation:
         self.optimizer = torch.optim.Adam(student.parameters(), learning_rate)
 
     def learn(
-        self, h: Tensor, recall: Recall, residual: Tensor, state: Tensor | None = None
+        self,
+        h: Tensor,
+        recall: Recall,
+        residual: Tensor,
+        state: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One step.
 
@@ -122,6 +127,7 @@ class Distillation:
             recall: of them.
             residual: (B, T, d) what the teacher made of them.
             state: (B, S) of the student before the first.
+            known: (B, T) bool, where the teacher ran; None is everywhere. Of the rest nothing is learned.
 
         Returns:
             ℓ and the relative errors, as they were before it learned, both (B, T), and the state after, (B, S).
@@ -130,9 +136,11 @@ class Distillation:
         with torch.enable_grad():
             guess = self.student(h.detach(), recall, None if state is None else state.detach())
             error = relative_error(guess.residual, residual)
-            expected = F.mse_loss(guess.log_error, error.detach().clamp(min=LEAST).log())
+            surprise = (guess.log_error - error.detach().clamp(min=LEAST).log()).square()
+            loss = error + surprise
+            loss = loss.mean() if known is None else torch.where(known, loss, 0).sum() / known.sum().clamp(min=1)
             self.optimizer.zero_grad()
-            (error.mean() + expected).backward()
+            loss.backward()
         nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self.optimizer.step()
         return guess.log_error.detach(), error.detach(), guess.state.detach()
