@@ -11,6 +11,9 @@ knows neither masks nor a batch of elapsed times: those rows of ours stand besid
 
 "memory" is an LSTM before the neurons: `MixedMemory`, and ``mixed_memory=True`` in ncps. Its peers have the neurons'
 width.
+
+`--large` times dense CfCs of other sizes and batches instead, at elapsed times that differ: among them those of the
+published settings for walker2d, in training, with the dropout of their backbones.
 """
 
 from __future__ import annotations
@@ -56,6 +59,8 @@ class Cell:
     """Sigmoids and tanhs for a sample and step."""
     lstm: int = 0
     """Weights of an LSTM before it to work through."""
+    batch: int = BATCH
+    inputs: int = INPUTS
 
     @property
     def operations(self) -> int:
@@ -112,18 +117,53 @@ def build_cells() -> list[Cell]:
     return sorted(cells, key=lambda cell: cell.lstm > 0)
 
 
+WALKER_INPUTS = 17
+LARGE: list[tuple[str, int, int, dict[str, Any], int]] = [
+    ("CfC 64, backbone 128", INPUTS, 64, {}, 32),
+    ("CfC 64, backbone 128", INPUTS, 64, {}, 128),
+    ("CfC 64, backbone 128", INPUTS, 64, {}, 512),
+    ("CfC 128, no backbone", INPUTS, 128, {"backbone_layers": 0}, 128),
+    ("CfC 256, backbone 256", INPUTS, 256, {"backbone_units": 256}, 128),
+    ("CfC 64, backbone 4 x 64", INPUTS, 64, {"backbone_units": 64, "backbone_layers": 4}, 128),
+    (
+        "walker2d: CfC 64, SiLU 256, dropout 0.1",
+        WALKER_INPUTS,
+        64,
+        {"backbone_units": 256, "activation": "silu", "backbone_dropout": 0.1},
+        256,
+    ),
+    (
+        "walker2d, of mixed memory: CfC 128, 2 x 128, dropout 0.2",
+        WALKER_INPUTS,
+        128,
+        {"backbone_layers": 2, "backbone_dropout": 0.2},
+        128,
+    ),
+]
+"""Names, inputs, neurons, options and batch."""
+
+
+def build_large(name: str, inputs: int, units: int, options: dict[str, Any], batch: int) -> Cell:
+    """A dense CfC of any size, with the weights of ncps."""
+    ours, theirs = CfC(inputs, units, **options), ncps.torch.CfC(inputs, units, **options)
+    ours.load_state_dict(theirs.state_dict())
+    functions = 3 * units + (ours.backbone_units * ours.backbone_layers)
+    weights = sum(parameter.numel() for parameter in ours.parameters() if parameter.dim() == 2)
+    return Cell(name, ours, theirs, units, weights, functions, batch=batch, inputs=inputs)
+
+
 # Passes
 
 
 def passes(cell: Cell) -> dict[str, Callable[[bool], None]]:
     """What is timed: each takes whether to run the backward pass too."""
     torch.manual_seed(0)
-    x = torch.randn(BATCH, STEPS, INPUTS)
-    elapsed = 0.1 + torch.rand(BATCH, STEPS)
+    x = torch.randn(cell.batch, STEPS, cell.inputs)
+    elapsed = 0.1 + torch.rand(cell.batch, STEPS)
     # Sequences of 49 to 64 steps.
-    mask = torch.arange(STEPS) < torch.randint(49, STEPS + 1, (BATCH, 1))
-    lstm, gru = (kind(INPUTS, cell.width, batch_first=True) for kind in (nn.LSTM, nn.GRU))
-    zeros, initial = torch.zeros(BATCH, cell.width), torch.zeros(BATCH, cell.ours.state_size)
+    mask = torch.arange(STEPS) < torch.randint(49, STEPS + 1, (cell.batch, 1))
+    lstm, gru = (kind(cell.inputs, cell.width, batch_first=True) for kind in (nn.LSTM, nn.GRU))
+    zeros, initial = torch.zeros(cell.batch, cell.width), torch.zeros(cell.batch, cell.ours.state_size)
 
     def run(module: nn.Module, states: tuple[Tensor, ...], call: Callable[..., Any]) -> Callable[[bool], None]:
         leaves = [leaf.clone().requires_grad_() for leaf in (x, *states)]
@@ -143,17 +183,17 @@ def passes(cell: Cell) -> dict[str, Callable[[bool], None]]:
     ours, theirs = cell.ours, cell.theirs
     return {
         "ncps": run(theirs, (initial,), theirs),
-        f"nn.LSTM({INPUTS}, {cell.width})": run(lstm, (zeros[None], zeros[None]), lambda x, h, c: lstm(x, (h, c))),
-        f"nn.GRU({INPUTS}, {cell.width})": run(gru, (zeros[None],), gru),
+        f"nn.LSTM({cell.inputs}, {cell.width})": run(lstm, (zeros[None], zeros[None]), lambda x, h, c: lstm(x, (h, c))),
+        f"nn.GRU({cell.inputs}, {cell.width})": run(gru, (zeros[None],), gru),
         "ours": run(ours, (initial,), ours),
         "ours, elapsed (B, T)": run(ours, (initial,), lambda x, state: ours(x, state, elapsed)),
         "ours, elapsed (B, T) and mask": run(ours, (initial,), lambda x, state: ours(x, state, elapsed, mask)),
     }
 
 
-def time_passes(cell: Cell, rounds: int) -> dict[tuple[str, bool], list[float]]:
-    """Seconds by name and whether the backward pass is part of it, one number a round."""
-    runs = passes(cell)
+def time_passes(cell: Cell, rounds: int, *names: str) -> dict[tuple[str, bool], list[float]]:
+    """Seconds by name (of these, or all) and whether the backward pass is part of it, one number a round."""
+    runs = {name: run for name, run in passes(cell).items() if name in names or not names}
     seconds: dict[tuple[str, bool], list[float]] = {(name, backward): [] for name in runs for backward in (False, True)}
     for _ in range(rounds + 1):
         for name, backward in seconds:
@@ -206,6 +246,33 @@ def print_passes(console: Console, cells: list[Cell], rounds: int) -> None:
 def ratio(above: list[float], below: list[float]) -> float:
     """The median of the ratios within a round."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def print_large(console: Console, cells: list[Cell], rounds: int) -> None:
+    """The table of dense layers of other sizes and batches."""
+    table = Table(
+        title=f"Dense layers, {STEPS} steps, elapsed (B, T): milliseconds, and times as fast; {rounds} rounds"
+    )
+    for column in (
+        "layer",
+        "batch",
+        "ncps, forward",
+        "both",
+        "ours, forward",
+        "both ",
+        "ncps ÷ ours, forward",
+        " both",
+    ):
+        table.add_column(column, justify="left" if column == "layer" else "right", no_wrap=True)
+    names = "ncps", "ours, elapsed (B, T)"
+    for cell in cells:
+        seconds = time_passes(cell, rounds, *names)
+        row = [
+            f"{1e3 * statistics.median(seconds[name, backward]):.2f}" for name in names for backward in (False, True)
+        ]
+        row += [f"{ratio(*(seconds[name, backward] for name in names)):.1f}" for backward in (False, True)]
+        table.add_row(cell.name, str(cell.batch), *row)
+    console.print(table)
 
 
 # Steps
@@ -339,10 +406,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=argument(Count), default=40, help="turns of all passes")
     parser.add_argument("--steps", type=argument(Count), default=5000, help="single steps")
     parser.add_argument("--only", default="", help="cells whose name contains this")
+    parser.add_argument("--large", action="store_true", help="dense layers of other sizes and batches instead")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     console = Console(width=150)
+    if arguments.large:
+        large = [build_large(*row) for row in LARGE if arguments.only in row[0]]
+        print_large(console, large, arguments.rounds)
+        return
     cells = [cell for cell in build_cells() if arguments.only in cell.name]
     print_passes(console, cells, arguments.rounds)
     print_steps(console, cells, arguments.steps)

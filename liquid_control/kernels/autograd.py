@@ -94,7 +94,7 @@ class SequenceKernel:
         plan_of: (text, masks or None) → plan, what the kernel needs to know of the layer besides its parameters. Its
             ``outputs`` is O. Without masks every synapse is there, which changes no size.
         forward: (plan, x, state, elapsed, mask, parameters, keep: bool) → y (B, T, O), final state (B, S), and what the
-            backward pass needs of it, or nothing.
+            backward pass needs of it, or nothing. One whose layer has dropout takes ``bits``, too.
         backward: (plan, x, time, what is kept as arrays, gradients of y and of the final state, whether those of x and
             of the elapsed times are wanted) → gradients of x (B, T, C), the state (B, S), the elapsed times (B, T), and
             of all parameters end to end; of what is not wanted, nothing.
@@ -128,6 +128,7 @@ class SequenceKernel:
         elapsed: float | Tensor,
         mask: Tensor | None,
         parameters: Sequence[Tensor],
+        draw: Callable[[], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor] | None:
         """Runs a sequence, with gradients by x, state, elapsed and parameters where they may be wanted.
 
@@ -140,30 +141,33 @@ class SequenceKernel:
             elapsed: a number ≥ 0, or (B, T), ≥ 0 at real steps.
             mask: (B, T) bool, False at padding; or None.
             parameters: in the order that the plan has them.
+            draw: draws the random bits of dropout, (B, T, ·) int16, if there is any; not called where None is returned.
 
         Returns:
             y (B, T, O), zero at padding, and the state (B, S) after the last step; None where the reference form must
             run.
         """
         if not is_traced() and are_plain(x, state, elapsed, mask, *parameters):
+            noise = {} if draw is None else {"bits": draw()}
             if is_recorded(x, state, elapsed, *parameters):
-                return _Recorded.apply(self, plan(), mask, x, state, elapsed, *parameters)
+                return _Recorded.apply(self, plan(), mask, noise, x, state, elapsed, *parameters)
             with torch.no_grad():
-                return self.forward(plan(), x, state, elapsed, mask, parameters, keep=False)[:2]
+                return self.forward(plan(), x, state, elapsed, mask, parameters, keep=False, **noise)[:2]
         text, masks = description()
         if not is_operable(x, state, elapsed, mask, *parameters, *masks):
             return None
         times, time = (elapsed, None) if isinstance(elapsed, Tensor) else (None, elapsed)
         keep = is_recorded(x, state, elapsed, *parameters)
-        return self.operator(x, state, times, time, mask, list(parameters), masks, text, keep)[:2]
+        bits = None if draw is None else draw()
+        return self.operator(x, state, times, time, mask, list(parameters), masks, text, keep, bits)[:2]
 
 
 class _Recorded(torch.autograd.Function):
     """A call of a :class:`SequenceKernel`."""
 
     @staticmethod
-    def forward(ctx, kernel, plan, mask, x, state, elapsed, *parameters):
-        y, final, ctx.kept = kernel.forward(plan, x, state, elapsed, mask, parameters, keep=True)
+    def forward(ctx, kernel, plan, mask, noise, x, state, elapsed, *parameters):
+        y, final, ctx.kept = kernel.forward(plan, x, state, elapsed, mask, parameters, keep=True, **noise)
         ctx.kernel, ctx.plan, ctx.parameters = kernel, plan, parameters
         timed = isinstance(elapsed, Tensor)
         ctx.time = None if timed else elapsed
@@ -175,12 +179,12 @@ class _Recorded(torch.autograd.Function):
     def backward(ctx, of_y, of_final):
         refuse_more_than_gradients(ctx.kernel.name, of_y, of_final)
         x, _ = ctx.saved_tensors
-        wants_x, wants_elapsed = ctx.needs_input_grad[3], ctx.needs_input_grad[5]
+        wants_x, wants_elapsed = ctx.needs_input_grad[4], ctx.needs_input_grad[6]
         of_x, of_state, of_elapsed, of_parameters = ctx.kernel.backward(
             ctx.plan, x, ctx.time, _as_arrays(ctx.kept), of_y, of_final, wants_x, wants_elapsed
         )
         return (
-            *(None, None, None),
+            *(None, None, None, None),
             of_x if wants_x else None,
             of_state,
             of_elapsed if wants_elapsed else None,
@@ -202,13 +206,15 @@ def _register(operator: str, kernel: SequenceKernel) -> Callable[..., tuple[Tens
         masks: list[Tensor],
         text: str,
         keep: bool,
+        bits: Tensor | None,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        plan = kernel.plan_of(text, _contents(masks))
-        y, final, kept = kernel.forward(plan, x, state, time if times is None else times, mask, parameters, keep)
+        plan, noise = kernel.plan_of(text, _contents(masks)), {} if bits is None else {"bits": bits}
+        elapsed = time if times is None else times
+        y, final, kept = kernel.forward(plan, x, state, elapsed, mask, parameters, keep, **noise)
         return y, final, [torch.from_numpy(part) if isinstance(part, np.ndarray) else part.as_tensor() for part in kept]
 
     @run.register_fake
-    def _(x, state, times, time, mask, parameters, masks, text, keep):
+    def _(x, state, times, time, mask, parameters, masks, text, keep, bits):
         plan, (batch, steps, _) = kernel.plan_of(text, None), x.shape
         kept = kernel.sizes_kept(plan, batch, steps, time, mask is not None) if keep else []
         final = torch.empty_like(state, memory_format=torch.contiguous_format)
@@ -243,7 +249,7 @@ def _register(operator: str, kernel: SequenceKernel) -> Callable[..., tuple[Tens
         )
 
     def remember(ctx, inputs, output):
-        x, _, _, ctx.time, _, parameters, masks, ctx.text, ctx.keep = inputs
+        x, _, _, ctx.time, _, parameters, masks, ctx.text, ctx.keep, _ = inputs
         kept = output[2]
         ctx.mark_non_differentiable(*kept)
         ctx.save_for_backward(x if kernel.reads_x else None, *kept, *masks)
@@ -267,7 +273,7 @@ def _register(operator: str, kernel: SequenceKernel) -> Callable[..., tuple[Tens
             *(None, None),
             [part.view(shape) for part, shape in parts],
             [None] * len(masks),
-            *(None, None),
+            *(None, None, None),
         )
 
     run.register_autograd(backward, setup_context=remember)

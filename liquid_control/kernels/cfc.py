@@ -28,6 +28,7 @@ from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 
 from liquid_control.kernels import is_known
+from liquid_control.kernels.activations import ACTIVATIONS, activate
 from liquid_control.kernels.autograd import Kept, SequenceKernel, Sizes
 from liquid_control.kernels.batch import (
     Buffer,
@@ -69,42 +70,9 @@ MODES = {"default": 0, "no_gate": 1, "pure": 2}
 DEFAULT, NO_GATE, PURE = MODES.values()
 
 LOG2_E = math.log2(math.e)
-SQRT_HALF, NORMAL_DENSITY = math.sqrt(0.5), 1 / math.sqrt(2 * math.pi)
-
-ACTIVATIONS = {"lecun_tanh": 0, "silu": 1, "relu": 2, "tanh": 3, "gelu": 4}
-"""The backbone's."""
-LECUN_TANH, SILU, RELU, TANH, GELU = ACTIVATIONS.values()
 
 FIRST, SIZE, SOURCE, FAN, BEGIN = range(5)
 """Columns of :attr:`PackedHeads.groups`."""
-
-
-# The backbone's activations
-
-
-@njit(nogil=True, **OPTIONS)
-def _activate(kind, x, tile):
-    """The activation of Lanes and its slope; ``tile`` is memory for sixteen numbers."""
-    if kind == LECUN_TANH:
-        value = 1.7159 * tanh(0.666 * x)
-        slope = 1.7159 * 0.666 - (0.666 / 1.7159) * value * value
-    elif kind == TANH:
-        value = tanh(x)
-        slope = 1 - value * value
-    elif kind == RELU:
-        value, slope = where_positive(x, x, 0 * x), where_positive(x, 1 + 0 * x, 0 * x)
-    elif kind == SILU:
-        opening = sigmoid(x)
-        value = x * opening
-        slope = opening + value * (1 - opening)
-    else:  # GELU: what is not in ACTIVATIONS has no plan
-        store(tile, 0, x)
-        for lane in range(LANES):
-            tile[lane] = 0.5 + 0.5 * math.erf(tile[lane] * SQRT_HALF)
-        normal = load(tile, 0)
-        value = x * normal
-        slope = normal + x * (NORMAL_DENSITY * exp2((-0.5 * LOG2_E) * x * x))
-    return value, slope
 
 
 # The kernels
@@ -186,7 +154,7 @@ def _forward(
                     own_hidden, own_values = hidden[block - pair], values[block - pair]
                     record = (block * steps + step) * bias.size + head_rows
                     for unit in range(units):
-                        value, slope = _activate(activation, load(own_hidden, unit), heads[block - pair])
+                        value, slope = activate(activation, load(own_hidden, unit), heads[block - pair])
                         store(own_hidden, unit, value)
                         if keep:
                             store(activations, record + unit, slope)
@@ -425,10 +393,10 @@ def tick(x, elapsed, state, y, numbers):
         for block in range(-(-units // (4 * LANES))):
             sums, place = _add_sources(_biases(numbers, place), x, 0, x.size, numbers, place + 4)
             sums, place = _add_sources(sums, state, 0, state.size, numbers, place)
-            store(hidden, 4 * block, _activate(activation, sums[0], scratch)[0])
-            store(hidden, 4 * block + 1, _activate(activation, sums[1], scratch)[0])
-            store(hidden, 4 * block + 2, _activate(activation, sums[2], scratch)[0])
-            store(hidden, 4 * block + 3, _activate(activation, sums[3], scratch)[0])
+            store(hidden, 4 * block, activate(activation, sums[0], scratch)[0])
+            store(hidden, 4 * block + 1, activate(activation, sums[1], scratch)[0])
+            store(hidden, 4 * block + 2, activate(activation, sums[2], scratch)[0])
+            store(hidden, 4 * block + 3, activate(activation, sums[3], scratch)[0])
         for group in range(groups):
             size = int(numbers[8 + group])
             # The heads are complete before a neuron changes: it drives the others of its group.

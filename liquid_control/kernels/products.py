@@ -3,17 +3,24 @@
 Sums of a few rows stay in registers while a matrix runs past them, so what limits a product is how fast weights are
 read. They are laid out in the order of use once (:func:`into_tiles`), and read once for two blocks of sequences where
 there are two (:func:`add_products`).
+
+Gradients are summed over steps and sequences. :func:`outer_products` sums over the lanes last, which suits small
+matrices. For large ones the numbers of a step are turned around first (:func:`turn`), so that lanes are columns of the
+matrix (:func:`add_gradients`): a product of two long matrices as BLAS has it, at half again the speed.
 """
 
 from __future__ import annotations
 
-from numba import njit
+from numba import njit, uint64
 
 from liquid_control.kernels.fast_math import OPTIONS
-from liquid_control.kernels.simd import WIDE, fill, load, store, total
+from liquid_control.kernels.simd import LANES, WIDE, fill, load, store, total, transpose
 
 TILE = 6
 """Rows of a matrix whose sums are in registers at the same time: with sixteen lanes of AVX2, twelve of its sixteen."""
+
+STRIP = 96
+"""Rows of a gradient that are summed side by side: what leads to them stays in a near cache for all columns."""
 
 
 @njit(nogil=True, **OPTIONS)
@@ -139,3 +146,80 @@ def outer_products(left, first_left, rows, right, first_right, columns, stride, 
             sums[begin + row * columns + column], sums[begin + row * columns + column_1] = total(ax), total(ay)
             sums[begin + row_1 * columns + column], sums[begin + row_1 * columns + column_1] = total(bx), total(by)
             sums[begin + row_2 * columns + column], sums[begin + row_2 * columns + column_1] = total(cx), total(cy)
+
+
+@njit(nogil=True, **OPTIONS)
+def turn(values, first, count, turned):
+    """Turns the sixteens first to first + count - 1 of values around, sixteen at a time and in place.
+
+    Sixteen rows of sixteen sequences become sixteen sequences of sixteen rows. ``count`` is a multiple of sixteen;
+    ``turned`` is memory for sixteen sixteens.
+    """
+    for place in range(first, first + count, LANES):
+        transpose(values, place * LANES, LANES, turned, 0, LANES)
+        for row in range(LANES):
+            store(values, place + row, load(turned, row))
+
+
+@njit(nogil=True, **OPTIONS)
+def add_gradients(
+    left, first_left, left_apart, rows, right, first_right, right_apart, columns, steps, sums, begin, width
+):  # fmt: skip
+    """sums[begin + r·width + c] += Σ left[k, r] · right[k, c] over ``steps`` steps k of sixteen sequences each.
+
+    What :func:`turn` has turned of step k begins at the sixteen first_left + k · left_apart, and likewise on the right.
+    Columns are computed up to a whole sixteen, so their numbers must be finite there.
+
+    Args:
+        left: flat.
+        first_left: see above.
+        left_apart: the same.
+        rows: of the sums.
+        right: flat.
+        first_right: see above.
+        right_apart: the same.
+        columns: of the sums.
+        steps: few, so that what they hold of sixteen columns stays in the nearest cache.
+        sums: flat.
+        begin: of the sums, a multiple of sixteen.
+        width: of a row of the sums, a multiple of sixteen.
+    """
+    zero, across = fill(sums.dtype.type(0)), width // LANES
+    for strip in range(0, rows, STRIP):
+        for column in range(0, columns, LANES):
+            for row in range(strip, min(strip + STRIP, rows), TILE):
+                # Unsigned: indices that might be negative cost Numba a comparison for each number.
+                at_a, at_b, at_c = _turned(row, rows), _turned(row + 1, rows), _turned(row + 2, rows)
+                at_d, at_e, at_f = _turned(row + 3, rows), _turned(row + 4, rows), _turned(row + 5, rows)
+                a, b, c, d, e, f = zero, zero, zero, zero, zero, zero
+                for step in range(steps):
+                    at = uint64((first_left + step * left_apart) * LANES)
+                    value_at = first_right + step * right_apart + column
+                    for sequence in range(LANES):
+                        value = load(right, value_at + sequence)
+                        a += left[at + at_a] * value
+                        b += left[at + at_b] * value
+                        c += left[at + at_c] * value
+                        d += left[at + at_d] * value
+                        e += left[at + at_e] * value
+                        f += left[at + at_f] * value
+                        at += uint64(LANES)
+                place = (begin + row * width + column) // LANES
+                store(sums, place, load(sums, place) + a)
+                if row + 1 < rows:
+                    store(sums, place + across, load(sums, place + across) + b)
+                if row + 2 < rows:
+                    store(sums, place + 2 * across, load(sums, place + 2 * across) + c)
+                if row + 3 < rows:
+                    store(sums, place + 3 * across, load(sums, place + 3 * across) + d)
+                if row + 4 < rows:
+                    store(sums, place + 4 * across, load(sums, place + 4 * across) + e)
+                if row + 5 < rows:
+                    store(sums, place + 5 * across, load(sums, place + 5 * across) + f)
+
+
+@njit(nogil=True, **OPTIONS)
+def _turned(row, rows):
+    """Where a row, or the last one, begins among numbers that are turned around."""
+    row = min(row, rows - 1)
+    return uint64(row // LANES * LANES * LANES + row % LANES)

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 MODES = ("default", "no_gate", "pure")
 WEIGHT_AND_BIAS = ("weight", "bias")
+DRAWS = 1 << 16
+"""Values of the sixteen random bits that decide on dropping a unit."""
 BACKBONE_OPTIONS = ("backbone_units", "backbone_layers", "backbone_dropout")
 
 
@@ -208,6 +210,18 @@ class CfC(LiquidLayer):
                 "activation": activation,
             }
         )
+        self._dropped = min(round(DRAWS * self.backbone_dropout), DRAWS - 1)
+        self._dense_options = json.dumps(
+            {
+                "inputs": input_size,
+                "neurons": neurons,
+                "depth": self.backbone_layers,
+                "units": self.backbone_units if self.backbone_layers else 0,
+                "mode": mode,
+                "activation": activation,
+                "dropped": self._dropped,
+            }
+        )
         self._watch, self._calls_linears = MaskWatch(), False
         self._adopt([None] if masks is None else masks)
 
@@ -243,10 +257,14 @@ class CfC(LiquidLayer):
         """See :class:`LiquidLayer`. Within a step, inputs drive the first group, and each group drives the next one."""
         groups = [self._heads_of(cell) for cell in self.cells]
         states = []
-        for driving, (span, advances) in zip(x.unbind(0), by_step(elapsed, advance, len(x)), strict=True):
+        factors: list[list[Tensor | None]] = [[None] * self.backbone_layers] * len(x)
+        if self._drops:
+            factors = self._dropout_factors(x)
+        steps = zip(x.unbind(0), by_step(elapsed, advance, len(x)), factors, strict=True)
+        for driving, (span, advances), dropout in steps:
             after = []
             for (heads, pure), own in zip(groups, state.split(self.group_sizes, 1), strict=True):
-                z = self._through_backbone(torch.cat([driving, own], 1))
+                z = self._through_backbone(torch.cat([driving, own], 1), dropout)
                 driving = self._solution(heads(z), span, pure)
                 after.append(driving)
             new = torch.cat(after, 1)
@@ -270,12 +288,33 @@ class CfC(LiquidLayer):
         bias = torch.cat([linear.bias for linear in linears])
         return lambda z: F.linear(z, weight, bias), pure
 
-    def _through_backbone(self, z: Tensor) -> Tensor:
-        for linear in self._backbone():
+    def _through_backbone(self, z: Tensor, dropout: Sequence[Tensor | None]) -> Tensor:
+        """From [inputs | state] to what drives the heads; ``dropout`` has a factor (B, U) for each layer, or None."""
+        for linear, factor in zip(self._backbone(), dropout, strict=True):
             z = ACTIVATIONS[self.activation](linear(z))
-            if self.backbone_dropout:
-                z = F.dropout(z, self.backbone_dropout, self.training)
+            z = z if factor is None else z * factor
         return z
+
+    @property
+    def _drops(self) -> bool:
+        """Whether hidden units are dropped."""
+        return bool(self.backbone_layers and self.backbone_dropout and self.training)
+
+    def _draw_bits(self, batch: int, steps: int, device: torch.device) -> Tensor:
+        """Sixteen random bits for each hidden unit of a sequence and step, (B, T, units and up to three more) int16.
+
+        Four units share a draw of torch's generator, which would else take as long as a third of a step.
+        """
+        words = -(-self.backbone_layers * self.backbone_units // 4)
+        return torch.randint(-(1 << 63), (1 << 63) - 1, (batch, steps, words), device=device).view(torch.int16)
+
+    def _dropout_factors(self, x: Tensor) -> list[list[Tensor | None]]:
+        """Of each step and backbone layer 0 (B, U) where a unit is dropped, else 1 / (1 - rate); for x (T, B, C)."""
+        steps, batch, _ = x.shape
+        bits = self._draw_bits(batch, steps, x.device)[..., : self.backbone_layers * self.backbone_units]
+        kept = (bits >= self._dropped - DRAWS // 2).to(x.dtype) * (DRAWS / (DRAWS - self._dropped))
+        by_layer = kept.view(batch, steps, self.backbone_layers, self.backbone_units).permute(1, 2, 0, 3)
+        return [list(step.unbind(0)) for step in by_layer.unbind(0)]
 
     def _solution(self, heads: Tensor, elapsed: Elapsed, pure: tuple[Tensor, Tensor] | None) -> Tensor:
         """The module's equations: from the heads of a group, side by side, to its new state (B, N)."""
@@ -290,7 +329,7 @@ class CfC(LiquidLayer):
         self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None
     ) -> tuple[Tensor, Tensor] | None:
         """See :class:`LiquidLayer`; `kernels.cuda.cfc`."""
-        if not self._kernels_know():
+        if not self._kernel_calls_nothing() or not self._cuda_knows():
             return None
         from liquid_control.kernels.cuda import cfc  # Triton is optional
 
@@ -309,7 +348,7 @@ class CfC(LiquidLayer):
     def fused_cpu(
         self, x: Tensor, state: Tensor, elapsed: Elapsed, mask: Tensor | None
     ) -> tuple[Tensor, Tensor] | None:
-        """See :class:`LiquidLayer`; `kernels.cfc`, in single and double precision."""
+        """See :class:`LiquidLayer`; `kernels.cfc` or `kernels.cfc_dense`, in single and double precision."""
         return self._through_kernel(x, state, elapsed, mask)
 
     def fused_cpu_with_memory(
@@ -325,15 +364,29 @@ class CfC(LiquidLayer):
         if x.dtype not in (torch.float32, torch.float64):
             use_reference(f"the CfC kernels compute in float32 or float64, not in {x.dtype}")
             return None
-        if not self._kernels_know():
+        if not self._kernel_calls_nothing():
             return None
         from liquid_control.kernels import cfc  # Numba is optional
 
         if not cfc.is_covered(self.mode, self.activation):
             return None
-        kernel = cfc.integrate_with_memory if lstm else cfc.integrate
+        if lstm and (self.backbone_layers > 1 or self._drops):
+            use_reference("the kernel of a CfC with a memory takes one backbone layer, and no dropout")
+            return None
         parameters = [*self._head_parameters(), *lstm]
-        outcome = kernel(lambda: self._plan, self._description, x, state, elapsed, mask, parameters)
+        if self.circuit is None and not lstm:
+            from liquid_control.kernels import cfc_dense
+
+            options = self._dense_options
+            outcome = cfc_dense.integrate(
+                lambda: cfc_dense.plan_of(options),
+                lambda: (options, []),
+                *(x, state, elapsed, mask, parameters),
+                (lambda: self._draw_bits(x.shape[0], x.shape[1], x.device)) if self._drops else None,
+            )
+        else:
+            kernel = cfc.integrate_with_memory if lstm else cfc.integrate
+            outcome = kernel(lambda: self._plan, self._description, x, state, elapsed, mask, parameters)
         if outcome is None:
             return None
         y, state = outcome
@@ -354,16 +407,19 @@ class CfC(LiquidLayer):
         projection = (self.fc.weight, self.fc.bias) if isinstance(self.fc, nn.Linear) else None
         return cfc.tick, (cfc.step_numbers(self._plan, self._head_parameters(), projection),)
 
-    def _kernels_know(self) -> bool:
-        """Whether kernels have this backbone, or none, and no linear map must be called; says so if not."""
+    def _kernel_calls_nothing(self) -> bool:
+        """Whether no linear map must be called; says so if one must."""
         if self._calls_linears:
             use_reference("a linear map of the CfC has hooks, and kernels do not call it")
-            return False
+        return not self._calls_linears
+
+    def _cuda_knows(self) -> bool:
+        """Whether the kernels on CUDA have this backbone, or none; says so if not."""
         if self.backbone_layers > 1:
-            use_reference(f"the CfC kernels take one backbone layer, not {self.backbone_layers}")
+            use_reference(f"the CfC kernels on CUDA take one backbone layer, not {self.backbone_layers}")
             return False
-        if self.backbone_layers and self.backbone_dropout and self.training:
-            use_reference("the CfC kernels have no backbone dropout")
+        if self._drops:
+            use_reference("the CfC kernels on CUDA have no backbone dropout")
             return False
         return True
 

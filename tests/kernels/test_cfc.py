@@ -25,6 +25,13 @@ CASES = {
     "backbone-pure": lambda: CfC(INPUTS, 7, mode="pure", backbone_units=9, activation="gelu"),
     "backbone-relu": lambda: CfC(INPUTS, 7, backbone_units=9, activation="relu"),
     "backbone-tanh": lambda: CfC(INPUTS, 7, backbone_units=9, activation="tanh"),
+    "deep": lambda: CfC(INPUTS, 7, backbone_units=9, backbone_layers=3),
+    "deep-no_gate": lambda: CfC(INPUTS, 19, 3, mode="no_gate", backbone_units=17, backbone_layers=2, activation="silu"),
+    "deep-pure": lambda: CfC(INPUTS, 7, mode="pure", backbone_units=16, backbone_layers=2, activation="gelu"),
+    "wide": lambda: CfC(INPUTS, 67, backbone_units=101, backbone_layers=2),
+    "dropout": lambda: CfC(INPUTS, 7, backbone_units=9, backbone_dropout=0.4),
+    "dropout-deep": lambda: CfC(INPUTS, 7, 3, backbone_units=18, backbone_layers=3, backbone_dropout=0.2),
+    "dropout-pure": lambda: CfC(INPUTS, 7, mode="pure", backbone_units=9, backbone_layers=2, backbone_dropout=0.3),
 }
 TIMES = {
     "one-unit": lambda batch: {},
@@ -61,6 +68,7 @@ def outcome(layer, arguments):
         if isinstance(value, torch.Tensor) and value.is_floating_point()
     }
     parameters = dict(layer.named_parameters())
+    torch.manual_seed(5)  # of dropout
     y, state = layer(**arguments | leaves)
     gradients = torch.autograd.grad(y.square().sum() + state.sin().sum(), [*leaves.values(), *parameters.values()])
     return {"y": y, "final": state} | dict(zip([*leaves, *parameters], gradients, strict=True))
@@ -96,15 +104,16 @@ def test_kernels_equal_the_reference_form(reference, case, times):
     compare(outcome(layer, arguments), reference(outcome, layer, arguments), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("case", ["ncp", "dropout-deep"])
 @pytest.mark.parametrize("batch", [1, 16, 37])
-@pytest.mark.parametrize("steps", [1, STEPS])
-def test_kernels_equal_the_reference_form_for_any_size(reference, batch, steps):
-    layer = build("ncp")
+@pytest.mark.parametrize("steps", [1, STEPS, 9])
+def test_kernels_equal_the_reference_form_for_any_size(reference, case, batch, steps):
+    layer = build(case)
     arguments = given(layer, batch, steps)
     compare(outcome(layer, arguments), reference(outcome, layer, arguments), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", ["ncp", "ncp-pure", "backbone"])
+@pytest.mark.parametrize("case", ["ncp", "ncp-pure", "backbone", "deep-pure", "wide", "dropout-deep"])
 def test_single_precision_is_as_close_as_its_rounding(reference, case):
     layer = build(case, torch.float32)
     arguments = given(layer) | {"elapsed": some_zeros(3).float()}
@@ -112,7 +121,7 @@ def test_single_precision_is_as_close_as_its_rounding(reference, case):
 
 
 def test_weights_have_the_same_gradients_if_inputs_have_none():
-    for case in ("ncp", "backbone"):
+    for case in ("ncp", "backbone", "deep", "dense"):
         layer = build(case)
         arguments = given(layer)
         expected = outcome(layer, arguments)
@@ -124,10 +133,13 @@ def test_weights_have_the_same_gradients_if_inputs_have_none():
             torch.testing.assert_close(parameter.grad, gradient)
 
 
-def test_outputs_are_the_same_to_the_bit_without_gradients():
-    layer = build("ncp")
+@pytest.mark.parametrize("case", ["ncp", "dropout-deep"])
+def test_outputs_are_the_same_to_the_bit_without_gradients(case):
+    layer = build(case)
     arguments = given(layer) | {"elapsed": some_zeros(3)}
+    torch.manual_seed(5)
     y, final = layer(**arguments)
+    torch.manual_seed(5)
     with torch.no_grad():
         plain, plain_final = layer(**arguments)
     assert torch.equal(y, plain) and torch.equal(final, plain_final)
@@ -137,8 +149,9 @@ def test_outputs_are_the_same_to_the_bit_without_gradients():
 # Memory, threads and copies
 
 
-def test_a_retained_graph_gives_its_gradients_twice():
-    layer = build("ncp")
+@pytest.mark.parametrize("case", ["ncp", "dropout-deep"])
+def test_a_retained_graph_gives_its_gradients_twice(case):
+    layer = build(case)
     y, _ = layer(**given(layer))
     first, second = (torch.autograd.grad(y.sum(), list(layer.parameters()), retain_graph=True) for _ in range(2))
     for a, b in zip(first, second, strict=True):
@@ -155,10 +168,19 @@ def test_layers_in_flight_do_not_disturb_each_other():
             assert torch.equal(gradient, expected[name]), name
 
 
-def test_threads_do_not_change_a_bit(threads):
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: CfC(INPUTS, Wiring.auto(19, 3)),
+        lambda: CfC(INPUTS, 21, backbone_units=33, backbone_layers=2, backbone_dropout=0.2),
+    ],
+    ids=["wired", "dense"],
+)
+@pytest.mark.parametrize("batch", [70, 150])
+def test_threads_do_not_change_a_bit(threads, make, batch):
     torch.manual_seed(3)
-    layer = CfC(INPUTS, Wiring.auto(19, 3))
-    arguments = {"x": torch.randn(70, 64, INPUTS), "elapsed": torch.rand(70, 64)}
+    layer = make()
+    arguments = {"x": torch.randn(batch, 64, INPUTS), "elapsed": torch.rand(batch, 64)}
     threads(1)
     alone = outcome(layer, arguments)
     threads(2)
@@ -212,8 +234,6 @@ def test_second_derivatives_are_refused_with_the_way_out():
 @pytest.mark.parametrize(
     ("options", "dtype", "reason"),
     [
-        ({"backbone_layers": 2}, torch.float32, "one backbone layer, not 2"),
-        ({"backbone_dropout": 0.1}, torch.float32, "no backbone dropout"),
         ({}, torch.float16, "float32 or float64, not in torch.float16"),
     ],
 )
@@ -248,9 +268,36 @@ def test_what_the_kernels_do_not_know_is_the_reference_form(monkeypatch, no_fall
     np.testing.assert_allclose(found, y[0].detach(), rtol=1e-11, atol=1e-12)
 
 
-def test_dropout_does_not_keep_the_kernels_from_evaluation():
+# Dropout
+
+
+def test_dropout_has_a_new_mask_for_each_step_and_layer_and_keeps_the_mean():
+    torch.manual_seed(6)
+    layer = CfC(INPUTS, 4, backbone_units=33, backbone_layers=2, backbone_dropout=0.1)
+    factors = torch.stack([torch.stack(step) for step in layer._dropout_factors(torch.zeros(50, 20, INPUTS))])
+    assert factors.shape == (50, 2, 20, 33)
+    dropped = (factors == 0).double()
+    assert abs(dropped.mean() - 0.1) < 4 * (0.09 / dropped.numel()) ** 0.5
+    torch.testing.assert_close(factors[factors > 0].unique(), torch.tensor([1 / 0.9]), rtol=1e-4, atol=0)
+    for one, other in (
+        (dropped[1:], dropped[:-1]),
+        (dropped[:, 0], dropped[:, 1]),
+        (dropped[..., 1:], dropped[..., :-1]),
+    ):
+        assert abs((one * other).mean() - 0.01) < 4 * (0.01 / one.numel()) ** 0.5
+
+
+def test_a_rate_near_one_drops_nearly_all_units_and_stays_finite(reference):
+    layer = CfC(INPUTS, 4, backbone_units=9, backbone_dropout=0.9999999).double()
+    arguments = given(layer)
+    compare(outcome(layer, arguments), reference(outcome, layer, arguments), rtol=1e-10, atol=1e-12)
+
+
+def test_no_unit_is_dropped_in_evaluation():
+    torch.manual_seed(1)
     layer = CfC(INPUTS, 4, backbone_dropout=0.1).eval()
-    assert layer(torch.randn(2, STEPS, INPUTS))[0].isfinite().all()
+    x = torch.randn(2, STEPS, INPUTS)
+    assert torch.equal(layer(x)[0], layer(x)[0])
 
 
 # Single steps

@@ -9,7 +9,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from liquid_control import kernels
-from liquid_control.kernels import cfc, lan, ltc
+from liquid_control.kernels import cfc, cfc_dense, lan, ltc
 from liquid_control.nn import LTC, CfC, Wiring
 from liquid_control.nn.liquid_attention import LiquidAttention
 
@@ -18,7 +18,8 @@ NCP = Wiring.ncp(4, 3, 2, sensory_fanout=2, inter_fanout=2, recurrent_command_sy
 LAYERS = {
     "cfc": lambda: CfC(INPUTS, NCP),
     "cfc-pure": lambda: CfC(INPUTS, NCP, mode="pure"),
-    "cfc-backbone": lambda: CfC(INPUTS, 7, backbone_units=9),
+    "cfc_dense": lambda: CfC(INPUTS, 7, backbone_units=9),
+    "cfc_dense-deep": lambda: CfC(INPUTS, 7, backbone_units=9, backbone_layers=2, activation="silu"),
     "ltc": lambda: LTC(INPUTS, NCP),
     "ltc-explicit": lambda: LTC(INPUTS, 4, ode_unfolds=2, implicit_param_constraints=False, output_mapping=None),
 }
@@ -73,8 +74,8 @@ def arguments_of(case, layer, time, keep):
     x, state, *times = (number.requires_grad_(keep) for number in numbers)
     layer.requires_grad_(keep)
     parameters = layer._head_parameters() if case.startswith("cfc") else layer._all_parameters()
-    text, masks = layer._description()
-    return x, state, times[0] if times else None, time, mask, parameters, masks, text, keep
+    text, masks = (layer._dense_options, []) if case.startswith("cfc_dense") else layer._description()
+    return x, state, times[0] if times else None, time, mask, parameters, masks, text, keep, None
 
 
 ASKED = ("test_schema", "test_autograd_registration", "test_faketensor")
@@ -83,10 +84,16 @@ ASKED = ("test_schema", "test_autograd_registration", "test_faketensor")
 
 @pytest.mark.parametrize("time", [None, 0.7])
 @pytest.mark.parametrize("keep", [False, True])
-@pytest.mark.parametrize("case", ["cfc", "cfc-pure", "ltc"])
+@pytest.mark.parametrize("case", ["cfc", "cfc-pure", "cfc_dense-deep", "ltc"])
 def test_an_operator_is_registered_as_torch_asks(case, layer, time, keep):
-    operator = {"cfc": cfc, "ltc": ltc}[case.partition("-")[0]].integrate.operator
+    operator = {"cfc": cfc, "cfc_dense": cfc_dense, "ltc": ltc}[case.partition("-")[0]].integrate.operator
     torch.library.opcheck(operator, arguments_of(case, layer, time, keep), test_utils=ASKED)
+
+
+@pytest.mark.parametrize("case", ["cfc_dense-deep"])
+def test_an_operator_that_drops_units_is_registered_as_torch_asks(case, layer):
+    arguments = *arguments_of(case, layer, None, True)[:-1], layer._draw_bits(BATCH, STEPS, torch.device("cpu"))
+    torch.library.opcheck(cfc_dense.integrate.operator, arguments, test_utils=ASKED)
 
 
 def test_the_operator_of_attention_is_registered_as_torch_asks(monkeypatch):
@@ -107,6 +114,17 @@ def test_a_compiled_layer_of_one_elapsed_time_equals_the_layer_to_the_bit(layer,
     found = []
     for run in (torch.compile(layer, backend="aot_eager", fullgraph=True), layer):
         y, state = run(x, elapsed=elapsed)
+        found.append([y, state, *torch.autograd.grad(y.sin().sum() + state.sum(), list(layer.parameters()))])
+    same(*found)
+
+
+def test_a_compiled_layer_drops_the_same_units_from_the_same_seed():
+    torch.manual_seed(1)
+    layer = CfC(INPUTS, 7, backbone_units=9, backbone_layers=2, backbone_dropout=0.3).double()
+    found = []
+    for run in (torch.compile(layer, backend="aot_eager", fullgraph=True), layer):
+        x = given()["x"]  # after which the generator is where it was
+        y, state = run(x)
         found.append([y, state, *torch.autograd.grad(y.sin().sum() + state.sum(), list(layer.parameters()))])
     same(*found)
 
@@ -210,7 +228,7 @@ def test_attention_without_gradients_stays_one_operation(options):
 # Where the reference form runs
 
 
-@pytest.mark.parametrize("case", ["cfc", "cfc-backbone"])
+@pytest.mark.parametrize("case", ["cfc", "cfc_dense"])
 def test_floating_point_operations_are_counted_in_the_reference_form(layer):
     with FlopCounterMode(display=False) as counter:
         outputs = layer(**given())
