@@ -123,11 +123,11 @@ class Variety:
     """Least and greatest share of the filtered picture."""
     shade: NotNegative = 1.0
     """Weight of smooth light and shade over the picture."""
-    depth: Share = 0.8
+    depth: Share = 0.45
     """How much brighter or darker shade makes the picture at most."""
-    shadow: NotNegative = 1.0
+    shadow: NotNegative = 0.0
     """Weight of shadows with sharp edges: dark bands that move over the picture."""
-    grass: NotNegative = 4.0
+    grass: NotNegative = 3.0
     """Weight of a texture in the place of the grass that drifts along: smooth, or patches of two colours."""
     patches: Share = 0.5
     """Share of those textures that are patches. Their edges are as sharp as the road's, and lead nowhere."""
@@ -143,7 +143,7 @@ class Variety:
     """Share with things that lie on the picture and do not move: up to three textured rectangles beside the car."""
     largest: Count = 13
     """Pixels of their longer side, at most."""
-    clock: Share = 0.25
+    clock: Share = 0.0
     """Share of episodes that are learned by another clock: with frames left out, or seen several times."""
     fine: Share = 0.3
     """Share of those in which frames are seen several times."""
@@ -153,15 +153,18 @@ class Variety:
     """Share of episodes in which some of the gauges show nothing."""
 
 
-VARIETIES: dict[str, Variety | None] = {"none": None, "mild": Variety()}
-"""Varieties by name."""
+VARIETIES: dict[str, Variety | None] = {
+    "none": None,
+    "mild": Variety(),
+    "wide": Variety(depth=0.8, shadow=1.0, clock=0.25),
+}
+"""Varieties by name: wide is mild and, besides, deeper shade, shadows with sharp edges, and other clocks."""
 HELD_OUT = Variety(
     unchanged=0.0,
     colour=0.0,
     curve=0.0,
     filter=0.0,
     shade=0.0,
-    shadow=0.0,
     grass=0.0,
     noise=0.0,
     posterise=1.0,
@@ -217,8 +220,8 @@ class Variation:
                 self._changes = [kinds[place]() for place in sorted(drawn)]
             if rng.random() < variety.things:
                 self._changes += [self._thing() for _ in range(rng.integers(1, 4))]
-        dead = int(rng.integers(gauges + 1)) if rng.random() < variety.gauges else 0
-        self._dead = rng.permutation(gauges)[:dead]
+        some = variety.gauges > 0 and rng.random() < variety.gauges
+        self._dead = rng.permutation(gauges)[: rng.integers(gauges + 1)] if some else np.empty(0, int)
 
     def __call__(self, images: np.ndarray, gauges: np.ndarray) -> None:
         """Varies consecutive pictures (T, height, width, 3) uint8 and gauges (T, G) in place."""

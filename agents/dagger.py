@@ -47,7 +47,7 @@ class TrainConfig(ImitationConfig):
     leash: Positive = 20.0
     """Distance from the centre line at which a training episode ends. The road is 6.67 wide to each side."""
     variety: str = "mild"
-    """How much what it learns from is varied: none, mild, or a YAML file with fields of
+    """How much what it learns from is varied: none, mild, wide, or a YAML file with fields of
     agents.augmentation.Variety. Two of five drives of the learner are varied, too, and validation is
     half on kinds of variety that are never trained on."""
     video: bool = True

@@ -55,7 +55,7 @@ class ImitationConfig(JobConfig):
     encoding: Encoding = "rgb"
     """How the eyes see levels of colour: rgb, as they are, or norm, relative to the picture's own mean and contrast."""
     variety: str = "none"
-    """How much what it learns from is varied: none, mild, or a YAML file with fields of
+    """How much what it learns from is varied: none, mild, wide, or a YAML file with fields of
     agents.augmentation.Variety."""
     learning_rate: NotNegative = 4e-3
     """Peak learning rate of Adam. It is warmed up, then falls along a cosine to 2 %."""

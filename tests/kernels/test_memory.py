@@ -178,7 +178,7 @@ def test_the_operators_are_registered_as_torch_asks(name, keep):
     parameters = [*(cell._head_parameters() if name == "cfc" else cell._all_parameters()), *layer._lstm_parameters()]
     text, masks = cell._description()
     operator = {"cfc": cfc, "ltc": ltc}[name].integrate_with_memory.operator
-    arguments = x, state, elapsed, None, mask, parameters, masks, text, keep
+    arguments = x, state, elapsed, None, mask, parameters, masks, text, keep, None
     torch.library.opcheck(
         operator, arguments, test_utils=("test_schema", "test_autograd_registration", "test_faketensor")
     )
