@@ -103,7 +103,7 @@ def test_the_command_of_an_older_record_asks_for_what_was_so_before_there_was_an
 
 
 @pytest.mark.parametrize(
-    ("variety", "told"), [("none", "with the default colours and friction"), ("mild", "were varied")]
+    ("variety", "told"), [("none", "with the default colours and friction"), ("mild", "was varied")]
 )
 def test_the_limits_tell_whether_pictures_were_varied(checkpoint, variety, told):
     load_driver(checkpoint).save(checkpoint, {"job": vars(TrainConfig(variety=variety))})

@@ -299,18 +299,19 @@ def test_vectorised_jacobians_are_right_or_one_error(strategy, make, given):
 
 OPERATORS = {
     "cfc": "cfc",
+    "cfc-dense": "cfc_dense",
     "ltc-full": "ltc",
     "ltc-ncp": "ltc",
     "scan": "liquid_scan",
     "mixed-memory-cfc": "cfc_with_memory",
     "mixed-memory-ltc": "ltc_with_memory",
-    "stack": "cfc",
+    "stack": "cfc_dense",
     "hybrid": "liquid_scan",
-    "residual": "cfc",
+    "residual": "cfc_dense",
 }
 """The operators of layers, by the longest of these that their name begins with."""
-IN_PLAIN_TORCH = ("cfc-dense-no_gate", "ltc-ncp-euler", "ltc-ncp-rk4", "hybrid-untimed")
-"""Two hidden layers, solvers that no kernel has, and a core of torch's own."""
+IN_PLAIN_TORCH = ("ltc-ncp-euler", "ltc-ncp-rk4", "hybrid-untimed")
+"""Solvers that no kernel has, and a core of torch's own."""
 
 
 def operator_of(case):
