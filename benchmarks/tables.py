@@ -19,7 +19,20 @@ from typing import Any
 from envs.shifts import SHIFTS
 
 ROOT = Path(__file__).parent.parent
-CAR_RACING = ("cfc", "cfc-robust", "cfc-wide", "ltc", "lan", "leaky", "plastic", "lstm", "gru", "mlp", "cfc-tuned", "cfc-ppo")
+CAR_RACING = (
+    "cfc",
+    "cfc-robust",
+    "cfc-wide",
+    "ltc",
+    "lan",
+    "leaky",
+    "plastic",
+    "lstm",
+    "gru",
+    "mlp",
+    "cfc-tuned",
+    "cfc-ppo",
+)
 """The order of the rows; a driver that is not shipped has none."""
 UDACITY = ("cfc", "lan")
 PUBLISHED = (("World Models", "906 ± 21"), ("AttentionAgent", "914 ± 15"))
