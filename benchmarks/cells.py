@@ -119,21 +119,21 @@ def build_cells() -> list[Cell]:
 
 WALKER_INPUTS = 17
 LARGE: list[tuple[str, int, int, dict[str, Any], int]] = [
-    ("CfC 64, backbone 128", INPUTS, 64, {}, 32),
-    ("CfC 64, backbone 128", INPUTS, 64, {}, 128),
-    ("CfC 64, backbone 128", INPUTS, 64, {}, 512),
-    ("CfC 128, no backbone", INPUTS, 128, {"backbone_layers": 0}, 128),
-    ("CfC 256, backbone 256", INPUTS, 256, {"backbone_units": 256}, 128),
-    ("CfC 64, backbone 4 x 64", INPUTS, 64, {"backbone_units": 64, "backbone_layers": 4}, 128),
+    ("64, backbone 128", INPUTS, 64, {}, 32),
+    ("64, backbone 128", INPUTS, 64, {}, 128),
+    ("64, backbone 128", INPUTS, 64, {}, 512),
+    ("128, no backbone", INPUTS, 128, {"backbone_layers": 0}, 128),
+    ("256, backbone 256", INPUTS, 256, {"backbone_units": 256}, 128),
+    ("64, backbone 4 x 64", INPUTS, 64, {"backbone_units": 64, "backbone_layers": 4}, 128),
     (
-        "walker2d: CfC 64, SiLU 256, dropout 0.1",
+        "walker2d: 64, SiLU 256, dropout",
         WALKER_INPUTS,
         64,
         {"backbone_units": 256, "activation": "silu", "backbone_dropout": 0.1},
         256,
     ),
     (
-        "walker2d, of mixed memory: CfC 128, 2 x 128, dropout 0.2",
+        "walker2d, mixed: 128, 2 x 128, dropout",
         WALKER_INPUTS,
         128,
         {"backbone_layers": 2, "backbone_dropout": 0.2},
@@ -263,7 +263,7 @@ def print_large(console: Console, cells: list[Cell], rounds: int) -> None:
         "ncps ÷ ours, forward",
         " both",
     ):
-        table.add_column(column, justify="left" if column == "layer" else "right", no_wrap=True)
+        table.add_column(column, justify="left" if column == "CfC" else "right", no_wrap=True)
     names = "ncps", "ours, elapsed (B, T)"
     for cell in cells:
         seconds = time_passes(cell, rounds, *names)
