@@ -29,9 +29,12 @@ for module in modules[1:4]:
     found = pkgutil.walk_packages(module.__path__, f"{module.__name__}.")
     modules += [importlib.import_module(each.name) for each in found]
 assert all(Path(module.__file__).is_relative_to(unpacked) for module in modules), modules
+from liquid_control.models.language_model import load_language_model
 from policies.driver import load_driver
 for config in checkpoints.glob("*/*/config.json"):
-    print(load_driver(config.parent).describe())
+    folder = config.parent
+    model = load_language_model(folder)[0] if folder.parent.name == "LanguageModel" else load_driver(folder)
+    print(model.describe())
 from liquid_control.report.live_view import PAGE
 print(PAGE.read_text()[:15])
 """
@@ -87,7 +90,7 @@ def test_what_is_unpacked_from_the_wheel_works_alone(wheel, tmp_path):
         return done.stdout
 
     told = run("-c", USE, str(unpacked), str(ROOT / "checkpoints"))
-    assert told.count("neurons") >= len(list((ROOT / "checkpoints").glob("*/*/config.json")))
+    assert told.count("parameters") >= len(list((ROOT / "checkpoints").glob("*/*/config.json")))
     assert told.rstrip().endswith("<!doctype html>")
     assert "train" in run("-m", "liquid_control", "--help")
     assert "liquid-control = liquid_control.__main__:main" in next(unpacked.glob("*/entry_points.txt")).read_text()
