@@ -75,6 +75,42 @@ FIRST, SIZE, SOURCE, FAN, BEGIN = range(5)
 """Columns of :attr:`PackedHeads.groups`."""
 
 
+# A neuron: its new state from its heads g, h and gate, and the way back; all are Lanes
+
+
+@njit(**OPTIONS)
+def pure_solution(g, time, rate, amplitude):
+    """A - A e^(-t (w + |g|)) g, of w = |w_τ| and A."""
+    return amplitude - amplitude * exp2(-LOG2_E * time * (rate + where_positive(g, g, -g))) * g
+
+
+@njit(**OPTIONS)
+def pure_gradients(g, time, rate, amplitude, new):
+    """From the gradient of :func:`pure_solution` those of g, w and t, and what that of A is less than it."""
+    rate = rate + where_positive(g, g, -g)
+    decay = exp2(-LOG2_E * time * rate) * new
+    of_exponent = amplitude * decay * g
+    of_rate = of_exponent * time
+    return where_positive(g, of_rate, -of_rate) - amplitude * decay, of_rate, of_exponent * rate, decay * g
+
+
+@njit(**OPTIONS)
+def gated_solution(mode, g, h, gate):
+    """The mode's own, of heads after their functions tanh, tanh and σ."""
+    return g + gate * h if mode == NO_GATE else g + gate * (h - g)
+
+
+@njit(**OPTIONS)
+def gated_gradients(mode, g, h, gate, new):
+    """From the gradient of :func:`gated_solution` those of the heads before their functions."""
+    if mode == NO_GATE:
+        of_g, of_gate = new, new * h
+    else:
+        of_g, of_gate = new - new * gate, new * (h - g)
+    of_gate *= gate - gate * gate
+    return of_g - of_g * g * g, new * gate * (1 - h * h), of_gate
+
+
 # The kernels
 
 
@@ -183,9 +219,7 @@ def _forward(
                         neuron = first + index
                         g = load(own_heads, index)
                         if mode == PURE:
-                            rate = abs(pure[neuron]) + where_positive(g, g, -g)
-                            amplitude = pure[neurons + neuron]
-                            new = amplitude - amplitude * exp2(-LOG2_E * time * rate) * g
+                            new = pure_solution(g, time, abs(pure[neuron]), pure[neurons + neuron])
                             if keep:
                                 store(activations, record + neuron, g)
                         else:
@@ -199,7 +233,7 @@ def _forward(
                                 store(activations, record + neuron, g)
                                 store(activations, record + neurons + neuron, h)
                                 store(activations, record + 2 * neurons + neuron, gate)
-                            new = g + gate * h if mode == NO_GATE else g + gate * (h - g)
+                            new = gated_solution(mode, g, h, gate)
                         if times.size:
                             new = where_positive(time, new, load(own, inputs + neuron))
                         store(own, inputs + neuron, new)
@@ -287,25 +321,19 @@ def _backward(
                     store(values, inputs + neuron, staying)
                     g = load(activations, record + neuron)
                     if mode == PURE:
-                        rate = abs(pure[neuron]) + where_positive(g, g, -g)
-                        amplitude = pure[neurons + neuron]
-                        decay = exp2(-LOG2_E * time * rate) * new
-                        of_exponent = amplitude * decay * g
-                        of_rate = of_exponent * time
-                        store(heads, index, where_positive(g, of_rate, -of_rate) - amplitude * decay)
-                        of_time += of_exponent * rate
+                        of_g, of_rate, of_its_time, less = pure_gradients(
+                            g, time, abs(pure[neuron]), pure[neurons + neuron], new
+                        )
+                        store(heads, index, of_g)
+                        of_time += of_its_time
                         store(of_pure, neuron, load(of_pure, neuron) + of_rate)
-                        store(of_pure, neurons + neuron, load(of_pure, neurons + neuron) + new - decay * g)
+                        store(of_pure, neurons + neuron, load(of_pure, neurons + neuron) + new - less)
                     else:
                         h = load(activations, record + neurons + neuron)
                         gate = load(activations, record + 2 * neurons + neuron)
-                        if mode == NO_GATE:
-                            of_g, of_gate = new, new * h
-                        else:
-                            of_g, of_gate = new - new * gate, new * (h - g)
-                        of_gate *= gate - gate * gate
-                        store(heads, index, of_g - of_g * g * g)
-                        store(heads, size + index, new * gate * (1 - h * h))
+                        of_g, of_h, of_gate = gated_gradients(mode, g, h, gate, new)
+                        store(heads, index, of_g)
+                        store(heads, size + index, of_h)
                         if heads_each == 4:
                             of_time += of_gate * load(activations, record + 3 * neurons + neuron)
                             store(heads, 2 * size + index, of_gate * time)
@@ -409,10 +437,10 @@ def tick(x, elapsed, state, y, numbers):
                     sums, place = _add_sources(sums, state, first - before, first + size, numbers, place)
                 g, h, a, b = sums
                 if mode == PURE:
-                    new = h - h * exp2(-LOG2_E * elapsed * (a + where_positive(g, g, -g))) * g
+                    new = pure_solution(g, elapsed, a, h)
                 else:
                     g, h, gate = tanh(g), tanh(h), sigmoid(a * elapsed + b)
-                    new = g + gate * h if mode == NO_GATE else g + gate * (h - g)
+                    new = gated_solution(mode, g, h, gate)
                 store(scratch, block, new)
             for neuron in range(size):
                 state[first + neuron] = scratch[neuron]

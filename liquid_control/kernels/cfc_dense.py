@@ -42,8 +42,8 @@ from liquid_control.kernels.batch import (
     step_times,
     write_step,
 )
-from liquid_control.kernels.cfc import LOG2_E, MODES, NO_GATE, PURE
-from liquid_control.kernels.fast_math import OPTIONS, exp2, sigmoid, tanh
+from liquid_control.kernels.cfc import MODES, PURE, gated_gradients, gated_solution, pure_gradients, pure_solution
+from liquid_control.kernels.fast_math import OPTIONS, sigmoid, tanh
 from liquid_control.kernels.products import (
     TILE,
     add_gradients,
@@ -161,9 +161,7 @@ def _forward(
                     head = heads_at + neuron
                     g = load(own, head)
                     if mode == PURE:
-                        rate = abs(pure[neuron]) + where_positive(g, g, -g)
-                        amplitude = pure[neurons + neuron]
-                        new = amplitude - amplitude * exp2(-LOG2_E * time * rate) * g
+                        new = pure_solution(g, time, abs(pure[neuron]), pure[neurons + neuron])
                     else:
                         g, h, gate = tanh(g), tanh(load(own, head + neurons)), load(own, head + 2 * neurons)
                         if heads_each == 4:
@@ -173,7 +171,7 @@ def _forward(
                             store(own, head, g)
                             store(own, head + neurons, h)
                             store(own, head + (heads_each - 1) * neurons, gate)
-                        new = g + gate * h if mode == NO_GATE else g + gate * (h - g)
+                        new = gated_solution(mode, g, h, gate)
                     if times.size:
                         new = where_positive(time, new, load(own, values_at + inputs + neuron))
                     store(after, neuron, new)
@@ -242,24 +240,18 @@ def _backward(
                     head, reached = heads_at + neuron, heads_error + neuron
                     g = load(own, head)
                     if mode == PURE:
-                        rate = abs(pure[neuron]) + where_positive(g, g, -g)
-                        amplitude = pure[neurons + neuron]
-                        decay = exp2(-LOG2_E * time * rate) * new
-                        of_exponent = amplitude * decay * g
-                        of_rate = of_exponent * time
-                        store(error, reached, where_positive(g, of_rate, -of_rate) - amplitude * decay)
-                        of_time += of_exponent * rate
+                        of_g, of_rate, of_its_time, less = pure_gradients(
+                            g, time, abs(pure[neuron]), pure[neurons + neuron], new
+                        )
+                        store(error, reached, of_g)
+                        of_time += of_its_time
                         store(of_pure, neuron, load(of_pure, neuron) + of_rate)
-                        store(of_pure, neurons + neuron, load(of_pure, neurons + neuron) + new - decay * g)
+                        store(of_pure, neurons + neuron, load(of_pure, neurons + neuron) + new - less)
                     else:
                         h, gate = load(own, head + neurons), load(own, head + (heads_each - 1) * neurons)
-                        if mode == NO_GATE:
-                            of_g, of_gate = new, new * h
-                        else:
-                            of_g, of_gate = new - new * gate, new * (h - g)
-                        of_gate *= gate - gate * gate
-                        store(error, reached, of_g - of_g * g * g)
-                        store(error, reached + neurons, new * gate * (1 - h * h))
+                        of_g, of_h, of_gate = gated_gradients(mode, g, h, gate, new)
+                        store(error, reached, of_g)
+                        store(error, reached + neurons, of_h)
                         if heads_each == 4:
                             of_time += of_gate * load(own, head + 2 * neurons)
                             store(error, reached + 2 * neurons, of_gate * time)
