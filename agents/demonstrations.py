@@ -41,7 +41,7 @@ class _Driven:
     score: Finite
     steps: Count
     lap: bool
-    tiles: Share
+    tiles: Finite
     off_road: Share
     terminated: bool
 

@@ -91,7 +91,7 @@ def drive_road(driver: Driver, plan: RoadPlan) -> Episode:
         score=100 * min(share, 1.0) - 10 * float(np.sqrt(np.mean(far**2))),
         steps=len(aside),
         lap=bool(info["lap_finished"]) or not ended,
-        tiles=float(share),
+        tiles=float(np.clip(share, 0, 1)),  # the last step goes past the end
         off_road=float(np.mean(far > env.road.half_width)),
         terminated=ended,
     )

@@ -30,8 +30,14 @@ def test_the_expert_keeps_to_the_middle_and_is_scored_near_a_hundred():
     assert episode.lap
     assert not episode.terminated
     assert episode.score > 85
+    assert 0.9 < episode.tiles <= 1
     assert episode.off_road == 0
     np.testing.assert_array_equal(episode.actions, episode.labels)
+
+
+def test_the_way_of_who_drives_past_the_end_is_all_of_it():
+    episode = drive_road(steering_driver(), RoadPlan(track=152, seconds=40.0, speed=8.0, expert_share=1.0))
+    assert episode.tiles == 1.0
 
 
 def test_who_turns_away_leaves_the_road_and_is_scored_by_the_way_he_came():
