@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from agents.device import resolve_device
 from liquid_control.data.tokenizers import StreamDecoder, Tokenizer, tokenizer_from_config
-from liquid_control.models.generation import generate
+from liquid_control.models.generation import Generation
 from liquid_control.models.language_model import LanguageModel, ReadingState, load_language_model
 from liquid_control.models.plasticity import Teacher
 from liquid_control.support.checkpoint import weights_digest
@@ -104,27 +104,23 @@ def _generate(words: Sequence[str]) -> None:
         if not len(tokens):
             raise UserError("there is nothing to read: --prompt is empty, or the file of --teach.")
         logits, state = model.read(tokens[None], state)
-    spoken = generate(model, logits[0], state, config.temperature, config.top_p, config.seed)
-    state = _speak(config, tokenizer, state, spoken)
+    spoken = Generation(model, logits[0], state, config.temperature, config.top_p, config.seed)
+    _speak(config, tokenizer, spoken)
     if config.keep is not None:
-        state.freeze(False).save(config.keep, model)
+        spoken.state.freeze(False).save(config.keep, model)
         Console().print(f"state: {config.keep}")
 
 
-def _speak(
-    config: GenerateConfig, tokenizer: Tokenizer, state: ReadingState, spoken: Iterator[tuple[int, ReadingState]]
-) -> ReadingState:
-    """Writes the prompt and what follows it, as it comes; returns the state at the end."""
+def _speak(config: GenerateConfig, tokenizer: Tokenizer, spoken: Iterator[int]) -> None:
+    """Writes the prompt and what follows it, as it comes."""
     decoder = StreamDecoder(tokenizer)
     sys.stdout.write(config.prompt)
-    for token, after in islice(spoken, config.tokens):
-        state = after
+    for token in islice(spoken, config.tokens):
         if token == tokenizer.end:
             break
         sys.stdout.write(decoder.feed(token))
         sys.stdout.flush()
     sys.stdout.write(decoder.finish() + "\n")
-    return state
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from liquid_control.models.compiled import read_on
 from liquid_control.models.language_model import LanguageModel, ReadingState
 
 
@@ -27,16 +28,8 @@ def sample(logits: Tensor, temperature: float, top_p: float, rng: torch.Generato
     return int(tokens[torch.multinomial(likely, 1, generator=rng)])
 
 
-@torch.no_grad()
-def generate(
-    model: LanguageModel,
-    logits: Tensor,
-    state: ReadingState,
-    temperature: float = 0.8,
-    top_p: float = 0.95,
-    seed: int = 0,
-) -> Iterator[tuple[int, ReadingState]]:
-    """Tokens without end, each read before the next is drawn, with the state that then is.
+class Generation:
+    """Tokens without end, each read before the next is drawn.
 
     Args:
         model: what speaks.
@@ -46,9 +39,29 @@ def generate(
         top_p: see :func:`sample`.
         seed: of the draws.
     """
-    rng = torch.Generator().manual_seed(seed)
-    while True:
-        token = sample(logits, temperature, top_p, rng)
-        following, state = model.step(torch.tensor([token], device=logits.device), state)
-        logits = following[0]
-        yield token, state
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        logits: Tensor,
+        state: ReadingState,
+        temperature: float = 0.8,
+        top_p: float = 0.95,
+        seed: int = 0,
+    ):
+        self._reader, self._logits = read_on(model, state), logits
+        self._temperature, self._top_p = temperature, top_p
+        self._rng = torch.Generator().manual_seed(seed)
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        token = sample(self._logits, self._temperature, self._top_p, self._rng)
+        self._logits = self._reader.step(token)
+        return token
+
+    @property
+    def state(self) -> ReadingState:
+        """With all tokens so far read."""
+        return self._reader.state

@@ -517,7 +517,7 @@ class LanguageModel(nn.Module):
         if not torch.compiler.is_compiling():
             self._check(tokens)
         state = self.initial_state(len(tokens)) if state is None else state
-        with self._holding(state.frozen):
+        with self.holding(state.frozen):
             return self._read(tokens, state, elapsed, mask, last_only)
 
     @torch.no_grad()
@@ -613,8 +613,8 @@ class LanguageModel(nn.Module):
         return ((f"blocks.{place}", cast(Block | OriginCell, block)) for place, block in enumerate(self.blocks))
 
     @contextmanager
-    def _holding(self, frozen: bool) -> Iterator[None]:
-        """For its block the synapses stay as they are, if ``frozen``."""
+    def holding(self, frozen: bool) -> Iterator[None]:
+        """For the block of a with statement the synapses stay as they are, if ``frozen``."""
         parts = self.modules() if frozen else ()  # a walk over all of them takes time at every token
         memories = [part for part in parts if isinstance(part, PlasticMemory | OriginCell)]
         before = [part.frozen for part in memories]

@@ -38,16 +38,17 @@ spoken token by token is as slow as its operations are many.
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from liquid_control.kernels import is_operable, reference_is_chosen
+from liquid_control.kernels import is_operable, memory_step, reference_is_chosen
+from liquid_control.kernels.step import Tick
 from liquid_control.nn.eligibility import chunkwise_retroactive_trace, retroactive_trace
 from liquid_control.nn.layer import Elapsed, LiquidLayer, in_front
-from liquid_control.nn.parameters import before_softplus, settle
+from liquid_control.nn.parameters import before_softplus, read, settle
 from liquid_control.nn.plastic import refuse_unknown
 from liquid_control.nn.trace import RULES, chunkwise_trace, plastic_trace
 
@@ -314,6 +315,20 @@ class PlasticMemory(LiquidLayer):
             fades = [torch.where(moves, kept, 1) for kept in fades]
         return [decay, rate, *fades]
 
+    def step_kernel(self) -> tuple[Tick, tuple[Any, ...]] | None:
+        """See :class:`LiquidLayer`; without eligibility, and where all maps are linear ones."""
+        maps = [self.project, self.modulator, self.gate]
+        readout = self.readout if self.readout_size else None
+        if self.eligibility or not all(isinstance(part, nn.Linear) for part in [*maps, readout or self.gate]):
+            return None
+        sizes = memory_step.Sizes(
+            self.heads, self._features[0] // self.heads, self.units // self.heads, self.rule,
+            "trace" not in self.frozen, UNIT_FLOOR, READ_FLOOR, WIPED,
+        )  # fmt: skip
+        spoken = None if readout is None else _affine(readout)
+        arrays = memory_step.step_arrays([_affine(part) for part in maps], self.taps, self.gain, spoken, sizes)
+        return memory_step.tick, arrays
+
     @property
     def neuron_count(self) -> int:
         """Queries, keys and values, each a SiLU of its own; gates are not counted."""
@@ -323,6 +338,12 @@ class PlasticMemory(LiquidLayer):
 def _unit(vectors: Tensor) -> Tensor:
     """Vectors (…, N) of length one, those of nearly nothing shorter."""
     return vectors * torch.rsqrt(vectors.square().sum(-1, keepdim=True) + UNIT_FLOOR)
+
+
+def _affine(module: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a linear map, zeros where it has none."""
+    (weight,) = read(module, ("weight",))
+    return weight, weight.new_zeros(len(weight)) if module.bias is None else read(module, ("bias",))[0]
 
 
 def _of_each(place: Tensor, features: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from liquid_control.models.compiled import read_on
 from liquid_control.models.language_model import LanguageModel, ReadingState
 from liquid_control.support.errors import UserError
 
@@ -45,11 +46,9 @@ class Pace:
 
 def say(model: LanguageModel, state: ReadingState, count: int) -> None:
     """So many tokens of one text, each the likeliest after the one before; ends when the last is there."""
-    token = torch.zeros(1, dtype=torch.int64, device=model.embedding.weight.device)
+    reader, token = read_on(model, state), 0
     for _ in range(count):
-        logits, state = model.step(token, state)
-        token = logits.argmax(1)
-    token.item()  # what a GPU was asked for is done
+        token = int(reader.step(token).argmax())
 
 
 def seconds(clock: Callable[[], float], function: Callable[..., Any], *arguments: Any) -> float:

@@ -32,6 +32,12 @@ def frozen(name):
     return layer
 
 
+def frozen_memory():
+    layer = PlasticMemory(INPUTS, 4, learn_initial_state=True)
+    layer.freeze("trace")
+    return layer
+
+
 def of_far_paces():
     """Some time constants are the bound to the last bit, some are in the dozens."""
     layer = Leaky(INPUTS, 20, adaptive=False)
@@ -75,6 +81,11 @@ CASES = {
     "mixed-memory-leaky": lambda: MixedMemory(Leaky(INPUTS, NCP)),
     "mixed-memory-scan": lambda: MixedMemory(LiquidScan(INPUTS, 4)),
     "mixed-memory-gru": lambda: MixedMemory(GRU(INPUTS, 4, output_size=2)),
+    "memory": lambda: PlasticMemory(INPUTS, 4),
+    "memory-readout": lambda: PlasticMemory(INPUTS, 6, 3, heads=3, key_size=5, convolution=1, learn_initial_state=True),
+    "memory-hebb": lambda: PlasticMemory(INPUTS, 4, rule="hebb", convolution=2),
+    "memory-oja": lambda: PlasticMemory(INPUTS, 8, rule="oja", key_size=3),
+    "memory-frozen": frozen_memory,
     "mlp": lambda: MLP(INPUTS, 18, frames=2, learn_initial_state=True),
     "mlp-readout": lambda: MLP(INPUTS, 6, frames=3, output_size=2),
     "lstm-elapsed": lambda: LSTM(INPUTS, 4, elapsed_as_input=True),
@@ -97,7 +108,7 @@ def random_layer(make, dtype):
 WITHOUT_KERNEL = {
     "ltc-explicit-solver": lambda: LTC(INPUTS, NCP, solver="explicit"),
     "cfc-two-backbone-layers": lambda: CfC(INPUTS, 4, backbone_units=6, backbone_layers=2),
-    "plastic-memory": lambda: PlasticMemory(INPUTS, 4),
+    "plastic-memory-eligibility": lambda: PlasticMemory(INPUTS, 4, rule="hebb", eligibility=True),
     "mixed-memory-stepped-by-torch": lambda: MixedMemory(LTC(INPUTS, NCP, solver="explicit")),
 }
 
