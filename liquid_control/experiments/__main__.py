@@ -1,0 +1,148 @@
+"""``python -m liquid_control.experiments NAME``: the published tables of sequence tasks, measured again.
+
+``NAME`` is a task, ``all`` of them, or one of the other studies of this folder.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from annotated_types import Ge
+
+from liquid_control.experiments.sequence_cells import CELLS
+from liquid_control.experiments.sequence_study import CellStudy, Engine, Job, LocalEngine, run_study
+from liquid_control.experiments.tasks import STUDIES, TASKS, find_task
+from liquid_control.support.command import parse, run
+from liquid_control.support.console import Console
+from liquid_control.support.errors import UserError, check_known
+from liquid_control.support.ranges import Count, CountOrZero
+
+PROGRAM = "python -m liquid_control.experiments"
+
+
+@dataclass(frozen=True)
+class SequenceStudyConfig:
+    """Trains cells and baselines on sequence tasks, each with the same search, and tables what came of it."""
+
+    name: Annotated[str, tyro.conf.arg(metavar="NAME")]
+    """A task, or all of them ("all")."""
+    cell: tuple[str, ...] = ()
+    """Which cells and baselines; none given is all of them."""
+    seeds: Count = 5
+    """Trainings with the options that the search chose, from the seeds 0, 1, …"""
+    protocol: str = ""
+    """How the task's data are split or shown; empty is the task's first."""
+    folder: Path = Path("runs/sequences")
+    """Of the results, a line a training. Where a study was stopped, the same command goes on."""
+    trials: Count = 8
+    """Trainings of the search of each cell, scored on validation data."""
+    epochs: Annotated[float, Ge(0)] = 0.0
+    """Passes over the training data; 0 is what the task says."""
+    trial_epochs: Annotated[float, Ge(0)] = 0.0
+    """The same of a trial; 0 is what the task says."""
+    rows: CountOrZero = 0
+    """Sequences of each split at most, to try something out; 0 is all."""
+    engine: Literal["local", "ray"] = "local"
+    """Where trainings run: one after the other here, or many at once as tasks of Ray."""
+    address: str = ""
+    """Of a running Ray cluster ("auto" finds it); empty begins one on this machine."""
+    report: bool = False
+    """Trains nothing: writes page and figure from the rows that there are."""
+    page: Path = Path("docs/results/sequences.md")
+    """The page that --report writes, its figure beside it."""
+
+
+def _note() -> str:
+    lines = ["Sequence tasks, with their protocols:"]
+    for task in TASKS.values():
+        lines.append(f"  {task.name}: {task.summary} ({', '.join(task.protocols)})")
+    lines += ["", "Cells and baselines:", "  " + ", ".join(CELLS), ""]
+    lines.append("Studies with options of their own (NAME --help):")
+    lines += [f"  {name}: {summary}" for name, summary in STUDIES.items()]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measures what is missing; see ``--help``.
+
+    Raises:
+        UserError: if there is no such task, protocol or cell, or the folder holds results of other options.
+    """
+    if arguments and arguments[0] in STUDIES:
+        importlib.import_module(f"liquid_control.experiments.{arguments[0]}").main(arguments[1:])
+        return
+    config, console = parse(SequenceStudyConfig, arguments, PROGRAM, _note()), Console()
+    check_known("task", [config.name], [*TASKS, "all", *STUDIES])
+    check_known("cell", config.cell, CELLS)
+    tasks = list(TASKS.values()) if config.name == "all" else [find_task(config.name)]
+    if config.protocol:
+        check_known("protocol", [config.protocol], {name for task in tasks for name in task.protocols})
+        tasks = [task for task in tasks if config.protocol in task.protocols]
+    studies = [
+        CellStudy(
+            task,
+            config.protocol or next(iter(task.protocols)),
+            cell,
+            config.folder,
+            config.seeds,
+            config.trials,
+            config.trial_epochs or task.trial_epochs or config.epochs or task.epochs,
+            config.epochs or task.epochs,
+            config.rows,
+        )
+        for task in tasks
+        for cell in config.cell or CELLS
+    ]
+
+    def tell(study: CellStudy, row: dict[str, Any]) -> None:
+        metric = study.task.metric
+        said = {"trial": f"trial {row.get('trial')}", "seed": f"seed {row['seed']}"}[row["kind"]]
+        found = f"validation {row['validation'][metric]:.4g}"
+        found += f", test {row['test'][metric]:.4g}" if "test" in row else ""
+        chosen = json.dumps({name: row["recipe"][name] for name in study.task.whole_space})
+        spent = f"{row['parameters']:,} parameters, {row['seconds_per_epoch']:.1f} s an epoch"
+        console.print(f"{study.task.name} {study.protocol}, {study.cell}, {said}: {metric} {found}; {spent}; {chosen}")
+
+    with _engine(config, console) as engine:
+        run_study(studies, engine, tell)
+
+
+@contextmanager
+def _engine(config: SequenceStudyConfig, console: Console) -> Iterator[Engine]:
+    if config.engine == "ray":
+        try:
+            from liquid_control.experiments.sequence_ray import RayEngine
+        except ImportError:
+            raise UserError('--engine ray needs Ray: pip install "liquid-control[ray]".') from None
+        engine: Engine = RayEngine(config.address or None)
+        try:
+            yield engine
+        finally:
+            engine.close()
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        bar = bars.add_task("", total=1.0)
+        shown = ""
+
+        def watch(job: Job, done: float, scalars: dict[str, float]) -> None:
+            nonlocal shown
+            if job.title != shown:
+                shown = job.title
+                bars.reset(bar, description=shown, total=1.0)
+            bars.update(bar, completed=done)
+
+        yield LocalEngine(watch)
+
+
+if __name__ == "__main__":
+    run(main)

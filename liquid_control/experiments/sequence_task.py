@@ -1,0 +1,159 @@
+"""What a sequence task is: its data, what is asked, how answers are scored, and how a training of it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from liquid_control.data.sequences import SequenceSplits
+
+Metric = Callable[[np.ndarray, np.ndarray], float]
+"""From answers, one row an answer, and what was right, to a number. Answers are logits (N, K) for classes, else values
+(N, D); padding has been left out."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One choice of options for a training, and a point of the search. JSON values only."""
+
+    rate: float = 5e-3
+    """Highest learning rate of AdamW."""
+    size: float = 1.0
+    """Share of the task's parameters that the cell with its head may have."""
+    batch: int = 64
+    """Sequences of a gradient step."""
+    head: str = "linear"
+    """What makes answers of the cell's outputs: "linear", or "mlp" with one hidden layer as wide as the cell."""
+    dropout: float = 0.0
+    """Share of the cell's outputs that is left out in training."""
+    weight_decay: float = 1e-5
+    """Of AdamW."""
+    noise: float = 0.0
+    """Standard deviation of the noise on inputs in training, in standard deviations of the inputs."""
+    residual: bool = False
+    """Whether the answer is added to the present input (tasks that ask for the next one)."""
+    elapsed_input: bool = True
+    """Whether cells that time drives see the elapsed time as an input as well. Others always do."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers between two bounds whose logarithms are spread evenly."""
+
+    low: float
+    high: float
+
+
+Space = Mapping[str, Range | tuple[Any, ...]]
+"""What a search chooses, by the names of :class:`Recipe`: from a range, or one of several values."""
+
+SPACE: Space = {
+    "rate": Range(1e-3, 3e-2),
+    "size": (0.25, 0.5, 1.0),
+    "batch": (32, 64, 128),
+    "head": ("linear", "mlp"),
+    "dropout": (0.0, 0.1, 0.25),
+    "weight_decay": Range(1e-6, 1e-1),
+    "elapsed_input": (True, False),
+}
+"""What every search chooses; a task may put ranges of its own in their place, and add to them."""
+
+
+@dataclass(frozen=True)
+class SequenceTask:
+    """A task of sequences with elapsed times.
+
+    Attributes:
+        name: on the command line.
+        summary: a line for the help.
+        protocols: how data are split or shown, by name, each with a line that says it; the first is the default.
+        load: the data of a protocol.
+        answer: asked once, at the last real step ("last"), or at each step ("steps").
+        classes: number of classes; 0 where values are asked for.
+        metrics: how answers are scored, by name; the first decides.
+        higher: whether more of the first metric is better.
+        epochs: passes over the training data of one training.
+        trial_epochs: the same of a trial of the search; 0 stands for ``epochs``.
+        parameters: of the largest network that a search may choose.
+        recipe: the first trial of every search.
+        space: of the search, laid over :data:`SPACE`.
+        curriculum: share of a training over which sequences grow from the shortest to the longest; 0 is none.
+        standardise: whether inputs are shifted and scaled by the mean and deviation of the training data.
+        time_unit: what elapsed times are multiplied by before a cell that time drives gets them.
+        published: numbers of others by protocol and cell, in the unit of the first metric.
+        source: of these numbers.
+    """
+
+    name: str
+    summary: str
+    protocols: Mapping[str, str]
+    load: Callable[[str], SequenceSplits]
+    answer: Literal["last", "steps"]
+    classes: int
+    metrics: Mapping[str, Metric]
+    higher: bool
+    epochs: float
+    parameters: int
+    recipe: Recipe = Recipe()
+    space: Space = field(default_factory=dict)
+    trial_epochs: float = 0
+    curriculum: float = 0.0
+    standardise: bool = True
+    time_unit: float = 1.0
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    source: str = ""
+
+    @property
+    def metric(self) -> str:
+        """The name of the first metric."""
+        return next(iter(self.metrics))
+
+    @property
+    def whole_space(self) -> Space:
+        """:data:`SPACE` with what this task has in its place."""
+        return {**SPACE, **self.space}
+
+    def better(self, one: float, other: float) -> bool:
+        """Whether one value of the first metric is better than another; NaN is worse than any."""
+        if np.isnan(one) or np.isnan(other):
+            return bool(np.isnan(other) and not np.isnan(one))
+        return one > other if self.higher else one < other
+
+
+def accuracy(answers: np.ndarray, right: np.ndarray) -> float:
+    """Per cent of the answers whose largest logit is that of the right class."""
+    return float(100 * (answers.argmax(1) == right).mean())
+
+
+def balanced_accuracy(answers: np.ndarray, right: np.ndarray) -> float:
+    """:func:`accuracy` of each class that occurs, averaged over classes."""
+    hit = answers.argmax(1) == right
+    return float(100 * np.mean([hit[right == one].mean() for one in np.unique(right)]))
+
+
+def mean_squared_error(answers: np.ndarray, right: np.ndarray) -> float:
+    """Mean over answers and their dimensions."""
+    return float(np.square(answers.reshape(right.shape).astype(np.float64) - right).mean())
+
+
+def root_mean_squared_error(answers: np.ndarray, right: np.ndarray) -> float:
+    """Square root of :func:`mean_squared_error`."""
+    return float(np.sqrt(mean_squared_error(answers, right)))
+
+
+def nearest_rows(sets: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> float:
+    """Per cent of test rows that have the class of the training row with the nearest index: what a split leaks.
+
+    Args:
+        sets: indexes of the rows of training and test in the recording, (N,) and (M,).
+        targets: their classes.
+    """
+    train, test = sets
+    order = np.argsort(train)
+    train, classes = train[order], targets[0][order]
+    right = np.searchsorted(train, test).clip(1, len(train) - 1)
+    nearer = np.where(test - train[right - 1] <= train[right] - test, right - 1, right)
+    return float(100 * (classes[nearer] == targets[1]).mean())

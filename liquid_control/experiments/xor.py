@@ -1,0 +1,27 @@
+"""xor: the parity of a stream of bits, told bit by bit or by the moments at which the bit changes."""
+
+from liquid_control.data.bit_stream import bit_stream
+from liquid_control.experiments.sequence_task import Recipe, SequenceTask, accuracy
+
+TASK = SequenceTask(
+    name="xor",
+    summary="parity of up to 31 bits, told as events of (bit, time since the last) or bit by bit",
+    protocols={"event": "an event where the bit changes", "dense": "a step for each bit"},
+    load=lambda protocol: bit_stream(event_based=protocol == "event"),
+    answer="last",
+    classes=2,
+    metrics={"accuracy": accuracy},
+    higher=True,
+    epochs=20,
+    parameters=20_000,
+    recipe=Recipe(rate=1e-2, batch=128),
+    curriculum=0.5,
+    time_unit=32.0,
+    published={
+        "event": {"lstm": 89.71, "gru_d": 97.90, "ode_lstm": 98.89, "ltc": 49.11, "cfc_pure": 85.42}
+        | {"cfc_no_gate": 96.29, "cfc": 99.42, "mixed_cfc": 99.72},
+        "dense": {"lstm": 100, "gru_d": 100, "ode_lstm": 100, "ltc": 100, "cfc_pure": 100}
+        | {"cfc_no_gate": 100, "cfc": 100, "mixed_cfc": 100},
+    },
+    source="Hasani et al. 2021, arXiv 2106.13898, table 4",
+)
