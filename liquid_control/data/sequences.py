@@ -1,4 +1,7 @@
-"""Irregular sequences as a batch: moments and values of each become inputs, elapsed times and a mask for a layer."""
+"""Irregular sequences as a batch: moments and values of each become inputs, elapsed times and a mask for a layer.
+
+What the loaders of data sets give is here, too: :class:`SequenceSet` and :class:`SequenceSplits`.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,41 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 Series: TypeAlias = tuple[Any, Any] | tuple[Any, Any, Any]
 """Moments (T,), values (T, C), and perhaps which values were measured (T, C): tensors, arrays or lists."""
+
+
+class SequenceSet(NamedTuple):
+    """N sequences of at most T steps, and what is asked of them."""
+
+    x: np.ndarray
+    """(N, T, C) float32 values, zeros at padding, which is at the end."""
+    elapsed: np.ndarray
+    """(N, T) float32 time since the step before, in the unit that the loader names; 1 at padding."""
+    mask: np.ndarray
+    """(N, T) bool, False at padding."""
+    target: np.ndarray
+    """(N,) or (N, T) int64 classes, or (N, T, D), (N, D), (N, T) or (N,) float32 values."""
+
+
+class SequenceSplits(NamedTuple):
+    """What to learn from, what to choose by, and what is looked at once."""
+
+    train: SequenceSet
+    validation: SequenceSet
+    test: SequenceSet
+
+
+def window_starts(steps: int, window: int, stride: int) -> np.ndarray:
+    """Where windows of a series begin, (W,) int64.
+
+    As the published code of LTC and ODE-LSTM has it, a window that would end with the series is left out.
+    """
+    return np.arange(0, max(steps - window, 0), stride)
 
 
 class SequenceBatch(NamedTuple):
