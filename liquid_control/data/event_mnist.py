@@ -12,6 +12,7 @@ import zipfile
 import numpy as np
 
 from liquid_control.data.download import DataSource, find_file
+from liquid_control.data.events import changes, pack_events
 from liquid_control.data.sequences import SequenceSet, SequenceSplits
 from liquid_control.support.errors import UserError
 
@@ -68,26 +69,10 @@ def events(images: np.ndarray, digits: np.ndarray, position: bool = False, steps
         position: whether x has a second column.
         steps: to pad to, at least the most events of an image; as many as that by default.
     """
-    begins = _starts(images)
-    counts = begins.sum(1)
-    mask = np.arange(counts.max() if steps is None else steps) < counts[:, None]
-    image, place = np.nonzero(begins)
-    # The event before; of the first one of an image it is just before the first pixel.
-    since = np.diff(place, prepend=-1)
-    since[np.cumsum(counts) - counts] = 1
-    x = np.zeros((*mask.shape, 1 + position), np.float32)
-    x[mask, 0] = images.reshape(len(images), -1)[image, place] > THRESHOLD
-    if position:
-        x[mask, 1] = place / begins.shape[1]
-    elapsed = np.ones(mask.shape, np.float32)
-    elapsed[mask] = since / UNIT
-    return SequenceSet(x, elapsed, mask, digits.astype(np.int64))
-
-
-def _starts(images: np.ndarray) -> np.ndarray:
-    """Where runs of equal pixels begin, (N, pixels) bool."""
     bits = images.reshape(len(images), -1) > THRESHOLD
-    return np.concatenate([np.ones((len(bits), 1), bool), bits[:, 1:] != bits[:, :-1]], 1)
+    x, elapsed, mask, places = pack_events(bits, changes(bits), UNIT, steps)
+    inputs = [x, (places / bits.shape[1]).astype(np.float32)] if position else [x]
+    return SequenceSet(np.stack(inputs, -1), elapsed, mask, digits.astype(np.int64))
 
 
 def _read() -> list[np.ndarray]:
