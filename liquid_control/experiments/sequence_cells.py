@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from liquid_control.experiments.sequence_baselines import GRUD, ODELSTM, RNN, AttentionNetwork, PhasedLSTM
 from liquid_control.models.hybrid import TransformerLNN
 from liquid_control.nn import (
     GRU,
-    LAN,
     LSTM,
     LTC,
     MLP,
@@ -22,6 +23,9 @@ from liquid_control.nn import (
     MixedMemory,
     PlasticCfC,
     PlasticMemory,
+    ResidualBlock,
+    Stack,
+    last_valid,
 )
 
 Build = Callable[[int, int, int], nn.Module]
@@ -39,63 +43,90 @@ class SequenceCell:
     """Whether elapsed times reach it other than as an input."""
     multiple: int = 1
     """What its number of units is a multiple of."""
+    share: float = 1.0
+    """Of the parameters that a task allows: less of cells that take much longer for each of them."""
 
 
-def outputs(cell: nn.Module, x: Tensor, elapsed: Tensor, mask: Tensor | None) -> Tensor:
+def outputs(cell: nn.Module, x: Tensor, elapsed: Tensor, mask: Tensor | None, last: bool) -> Tensor:
     """The outputs of a cell.
 
     Args:
-        cell: a layer, or a transformer with a liquid core.
+        cell: a layer, a transformer with a liquid core, or a baseline.
         x: (B, T, C).
         elapsed: (B, T).
         mask: (B, T) or None.
+        last: whether those of the last real step are wanted.
 
     Returns:
-        (B, T, O).
+        (B, T, O), or (B, O) of the last real step.
     """
-    if isinstance(cell, TransformerLNN):
-        y: Tensor = cell(x, elapsed.double().cumsum(1), mask)
+    if isinstance(cell, AttentionNetwork):
+        y: Tensor = cell(x, elapsed, mask, last)
         return y
-    y, _ = cell(x, elapsed=elapsed, mask=mask)
-    return y
+    if isinstance(cell, TransformerLNN):
+        y = cell(x, elapsed.double().cumsum(1), mask)
+    elif isinstance(cell, LiquidLayer):
+        y, _ = cell(x, elapsed=elapsed, mask=mask)
+    else:
+        y = cell(x, elapsed, mask)
+    return last_valid(y, mask) if last else y
 
 
-def _plain(layer: Callable[..., LiquidLayer], **options: object) -> Build:
-    return lambda inputs, units, steps: layer(inputs, units, **options)
+def _plain(cell: Callable[..., nn.Module], **options: object) -> Build:
+    return lambda inputs, units, steps: cell(inputs, units, **options)
 
 
-def _cfc(inputs: int, units: int, mode: str = "default") -> CfC:
-    return CfC(inputs, units, mode=mode, backbone_units=2 * units)
+def _cfc(mode: str) -> Build:
+    return lambda inputs, units, steps: CfC(inputs, units, mode=mode, backbone_units=2 * units)
 
 
-def _lan(mode: str) -> Build:
-    return lambda inputs, units, steps: LAN(inputs, units, heads=4, window=max(steps, 2), mode=mode)
+def _mixed(build: Build) -> Build:
+    return lambda inputs, units, steps: MixedMemory(cast(LiquidLayer, build(inputs, units, steps)))
+
+
+def _deep(kind: Callable[..., LiquidLayer], **options: object) -> Build:
+    """A layer and two blocks of it: what has no synapses among its neurons needs depth."""
+
+    def build(inputs: int, units: int, steps: int) -> Stack:
+        first = kind(inputs, units, output_size=units, **options)
+        return Stack([first, *(ResidualBlock(kind(units, units, **options), expansion=2.0) for _ in range(2))])
+
+    return build
+
+
+def _memoryless(inputs: int, units: int, steps: int) -> Stack:
+    return Stack([MLP(inputs, units, frames=1), MLP(units, units, frames=1)])
+
+
+def _transformer(inputs: int, units: int, steps: int) -> TransformerLNN:
+    return TransformerLNN(inputs, units, dropout=0.0, output_size=units, window=max(steps, 2), expansion=2.0)
 
 
 CELLS: dict[str, SequenceCell] = {
-    "ltc": SequenceCell(_plain(LTC), "LTC"),
-    "cfc": SequenceCell(lambda inputs, units, steps: _cfc(inputs, units), "CfC"),
-    "cfc_pure": SequenceCell(lambda inputs, units, steps: _cfc(inputs, units, "pure"), "CfC, pure (Cf-S)"),
-    "cfc_no_gate": SequenceCell(lambda inputs, units, steps: _cfc(inputs, units, "no_gate"), "CfC, no gate"),
-    "mixed_cfc": SequenceCell(lambda inputs, units, steps: MixedMemory(_cfc(inputs, units)), "CfC, mixed memory"),
-    "mixed_ltc": SequenceCell(lambda inputs, units, steps: MixedMemory(LTC(inputs, units)), "LTC, mixed memory"),
-    "lan": SequenceCell(_lan("exact"), "LAN, exact", multiple=4),
-    "lan_euler": SequenceCell(_lan("euler"), "LAN, Euler", multiple=4),
-    "lan_steady": SequenceCell(_lan("steady"), "LAN, steady", multiple=4),
+    "ltc": SequenceCell(_plain(LTC), "LTC", share=0.25),
+    "cfc": SequenceCell(_cfc("default"), "CfC"),
+    "cfc_pure": SequenceCell(_cfc("pure"), "CfC, pure (Cf-S)"),
+    "cfc_no_gate": SequenceCell(_cfc("no_gate"), "CfC, no gate"),
+    "mixed_cfc": SequenceCell(_mixed(_cfc("default")), "CfC, mixed memory"),
+    "mixed_ltc": SequenceCell(_mixed(_plain(LTC)), "LTC, mixed memory", share=0.25),
+    "lan": SequenceCell(_plain(AttentionNetwork, kind="exact"), "LAN, exact", multiple=4),
+    "lan_euler": SequenceCell(_plain(AttentionNetwork, kind="euler"), "LAN, Euler", multiple=4),
+    "lan_steady": SequenceCell(_plain(AttentionNetwork, kind="steady"), "LAN, steady", multiple=4),
     "leaky": SequenceCell(_plain(Leaky), "Leaky"),
-    "plastic_cfc": SequenceCell(_plain(PlasticCfC), "Plastic CfC"),
-    "scan": SequenceCell(_plain(LiquidScan), "Liquid scan"),
-    "plastic_memory": SequenceCell(_plain(PlasticMemory, heads=2), "Plastic memory", multiple=2),
-    "transformer_lnn": SequenceCell(
-        lambda inputs, units, steps: TransformerLNN(
-            inputs, units, dropout=0.0, output_size=units, window=max(steps, 2), expansion=2.0
-        ),
-        "Transformer with a CfC",
-        multiple=8,
-    ),
+    "plastic_cfc": SequenceCell(_plain(PlasticCfC), "Plastic CfC", share=0.1),
+    "scan": SequenceCell(_deep(LiquidScan), "Liquid scan, 3 layers"),
+    "plastic_memory": SequenceCell(_deep(PlasticMemory), "Plastic memory, 3 layers", multiple=2),
+    "transformer_lnn": SequenceCell(_transformer, "Transformer with a CfC", multiple=8),
     "lstm": SequenceCell(_plain(LSTM), "LSTM", timed=False),
     "gru": SequenceCell(_plain(GRU), "GRU", timed=False),
-    "mlp": SequenceCell(_plain(MLP, frames=1), "MLP, no memory", timed=False),
+    "rnn": SequenceCell(_plain(RNN), "RNN", timed=False),
+    "gru_d": SequenceCell(_plain(GRUD), "GRU-D"),
+    "phased_lstm": SequenceCell(_plain(PhasedLSTM), "Phased LSTM"),
+    "ode_lstm": SequenceCell(_plain(ODELSTM), "ODE-LSTM"),
+    "attention": SequenceCell(_plain(AttentionNetwork, kind="dot"), "Attention, time embedding", multiple=4),
+    "lan_uniform": SequenceCell(_plain(AttentionNetwork, kind="uniform"), "LAN's control: uniform", multiple=4),
+    "lan_fixed": SequenceCell(_plain(AttentionNetwork, kind="fixed"), "LAN's control: fixed gates", multiple=4),
+    "mlp": SequenceCell(_memoryless, "MLP, no memory", timed=False),
 }
 """Every cell and baseline by its name on the command line."""
 

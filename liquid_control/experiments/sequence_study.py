@@ -54,10 +54,10 @@ class Job:
         return f"{self.task} {self.protocol}, {self.cell}, {self.curves.name.replace('-', ' ')}"
 
 
-@functools.cache
-def data_of(task: str, protocol: str, rows: int) -> tuple[Sequences, Sequences, Sequences]:
-    """Training, validation and test data as tensors, loaded once a process."""
-    splits = find_task(task).load(protocol)
+@functools.lru_cache(maxsize=4)
+def data_of(task: str, protocol: str, fold: int, rows: int) -> tuple[Sequences, Sequences, Sequences]:
+    """Training, validation and test data as tensors, kept for the next training."""
+    splits = find_task(task).load(protocol, fold)
     if rows:
         splits = type(splits)(*(type(part)(*(array[:rows] for array in part)) for part in splits))
     train_data, validation, test = (Sequences(part) for part in splits)
@@ -69,21 +69,30 @@ def run_job(job: Job, progress: Progress = lambda done, scalars: None) -> dict[s
     from torch.utils.tensorboard import SummaryWriter  # which takes longer to load than a small task to learn
 
     torch.set_num_threads(1)  # tensors as small as these gain nothing from more
-    train_data, validation, test = data_of(job.task, job.protocol, job.rows)
-    steps = 0
-    with SummaryWriter(str(job.curves)) as curves:
+    task = find_task(job.task)
+    folds = task.folds.get(job.protocol, 1)
+    measured: list[dict[str, Any]] = []
+    for fold in range(folds):
+        train_data, validation, test = data_of(job.task, job.protocol, fold, job.rows)
+        with SummaryWriter(str(job.curves / f"fold-{fold}" if folds > 1 else job.curves)) as curves:
 
-        def told(done: float, scalars: dict[str, float]) -> None:
-            nonlocal steps
-            for name, value in scalars.items():
-                curves.add_scalar(name, value, steps)
-            steps += bool(scalars)
-            progress(done, scalars)
+            def told(done: float, scalars: dict[str, float], fold: int = fold, curves: Any = curves) -> None:
+                for name, value in scalars.items():
+                    curves.add_scalar(name, value, round(1000 * done))
+                progress((fold + done) / folds, scalars)
 
-        task = find_task(job.task)
-        trained = train(task, train_data, validation, job.cell, job.recipe, job.seed, job.epochs, told)
-    tested = {"test": score(trained.model, test)} if job.tested else {}
-    return {"seed": job.seed, "recipe": asdict(job.recipe)} | trained.row | tested
+            trained = train(task, train_data, validation, job.cell, job.recipe, job.seed, job.epochs, told)
+        measured.append(trained.row | ({"test": score(trained.model, test)} if job.tested else {}))
+    row = {"seed": job.seed, "recipe": asdict(job.recipe)} | measured[0]
+    scored = ["validation", "test"] if job.tested else ["validation"]
+    row |= {name: _mean([of[name] for of in measured]) for name in scored}
+    row["seconds_per_epoch"] = sum(of["seconds_per_epoch"] for of in measured)
+    return row | ({"folds": [{name: of[name] for name in scored} for of in measured]} if folds > 1 else {})
+
+
+def _mean(scores: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of each metric, over folds."""
+    return {name: float(np.mean([score[name] for score in scores])) for name in scores[0]}
 
 
 Number = tuple[int, int]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -70,10 +70,11 @@ class SequenceTask:
         name: on the command line.
         summary: a line for the help.
         protocols: how data are split or shown, by name, each with a line that says it; the first is the default.
-        load: the data of a protocol.
+        load: the data of a protocol and a fold.
         answer: asked once, at the last real step ("last"), or at each step ("steps").
-        classes: number of classes; 0 where values are asked for.
-        metrics: how answers are scored, by name; the first decides.
+        classes: whether one of several classes is asked for, else values.
+        metrics: how answers are scored, by name; the first decides. A value that is asked for and is NaN is not asked
+            for: it enters neither loss nor metric.
         higher: whether more of the first metric is better.
         epochs: passes over the training data of one training.
         trial_epochs: the same of a trial of the search; 0 stands for ``epochs``.
@@ -83,6 +84,9 @@ class SequenceTask:
         curriculum: share of a training over which sequences grow from the shortest to the longest; 0 is none.
         standardise: whether inputs are shifted and scaled by the mean and deviation of the training data.
         time_unit: what elapsed times are multiplied by before a cell that time drives gets them.
+        folds: how often data are split, by protocol; where none is named, once. A training is then one of each fold,
+            and its scores are means over them.
+        leak: what a classifier scores that sees nothing but where a test row stands, by protocol; see the task.
         published: numbers of others by protocol and cell, in the unit of the first metric.
         source: of these numbers.
     """
@@ -90,9 +94,9 @@ class SequenceTask:
     name: str
     summary: str
     protocols: Mapping[str, str]
-    load: Callable[[str], SequenceSplits]
+    load: Callable[[str, int], SequenceSplits]
     answer: Literal["last", "steps"]
-    classes: int
+    classes: bool
     metrics: Mapping[str, Metric]
     higher: bool
     epochs: float
@@ -103,6 +107,8 @@ class SequenceTask:
     curriculum: float = 0.0
     standardise: bool = True
     time_unit: float = 1.0
+    folds: Mapping[str, int] = field(default_factory=dict)
+    leak: Callable[[str], float] | None = None
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     source: str = ""
 
@@ -142,18 +148,3 @@ def mean_squared_error(answers: np.ndarray, right: np.ndarray) -> float:
 def root_mean_squared_error(answers: np.ndarray, right: np.ndarray) -> float:
     """Square root of :func:`mean_squared_error`."""
     return float(np.sqrt(mean_squared_error(answers, right)))
-
-
-def nearest_rows(sets: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> float:
-    """Per cent of test rows that have the class of the training row with the nearest index: what a split leaks.
-
-    Args:
-        sets: indexes of the rows of training and test in the recording, (N,) and (M,).
-        targets: their classes.
-    """
-    train, test = sets
-    order = np.argsort(train)
-    train, classes = train[order], targets[0][order]
-    right = np.searchsorted(train, test).clip(1, len(train) - 1)
-    nearer = np.where(test - train[right - 1] <= train[right] - test, right - 1, right)
-    return float(100 * (classes[nearer] == targets[1]).mean())

@@ -69,7 +69,7 @@ class SequenceModel(nn.Module):
         recipe: the options of the network.
         cell: its name in :data:`~liquid_control.experiments.sequence_cells.CELLS`.
         units: of the cell.
-        shape: of the data: inputs, steps of the longest sequence, and dimensions of a target.
+        shape: of the data: inputs, steps of the longest sequence, and numbers of an answer.
     """
 
     input_mean: Tensor
@@ -81,13 +81,12 @@ class SequenceModel(nn.Module):
 
     def __init__(self, task: SequenceTask, recipe: Recipe, cell: str, units: int, shape: tuple[int, int, int]):
         super().__init__()
-        inputs, steps, wanted = shape
+        inputs, steps, answers = shape
         kind = CELLS[cell]
         self.task, self.recipe = task, recipe
         self.sees_elapsed = recipe.elapsed_input or not kind.timed
         self.cell = kind.build(inputs + self.sees_elapsed, units, steps)
         width: int = self.cell.output_size  # type: ignore[assignment]
-        answers = task.classes or wanted
         self.head: nn.Module = nn.Linear(width, answers)
         if recipe.head == "mlp":
             self.head = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, answers))
@@ -112,6 +111,7 @@ class SequenceModel(nn.Module):
             wanted = wanted.reshape(len(wanted), -1)
             if self.recipe.residual:
                 wanted = wanted - (seen if self.task.answer == "steps" else last_valid(data.x, data.mask))
+            wanted = wanted[wanted.isfinite().all(1)]
             self.answer_mean.copy_(wanted.mean(0))
             self.answer_scale.copy_(wanted.std(0).clamp(min=1e-6))
 
@@ -122,14 +122,15 @@ class SequenceModel(nn.Module):
             seen = seen + self.recipe.noise * torch.randn_like(seen)
         if self.sees_elapsed:
             seen = torch.cat([seen, ((elapsed - self.elapsed_mean) / self.elapsed_scale)[..., None]], -1)
-        y = outputs(self.cell, seen, elapsed * self.task.time_unit, mask)
-        if self.task.answer == "last":
-            y, x = last_valid(y, mask), last_valid(x, mask)
+        last = self.task.answer == "last"
+        y = outputs(self.cell, seen, elapsed * self.task.time_unit, mask, last)
         answers: Tensor = self.head(F.dropout(y, self.recipe.dropout, self.training))
         if self.task.classes:
             return answers
         answers = self.answer_mean + self.answer_scale * answers
-        return x + answers if self.recipe.residual else answers
+        if self.recipe.residual:
+            answers = answers + (last_valid(x, mask) if last else x)
+        return answers
 
     def loss(self, answers: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         """Cross entropy of classes, else the squared error in units of the targets' variance."""
@@ -138,7 +139,10 @@ class SequenceModel(nn.Module):
             answers = answers.flatten(0, -2)
         if self.task.classes:
             return F.cross_entropy(answers, target.flatten())
-        return F.mse_loss(answers, target.reshape(answers.shape)) / self.answer_scale.square().mean()
+        target = target.reshape(answers.shape)
+        asked = target.isfinite()
+        error = torch.where(asked, answers - target, 0).square().sum() / asked.sum()
+        return error / self.answer_scale.square().mean()
 
 
 @dataclass
@@ -152,13 +156,16 @@ class Trained:
 
 def build(task: SequenceTask, recipe: Recipe, cell: str, data: Sequences) -> tuple[SequenceModel, int]:
     """The network of a recipe, and its number of units: as many as the recipe's share of parameters allows."""
-    wanted = data.target.shape[-1] if data.target.dim() == (3 if task.answer == "steps" else 2) else 1
-    shape = data.x.shape[2], data.x.shape[1], wanted
+    answers = data.target.shape[-1] if data.target.dim() == (3 if task.answer == "steps" else 2) else 1
+    if task.classes:
+        answers = int(data.target.max()) + 1
+    shape = data.x.shape[2], data.x.shape[1], answers
 
     def network(units: int) -> SequenceModel:
         return SequenceModel(task, recipe, cell, units, shape)
 
-    units = widest(network, int(recipe.size * task.parameters), CELLS[cell].multiple)
+    kind = CELLS[cell]
+    units = widest(network, int(recipe.size * kind.share * task.parameters), kind.multiple)
     return network(units), units
 
 
@@ -215,6 +222,10 @@ def score(model: SequenceModel, data: Sequences) -> dict[str, float]:
         answers.append(given.numpy())
         right.append(target.numpy())
     given, wanted = np.concatenate(answers), np.concatenate(right)
+    if not task.classes:
+        wanted = wanted.reshape(given.shape)
+        asked = np.isfinite(wanted).all(1)
+        given, wanted = given[asked], wanted[asked]
     if not np.isfinite(given).all():
         return dict.fromkeys(task.metrics, math.nan)
     return {name: metric(given, wanted) for name, metric in task.metrics.items()}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from liquid_control.experiments import xor
+from liquid_control.experiments import event_mnist, imputation, occupancy, person_activity, rul, walker2d, xor
 from liquid_control.experiments.sequence_task import SequenceTask
 from liquid_control.support.errors import check_known
 
-TASKS: dict[str, SequenceTask] = {task.name: task for task in (xor.TASK,)}
+TASKS: dict[str, SequenceTask] = {
+    module.TASK.name: module.TASK
+    for module in (xor, person_activity, walker2d, rul, event_mnist, occupancy, imputation)
+}
 """Every sequence task by its name on the command line."""
 
 STUDIES: dict[str, str] = {

@@ -1,0 +1,39 @@
+"""rul: how many flights a turbofan engine has left, of NASA's C-MAPSS.
+
+Whole engines are held out for validation, and the test is NASA's own, one window an engine. The target is piecewise: an
+engine with more than 125 flights left counts as having 125. ``rmse`` is of the plain numbers of the test; many papers
+cap these as well, which is ``rmse_capped``.
+"""
+
+import numpy as np
+
+from liquid_control.data.turbofan import SUBSETS, nasa_score, turbofan
+from liquid_control.experiments.sequence_task import Recipe, SequenceTask, root_mean_squared_error
+
+MOST = 125.0
+
+
+def rmse_capped(answers: np.ndarray, right: np.ndarray) -> float:
+    """Root mean squared error where no engine has more than 125 flights left."""
+    return root_mean_squared_error(answers.clip(max=MOST), right.clip(max=MOST))
+
+
+TASK = SequenceTask(
+    name="rul",
+    summary="flights that a turbofan engine has left, root mean squared error and NASA's score",
+    protocols={subset: f"C-MAPSS {subset}, windows of 50" for subset in SUBSETS},
+    load=lambda protocol, fold: turbofan(protocol, max_life=MOST),  # type: ignore[arg-type]
+    answer="last",
+    classes=False,
+    metrics={
+        "rmse": root_mean_squared_error,
+        "rmse_capped": rmse_capped,
+        "score": lambda answers, right: nasa_score(answers.reshape(-1), right.reshape(-1)),
+    },
+    higher=False,
+    epochs=15,
+    trial_epochs=6,
+    parameters=20_000,
+    recipe=Recipe(rate=3e-3, batch=64, dropout=0.1, noise=0.1, elapsed_input=False),
+    space={"noise": (0.0, 0.1, 0.3), "elapsed_input": (False,)},
+)
