@@ -58,8 +58,7 @@ def find_file(source: DataSource, name: str, *others: str) -> Path:
             f"{source.name} is not there: {VARIABLE} is {local}, so {' or '.join((name, *others))} has to be in "
             f"{folder}. Get it from {source.page}, or unset {VARIABLE} to let it be downloaded."
         )
-    pooch = _pooch(source)
-    folder = Path(pooch.os_cache("liquid-control")) / source.folder
+    folder = cache_folder(source.folder)
     if (path := folder / name).is_file():
         return path
     if source.url is None:
@@ -67,7 +66,7 @@ def find_file(source: DataSource, name: str, *others: str) -> Path:
             f"{source.name} cannot be downloaded by a program. Get it from {source.page}, and put {name} into a folder "
             f"{source.folder} of the folder that {VARIABLE} names."
         )
-    archive = _download(pooch, source, source.url, folder)
+    archive = _download(source, source.url, folder)
     if archive.name != name:
         _take(archive, name, path, source)
     return path
@@ -86,18 +85,25 @@ def find_folder(source: DataSource) -> Path:
     raise UserError(f"{source.name} is not there: get it from {source.page}, unpack it into {where}.")
 
 
-def _pooch(source: DataSource):
+def cache_folder(name: str) -> Path:
+    """The folder of that name in pooch's cache for ``liquid-control``; it may not be there yet.
+
+    Raises:
+        UserError: if pooch is not installed.
+    """
     try:
         import pooch
     except ImportError:
         raise UserError(
-            f"{source.name} is downloaded by the package pooch. {INSTALL}. Or get it from {source.page} and name the "
-            f"folder above its folder {source.folder} by {VARIABLE}."
+            f"downloads and the cache need the package pooch. {INSTALL}. Or set {VARIABLE} to a folder that has the "
+            f"files in a folder {name}."
         ) from None
-    return pooch
+    return Path(pooch.os_cache("liquid-control")) / name
 
 
-def _download(pooch, source: DataSource, url: str, folder: Path) -> Path:
+def _download(source: DataSource, url: str, folder: Path) -> Path:
+    import pooch
+
     by_hand = (
         f"Or download it yourself from {source.page} into a folder {source.folder}, and set {VARIABLE} to the folder "
         "above that."

@@ -1,8 +1,8 @@
 """C-MAPSS: how many flights a turbofan engine has left, by its sensors at each flight.
 
 Saxena, Goebel, Simon and Eklund, "Damage Propagation Modeling for Aircraft Engine Run-to-Failure Simulation" (PHM
-2008), NASA's Prognostics Center of Excellence, public domain. Four sets: FD001 and FD003 under one operating condition, FD002
-and FD004 under six.
+2008), NASA's Prognostics Center of Excellence, public domain. Four sets: FD001 and FD003 under one operating condition,
+FD002 and FD004 under six.
 """
 
 from __future__ import annotations

@@ -138,5 +138,5 @@ def test_what_no_program_can_download_is_told(cache):
 
 def test_without_pooch_the_extra_is_named(cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "pooch", None)
-    with pytest.raises(UserError, match=r"pip install 'liquid-control\[sequences\]'.*by LIQUID_CONTROL_DATA"):
+    with pytest.raises(UserError, match=r"pip install 'liquid-control\[sequences\]'.*in a folder gauges"):
         find_file(source("http://127.0.0.1:1/a.txt"), "a.txt")
