@@ -17,11 +17,13 @@ import tyro
 from annotated_types import Ge
 
 from liquid_control.experiments.sequence_cells import CELLS
+from liquid_control.experiments.sequence_report import report
 from liquid_control.experiments.sequence_study import CellStudy, Engine, Job, LocalEngine, run_study
 from liquid_control.experiments.tasks import STUDIES, TASKS, find_task
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError, check_known
+from liquid_control.support.files import write_atomically
 from liquid_control.support.ranges import Count, CountOrZero
 
 PROGRAM = "python -m liquid_control.experiments"
@@ -85,6 +87,13 @@ def main(arguments: Sequence[str]) -> None:
     if config.protocol:
         check_known("protocol", [config.protocol], {name for task in tasks for name in task.protocols})
         tasks = [task for task in tasks if config.protocol in task.protocols]
+    if config.report:
+        figure = config.page.with_suffix(".svg")
+        page, picture = report(config.folder, tasks, figure.name)
+        write_atomically(config.page, page)
+        write_atomically(figure, picture)
+        console.print(f"{config.page} and {figure} are written.")
+        return
     studies = [
         CellStudy(
             task,

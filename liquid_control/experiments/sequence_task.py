@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from torch import nn
 
 from liquid_control.data.sequences import SequenceSplits
 
@@ -82,6 +83,8 @@ class SequenceTask:
         recipe: the first trial of every search.
         space: of the search, laid over :data:`SPACE`.
         curriculum: share of a training over which sequences grow from the shortest to the longest; 0 is none.
+        eyes: makes what turns inputs (B, T, C) into features (B, T, ``features``) in front of every cell; None: cells
+            get the inputs.
         standardise: whether inputs are shifted and scaled by the mean and deviation of the training data.
         time_unit: what elapsed times are multiplied by before a cell that time drives gets them.
         folds: how often data are split, by protocol; where none is named, once. A training is then one of each fold,
@@ -105,6 +108,7 @@ class SequenceTask:
     space: Space = field(default_factory=dict)
     trial_epochs: float = 0
     curriculum: float = 0.0
+    eyes: Callable[[], nn.Module] | None = None
     standardise: bool = True
     time_unit: float = 1.0
     folds: Mapping[str, int] = field(default_factory=dict)

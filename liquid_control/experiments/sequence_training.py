@@ -85,7 +85,9 @@ class SequenceModel(nn.Module):
         kind = CELLS[cell]
         self.task, self.recipe = task, recipe
         self.sees_elapsed = recipe.elapsed_input or not kind.timed
-        self.cell = kind.build(inputs + self.sees_elapsed, units, steps)
+        self.eyes = task.eyes() if task.eyes else nn.Identity()
+        features: int = getattr(self.eyes, "features", inputs)
+        self.cell = kind.build(features + self.sees_elapsed, units, steps)
         width: int = self.cell.output_size  # type: ignore[assignment]
         self.head: nn.Module = nn.Linear(width, answers)
         if recipe.head == "mlp":
@@ -120,6 +122,7 @@ class SequenceModel(nn.Module):
         seen = (x - self.input_mean) / self.input_scale
         if self.training and self.recipe.noise:
             seen = seen + self.recipe.noise * torch.randn_like(seen)
+        seen = self.eyes(seen)
         if self.sees_elapsed:
             seen = torch.cat([seen, ((elapsed - self.elapsed_mean) / self.elapsed_scale)[..., None]], -1)
         last = self.task.answer == "last"

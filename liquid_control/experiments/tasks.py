@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
-from liquid_control.experiments import event_mnist, imputation, occupancy, person_activity, rul, walker2d, xor
+from liquid_control.experiments import (
+    bearings,
+    event_mnist,
+    imputation,
+    lane_keeping,
+    occupancy,
+    person_activity,
+    rul,
+    walker2d,
+    xor,
+)
 from liquid_control.experiments.sequence_task import SequenceTask
 from liquid_control.support.errors import check_known
 
 TASKS: dict[str, SequenceTask] = {
-    module.TASK.name: module.TASK
-    for module in (xor, person_activity, walker2d, rul, event_mnist, occupancy, imputation)
+    task.name: task
+    for task in (
+        xor.TASK,
+        person_activity.TASK,
+        walker2d.TASK,
+        rul.TASK,
+        bearings.TASK,
+        bearings.STATES,
+        event_mnist.TASK,
+        occupancy.TASK,
+        imputation.TASK,
+        lane_keeping.TASK,
+    )
 }
 """Every sequence task by its name on the command line."""
 

@@ -1,0 +1,225 @@
+"""The page of the sequence tasks and its figure, from the rows that there are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from liquid_control.experiments.sequence_cells import CELLS
+from liquid_control.experiments.sequence_task import SequenceTask
+from liquid_control.support.errors import UserError
+
+PEER = "lstm"
+"""The cell that differences are from."""
+T_QUANTILES = {
+    1: 12.706,
+    2: 4.303,
+    3: 3.182,
+    4: 2.776,
+    5: 2.571,
+    6: 2.447,
+    7: 2.365,
+    8: 2.306,
+    9: 2.262,
+    19: 2.093,
+    99: 1.984,
+}
+"""The 0.975 quantile of Student's t by degrees of freedom."""
+_LABELS, _WIDTH, _NOTES, _ROW = 190, 760, 80, 20
+_INK, _FAINT, _DOT, _MARK = "#24292f", "#c4cad2", "#4c8fd0", "#d9722b"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of a cell in a protocol of a task."""
+
+    cell: str
+    trials: int
+    """Of the search behind the rows."""
+    rows: Sequence[Mapping[str, Any]]
+    """Trainings by their seeds, ascending."""
+
+    def values(self, metric: str) -> list[float]:
+        """The test scores of one metric."""
+        return [row["test"][metric] for row in self.rows]
+
+
+def read_measured(folder: Path, task: str, protocol: str) -> list[Measured]:
+    """The cells that have been tested at all, each with the rows of its longest search, in the order of the table.
+
+    Args:
+        folder: of the study.
+        task: the task's name.
+        protocol: of its data.
+
+    Raises:
+        UserError: if a file of results is damaged.
+    """
+    found = []
+    for cell in CELLS:
+        path = folder / task / protocol / cell / "results.jsonl"
+        if not path.exists():
+            continue
+        try:
+            rows = [json.loads(line) for line in path.read_text().splitlines()[1:]]
+        except ValueError:
+            raise UserError(f"{path} is damaged: restore it, or remove it and measure again.") from None
+        tested = [row for row in rows if row["kind"] == "seed"]
+        trials = max((row["trials"] for row in tested), default=0)
+        tested = sorted((row for row in tested if row["trials"] == trials), key=lambda row: row["seed"])
+        if tested:
+            found.append(Measured(cell, trials, tested))
+    return found
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the mean over seeds, by Student's t; with one value it is that value."""
+    mean, count = float(np.mean(values)), len(values)
+    if count == 1:
+        return mean, mean
+    half = float(
+        np.interp(count - 1, *zip(*T_QUANTILES.items(), strict=True)) * np.std(values, ddof=1) / np.sqrt(count)
+    )
+    return mean - half, mean + half
+
+
+def difference(one: Measured, other: Measured, metric: str) -> tuple[float, float, float] | None:
+    """The mean difference of two cells over seeds that both have, and its interval; None with fewer than two.
+
+    Args:
+        one: what is compared.
+        other: with what.
+        metric: of the test.
+    """
+    of_other = {row["seed"]: row["test"][metric] for row in other.rows}
+    apart = [row["test"][metric] - of_other[row["seed"]] for row in one.rows if row["seed"] in of_other]
+    return None if len(apart) < 2 else (float(np.mean(apart)), *interval(apart))
+
+
+def report(folder: Path, tasks: Sequence[SequenceTask], figure: str) -> tuple[str, str]:
+    """The page as Markdown and its figure as SVG.
+
+    Args:
+        folder: of the study.
+        tasks: in the order of the page.
+        figure: what the page calls the figure's file.
+
+    Raises:
+        UserError: if nothing has been measured, or a file of results is damaged.
+    """
+    parts = [
+        "# Sequence tasks",
+        "The tasks on which liquid cells were published, each cell and baseline with the same search: as many trials "
+        "over the same options, scored on validation data alone. Test data are scored once for each training with the "
+        "options that were chosen. Tables have the mean over seeds and its 95 % interval (Student's t); the last "
+        "column is the paired difference from the equally tuned LSTM, bold where the interval leaves out zero. How to "
+        "run one and what it takes: [how to](../how_to/sequence_tasks.md).",
+        f"![Test scores of every seed and their means]({figure})",
+    ]
+    panels = []
+    for task in tasks:
+        sections = []
+        for protocol, told in task.protocols.items():
+            measured = read_measured(folder, task.name, protocol)
+            if measured:
+                sections += [f"### {protocol}: {told}", *_leak(task, protocol), _table(task, protocol, measured)]
+                panels.append((f"{task.name}, {protocol}: {task.metric}", task, measured))
+        if sections:
+            command = f"```bash\npython -m liquid_control.experiments {task.name}\n```"
+            arrow = "more is better" if task.higher else "less is better"
+            said = f"{task.summary[0].upper()}{task.summary[1:]}; {task.metric}, {arrow}."
+            parts += [f"## {task.name}", said, command, *sections]
+            if task.source:
+                parts.append(f"Published: {task.source}.")
+    if not panels:
+        raise UserError(f"nothing has been measured in {folder}: run a task first, or name its --folder.")
+    return "\n\n".join(parts) + "\n", _figure(panels)
+
+
+def _leak(task: SequenceTask, protocol: str) -> list[str]:
+    """A sentence on what the split gives away, where the task measures it and its data are there."""
+    if task.leak is None:
+        return []
+    try:
+        share = task.leak(protocol)
+    except UserError:  # no data here, rows from elsewhere
+        return []
+    return [f"A classifier that sees only where a test row stands in the recording: {share:.1f}."]
+
+
+def _table(task: SequenceTask, protocol: str, measured: Sequence[Measured]) -> str:
+    others = list(task.metrics)[1:]
+    published = task.published.get(protocol, {})
+    head = ["cell", task.metric, "each seed", *others, *(["published"] if published else [])]
+    head += ["parameters", "s an epoch", "trials", "validation", "from LSTM"]
+    rows = [head, ["---"] * len(head)]
+    peer = next((cell for cell in measured if cell.cell == PEER), None)
+    ordered = sorted(measured, key=lambda cell: np.mean(cell.values(task.metric)), reverse=task.higher)
+    for cell in ordered:
+        values = cell.values(task.metric)
+        low, high = interval(values)
+        first = cell.rows[0]
+        row = [CELLS[cell.cell].title, f"{np.mean(values):.4g} ({low:.4g} to {high:.4g})"]
+        row.append(", ".join(f"{value:.4g}" for value in values))
+        row += [f"{np.mean(cell.values(name)):.4g}" for name in others]
+        if published:
+            row.append(f"{published[cell.cell]:g}" if cell.cell in published else "")
+        row += [f"{first['parameters']:,}", f"{np.median([each['seconds_per_epoch'] for each in cell.rows]):.1f}"]
+        row += [str(cell.trials), f"{np.mean([each['validation'][task.metric] for each in cell.rows]):.4g}"]
+        apart = difference(cell, peer, task.metric) if peer and cell is not peer else None
+        told = "" if apart is None else f"{apart[0]:+.3g} ({apart[1]:+.3g} to {apart[2]:+.3g})"
+        rows.append([*row, f"**{told}**" if apart and apart[1] * apart[2] > 0 else told])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _figure(panels: Sequence[tuple[str, SequenceTask, Sequence[Measured]]]) -> str:
+    """For each table a dot a seed, and the mean with its interval."""
+    parts: list[str] = []
+    top = 4.0
+    for title, task, measured in panels:
+        values = [value for cell in measured for value in cell.values(task.metric) if np.isfinite(value)]
+        if not values:
+            continue
+        low, high = min(values), max(values)
+        room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+        low, high = low - room, high + room
+
+        def x(value: float, low: float = low, high: float = high) -> float:
+            return _LABELS + (value - low) / (high - low) * (_WIDTH - _LABELS - _NOTES)
+
+        parts.append(_text(_LABELS, top + 16, title, weight="bold"))
+        bottom = top + 28 + _ROW * len(measured)
+        for tick in np.linspace(low, high, 4):
+            parts.append(_line(x(tick), top + 24, x(tick), bottom, _FAINT))
+            parts.append(_text(x(tick), bottom + 14, f"{tick:.3g}", anchor="middle"))
+        for place, cell in enumerate(measured):
+            y, scores = top + 28 + _ROW * (place + 0.5), cell.values(task.metric)
+            parts.append(_text(_LABELS - 10, y + 4, CELLS[cell.cell].title, anchor="end"))
+            if not np.isfinite(scores).all():
+                continue
+            parts.append(_text(_WIDTH - _NOTES + 10, y + 4, f"{np.mean(scores):.4g}"))
+            for value in scores:
+                parts.append(f'<circle cx="{x(value):.1f}" cy="{y:.1f}" r="3" fill="{_DOT}" fill-opacity="0.5"/>')
+            begin, end = map(x, interval(scores))
+            parts.append(_line(begin, y, end, y, _MARK, 3))
+            parts.append(_line(x(float(np.mean(scores))), y - 6, x(float(np.mean(scores))), y + 6, _MARK, 3))
+        top = bottom + 30
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {top:.0f}" width="{_WIDTH}" font-size="12" '
+    head += 'font-family="sans-serif">'
+    return "\n".join([head, f'<rect width="{_WIDTH}" height="{top:.0f}" fill="white"/>', *parts, "</svg>"]) + "\n"
+
+
+def _text(x: float, y: float, words: str, anchor: str = "start", weight: str = "normal") -> str:
+    style = f'text-anchor="{anchor}" font-weight="{weight}" fill="{_INK}"'
+    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(words)}</text>'
+
+
+def _line(x: float, y: float, to_x: float, to_y: float, colour: str, width: float = 1) -> str:
+    ends = f'x1="{x:.1f}" y1="{y:.1f}" x2="{to_x:.1f}" y2="{to_y:.1f}"'
+    return f'<line {ends} stroke="{colour}" stroke-width="{width:g}"/>'
