@@ -5,12 +5,14 @@ alone, which show what it gives away. HUST has recordings of one state each, in 
 asked for.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 from liquid_control.data.bearings import hust, pronostia, xjtu_sy
+from liquid_control.data.sequences import SequenceSplits
 from liquid_control.experiments.sequence_task import Recipe, SequenceTask, accuracy, root_mean_squared_error
 
-_LOADERS = {
+_LOADERS: dict[str, Callable[[], SequenceSplits]] = {
     "pronostia": partial(pronostia, stride=4),
     "pronostia_time": partial(pronostia, stride=4, time_feature=True),
     "xjtu_sy": xjtu_sy,

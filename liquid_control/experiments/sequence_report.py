@@ -83,9 +83,8 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     mean, count = float(np.mean(values)), len(values)
     if count == 1:
         return mean, mean
-    half = float(
-        np.interp(count - 1, *zip(*T_QUANTILES.items(), strict=True)) * np.std(values, ddof=1) / np.sqrt(count)
-    )
+    quantile = np.interp(count - 1, list(T_QUANTILES), list(T_QUANTILES.values()))
+    half = float(quantile * np.std(values, ddof=1) / np.sqrt(count))
     return mean - half, mean + half
 
 

@@ -34,6 +34,8 @@ TASKS: dict[str, SequenceTask] = {
 """Every sequence task by its name on the command line."""
 
 STUDIES: dict[str, str] = {
+    "approximation": "what liquid attention approximates, and what it cannot with one key, as a GIF",
+    "hidden_velocities": "control without velocities, learned from reward by PPO",
     "irregular": "what a liquid core adds to a transformer on curves that are seen at irregular moments",
     "recall": "what a language model of fast weights can look up again",
     "zephyr": "what synapses alone remember of facts that were told",
