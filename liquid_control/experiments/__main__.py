@@ -48,7 +48,7 @@ class SequenceStudyConfig:
     epochs: Annotated[float, Ge(0)] = 0.0
     """Passes over the training data; 0 is what the task says."""
     trial_epochs: Annotated[float, Ge(0)] = 0.0
-    """The same of a trial; 0 is what the task says."""
+    """The same of a trial; 0 is what the task says, and no more than --epochs."""
     rows: CountOrZero = 0
     """Sequences of each split at most, to try something out; 0 is all."""
     engine: Literal["local", "ray"] = "local"
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str]) -> None:
             config.folder,
             config.seeds,
             config.trials,
-            config.trial_epochs or task.trial_epochs or config.epochs or task.epochs,
+            config.trial_epochs or min(task.trial_epochs or task.epochs, config.epochs or task.epochs),
             config.epochs or task.epochs,
             config.rows,
         )

@@ -99,7 +99,8 @@ def _memoryless(inputs: int, units: int, steps: int) -> Stack:
 
 
 def _transformer(inputs: int, units: int, steps: int) -> TransformerLNN:
-    return TransformerLNN(inputs, units, dropout=0.0, output_size=units, window=max(steps, 2), expansion=2.0)
+    core = CfC(units, units, backbone_units=units)
+    return TransformerLNN(inputs, units, dropout=0.0, output_size=units, core=core, window=max(steps, 2), expansion=2.0)
 
 
 CELLS: dict[str, SequenceCell] = {

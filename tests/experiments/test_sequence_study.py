@@ -1,0 +1,225 @@
+"""Studies of sequence tasks: every task end to end on made-up data, resuming, the search, and the page of results."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from liquid_control.data.sequences import SequenceSet, SequenceSplits
+from liquid_control.experiments import sequence_study
+from liquid_control.experiments.__main__ import main
+from liquid_control.experiments.sequence_cells import CELLS
+from liquid_control.experiments.sequence_report import Measured, difference, interval, report
+from liquid_control.experiments.sequence_study import CellStudy, LocalEngine, propose, run_study
+from liquid_control.experiments.sequence_task import SPACE, Range, Recipe
+from liquid_control.experiments.tasks import STUDIES, TASKS
+from liquid_control.support.errors import UserError
+
+
+def made_up(task, count=24, steps=6):
+    """Splits of the form that a task's data have, with padding where only the last step is asked for."""
+    count = 6 if task.eyes else count
+    rng = np.random.default_rng(0)
+    inputs = 24 * 64 * 3 if task.eyes else 17 if task.name == "walker2d" else 2
+
+    def part():
+        lengths = rng.integers(2, steps + 1, count) if task.answer == "last" else np.full(count, steps)
+        mask = np.arange(steps) < lengths[:, None]
+        x = np.where(mask[..., None], rng.standard_normal((count, steps, inputs)), 0).astype(np.float32)
+        elapsed = np.where(mask, rng.uniform(0.2, 2, (count, steps)), 1).astype(np.float32)
+        shape = (count,) if task.answer == "last" else (count, steps)
+        target = rng.integers(0, 2, shape) if task.classes else rng.standard_normal(shape).astype(np.float32)
+        if task.name == "walker2d":
+            target = x[..., :17] + np.float32(0.1)
+        return SequenceSet(x, elapsed, mask, target)
+
+    return SequenceSplits(part(), part(), part())
+
+
+@pytest.fixture(autouse=True)
+def small_tasks(monkeypatch):
+    sequence_study.data_of.cache_clear()
+    for name, task in TASKS.items():
+        small = replace(task, load=lambda protocol, fold, task=task: made_up(task), leak=None)
+        if not task.eyes:
+            small = replace(small, parameters=600)
+        monkeypatch.setitem(TASKS, name, small)
+    yield
+    sequence_study.data_of.cache_clear()
+
+
+def run_main(folder, *words):
+    main([*words, "--folder", str(folder), "--epochs", "1"])
+
+
+def rows_of(folder, task, protocol, cell):
+    lines = (folder / task / protocol / cell / "results.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines[1:]]
+    for row in rows:
+        del row["seconds_per_epoch"]
+    return rows
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_is_searched_tested_and_reported(name, tmp_path):
+    run_main(tmp_path, name, "--cell", "gru", "--trials", "1", "--seeds", "1")
+    task = TASKS[name]
+    trial, seed = rows_of(tmp_path, name, next(iter(task.protocols)), "gru")
+    assert trial["kind"] == "trial" and "test" not in trial  # test data are for what was chosen
+    assert seed["kind"] == "seed" and set(seed["test"]) == set(task.metrics)
+    assert all(np.isfinite(value) for value in seed["test"].values())
+    assert seed["recipe"] == trial["recipe"]
+    page = tmp_path / "page.md"
+    main([name, "--folder", str(tmp_path), "--report", "--page", str(page)])
+    assert f"## {name}" in page.read_text() and "| GRU |" in page.read_text()
+    assert page.with_suffix(".svg").read_text().startswith("<svg")
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_cell_trains_within_the_parameters_and_stays_so(cell, tmp_path, monkeypatch):
+    monkeypatch.setitem(TASKS, "xor", replace(TASKS["xor"], parameters=4000))
+    run_main(tmp_path, "xor", "--cell", cell, "--trials", "1", "--seeds", "1")
+    _, seed = rows_of(tmp_path, "xor", "event", cell)
+    assert 100 < seed["parameters"] <= 4000 and np.isfinite(seed["test"]["accuracy"])
+
+
+def test_a_stopped_study_goes_on_and_gives_the_rows_of_one_that_was_not(tmp_path, monkeypatch):
+    words = ["rul", "--cell", "lstm", "--trials", "3", "--seeds", "2"]
+    run_main(tmp_path / "whole", *words)
+    done = 0
+
+    def stops(job, progress):
+        nonlocal done
+        done += 1
+        if done == 3:
+            raise KeyboardInterrupt
+        return real(job, progress)
+
+    real = sequence_study.run_job
+    monkeypatch.setattr(sequence_study, "run_job", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run_main(tmp_path / "stopped", *words)
+    assert len(rows_of(tmp_path / "stopped", "rul", "FD001", "lstm")) == 2
+    run_main(tmp_path / "stopped", *words)
+    assert done == 3 + 3
+    rows = [rows_of(tmp_path / folder, "rul", "FD001", "lstm") for folder in ("whole", "stopped")]
+    assert rows[0] == rows[1] and len(rows[0]) == 5
+    run_main(tmp_path / "stopped", *words)
+    assert done == 6  # nothing is left to measure
+
+
+def test_more_trials_choose_again_and_leave_the_rows_that_there_were(tmp_path):
+    for trials in ("1", "2"):
+        run_main(tmp_path, "rul", "--cell", "gru", "--trials", trials, "--seeds", "1")
+    rows = rows_of(tmp_path, "rul", "FD001", "gru")
+    assert [(row["kind"], row.get("trials")) for row in rows] == [
+        ("trial", None),
+        ("seed", 1),
+        ("trial", None),
+        ("seed", 2),
+    ]
+
+
+def test_every_cell_gets_as_many_trials_and_is_finished_before_the_next(tmp_path):
+    task = TASKS["rul"]
+    studies = [CellStudy(task, "FD001", cell, tmp_path, 2, 2, 1, 1, 0) for cell in ("gru", "lstm")]
+    told = []
+    run_study(studies, LocalEngine(), lambda study, row: told.append((study.cell, row["kind"])))
+    assert told == [(cell, kind) for cell in ("gru", "lstm") for kind in ("trial", "trial", "seed", "seed")]
+    recipes = [[row["recipe"] for row in study.results.rows if row["kind"] == "trial"] for study in studies]
+    assert recipes[0][0] == recipes[1][0] == vars(task.recipe)
+    assert recipes[0][1] == recipes[1][1]  # drawn ones are the same for all cells
+
+
+def test_a_search_stays_in_its_space_and_follows_what_it_found():
+    recipes, values = [vars(Recipe())], [0.0]
+    for _ in range(25):
+        recipe = propose(SPACE, Recipe(), recipes, values, higher=True)
+        assert SPACE["rate"].low <= recipe.rate <= SPACE["rate"].high
+        assert recipe.head in SPACE["head"] and recipe.noise == Recipe().noise
+        recipes.append(vars(recipe))
+        values.append(float(recipe.head == "mlp") + recipe.size)
+    assert propose(SPACE, Recipe(), recipes, values, True) == propose(SPACE, Recipe(), recipes, values, True)
+    late = [recipe["head"] == "mlp" and recipe["size"] == 1.0 for recipe in recipes[-10:]]
+    assert sum(late) >= 5
+
+
+def test_a_space_names_options_of_a_recipe_and_its_first_trial_lies_in_it():
+    for task in TASKS.values():
+        for name, options in task.whole_space.items():
+            value = getattr(task.recipe, name)
+            if isinstance(options, Range):
+                assert options.low <= value <= options.high
+            else:
+                assert value in options, (task.name, name)
+
+
+def test_what_is_not_there_is_named_with_the_nearest(tmp_path):
+    for words, hint in (
+        (["xro"], "did you mean 'xor'"),
+        (["xor", "--cell", "ltx"], "did you mean 'ltc'"),
+        (["xor", "--protocol", "even"], "did you mean 'event'"),
+    ):
+        with pytest.raises(UserError, match=hint):
+            run_main(tmp_path, *words)
+    with pytest.raises(UserError, match="nothing has been measured"):
+        main(["xor", "--report", "--folder", str(tmp_path), "--page", str(tmp_path / "page.md")])
+
+
+def test_results_of_other_options_are_refused(tmp_path):
+    words = ["rul", "--cell", "gru", "--trials", "1", "--seeds", "1"]
+    run_main(tmp_path, *words)
+    with pytest.raises(UserError, match="other options"):
+        main([*words, "--folder", str(tmp_path), "--epochs", "2"])
+
+
+def test_the_help_lists_all_tasks_cells_and_studies(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    for name in (*TASKS, *CELLS, *STUDIES):
+        assert name in told
+    for task in TASKS.values():
+        assert " ".join(task.summary.split()) in told or task.summary[:30] in told
+
+
+def test_studies_of_their_own_are_reached_by_name(capsys):
+    with pytest.raises(SystemExit):
+        main(["irregular", "--help"])
+    assert "liquid_control.experiments.irregular" in capsys.readouterr().out
+
+
+def test_intervals_are_students_and_differences_are_paired():
+    values = [1.0, 2.0, 3.0, 4.0, 5.0]
+    low, high = interval(values)
+    assert (low, high) == pytest.approx((3 - 2.776 * np.std(values, ddof=1) / 5**0.5, 3 + 1.9630), rel=1e-3)
+    assert interval([4.0]) == (4.0, 4.0)
+
+    def cell(name, scores):
+        return Measured(name, 1, [{"seed": seed, "test": {"mse": score}} for seed, score in enumerate(scores)])
+
+    apart = difference(cell("cfc", [1.0, 3.0, 9.0]), cell("lstm", [0.5, 2.5]), "mse")
+    assert apart == pytest.approx((0.5, 0.5, 0.5))  # the seeds that both have
+    assert difference(cell("cfc", [1.0]), cell("lstm", [1.0]), "mse") is None
+
+
+def test_a_page_takes_the_longest_search_and_marks_what_is_certain(tmp_path):
+    for cell, shift in (("lstm", 0.0), ("cfc", 1.0)):
+        folder = tmp_path / "rul" / "FD001" / cell
+        folder.mkdir(parents=True)
+        lines = [json.dumps({})]
+        for trials in (1, 4):
+            for seed in range(3):
+                scores = {"rmse": 10 + trials + shift + 0.1 * seed, "rmse_capped": 9.0, "score": 300.0}
+                row = {"kind": "seed", "trials": trials, "seed": seed, "test": scores, "validation": scores}
+                lines.append(json.dumps(row | {"parameters": 1234, "seconds_per_epoch": 2.0}))
+        (folder / "results.jsonl").write_text("\n".join([*lines, json.dumps({"kind": "trial"})]) + "\n")
+    page, figure = report(tmp_path, list(TASKS.values()), "sequences.svg")
+    table = [line for line in page.splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0] for line in table] == ["| cell", "| ---", "| LSTM", "| CfC"]  # the better one first
+    assert "14.1 (13.85 to 14.35)" in table[2] and "**+1 (+1 to +1)**" in table[3] and "1,234" in table[3]
+    assert figure.count("<circle") == 6
+    (tmp_path / "rul" / "FD001" / "cfc" / "results.jsonl").write_text("{}\n{")
+    with pytest.raises(UserError, match="damaged"):
+        report(tmp_path, list(TASKS.values()), "sequences.svg")
