@@ -22,7 +22,7 @@ SMALLEST_SEED = 100
 
 @functools.lru_cache(maxsize=4)
 def world(track: str) -> tuple[Road, Scenery]:
-    """A road and its land, by name or by seed; making one takes a second or two, so a few are kept."""
+    """A road and its land, by name or by seed; making one takes half a second or more, so a few are kept."""
     road = preset(track)
     return road, make_scenery(road, seed=sum(track.encode()))
 

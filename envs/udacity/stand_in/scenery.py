@@ -21,6 +21,8 @@ BUSH = 5
 ASPHALT, SHOULDER, WATER = (127, 131, 120), (186, 184, 166), (146, 176, 206)
 GRASS, DIRT = (176, 156, 78), (184, 146, 84)
 YELLOW, RED, WHITE = (196, 174, 72), (206, 92, 88), (228, 226, 220)
+GRAIN, STRIP = 512, 32
+"""Pixels after which the grain of rough ground comes again, and rows that are lit at a time."""
 SHOULDER_WIDTH, KERB_WIDTH, KERB_LENGTH = 1.6, 1.1, 1.2
 BEND = 1 / 60
 """Curvature (1/m) from which on a road has kerbs."""
@@ -142,8 +144,8 @@ def _light(
 ) -> np.ndarray:
     """The colours with the grain of what is rough (one value a square metre) and the shadows of the trees."""
     rows, columns, _ = colours.shape
-    tile = rng.normal(0, 0.28, (512, 512)).astype(np.float32)
-    grain = np.tile(tile, (rows // 512 + 1, columns // 512 + 1))[:rows, :columns]
+    tile = rng.normal(0, 0.28, (GRAIN, GRAIN)).astype(np.float32)
+    grain = np.tile(tile, columns // GRAIN + 1)[:, :columns]
     light = np.ones((rows, columns), np.float32)
     for foot, tall in zip((trees[:, :2] - corner) * PIXELS_PER_METRE, trees[:, 3] * PIXELS_PER_METRE, strict=True):
         if tall > 3 * PIXELS_PER_METRE:
@@ -151,10 +153,17 @@ def _light(
             tip = (x + int(0.55 * tall), y + int(0.35 * tall))
             cv2.line(light, (x, y), tip, 0.62, 3)
             cv2.circle(light, tip, int(0.16 * tall), 0.62, -1)
-    rough = cv2.resize(roughness, (columns, rows), interpolation=cv2.INTER_NEAREST)
-    return np.clip(colours * (cv2.GaussianBlur(light, (0, 0), 3) * (1 + grain * rough))[..., None], 0, 255).astype(
-        np.uint8
-    )
+    soft = cv2.GaussianBlur(light, (0, 0), 3)
+    lit = np.empty_like(colours)
+    # A strip at a time and a colour after the other: what is in between stays in the processor's cache.
+    for first in range(0, rows, STRIP):
+        strip = slice(first, min(first + STRIP, rows))
+        of_strip = roughness[first // PIXELS_PER_METRE : strip.stop // PIXELS_PER_METRE]
+        rough = of_strip.repeat(PIXELS_PER_METRE, 0).repeat(PIXELS_PER_METRE, 1)
+        shade = soft[strip] * (1 + grain[first % GRAIN :][: len(rough)] * rough)
+        for colour in range(3):
+            lit[strip, :, colour] = np.clip(colours[strip, :, colour] * shade, 0, 255)
+    return lit
 
 
 def _sprite(rng: np.random.Generator) -> np.ndarray:
