@@ -20,10 +20,11 @@ setup: $(ENVIRONMENT)
 train: $(ENVIRONMENT)
 	$(RUN) liquid_control train --env CarRacing-v3
 
-# Files are shared out between processes, one a processor: most tests wait for a process that they have started. In the
-# order that tests/conftest.py gives, as the files with few tests, which xdist would keep for last, take long.
+# Files are shared out between processes, one more than processors: many tests wait for a process that they have started.
+# In the order that tests/conftest.py gives, as the files with few tests, which xdist would keep for last, take long.
 test: $(DEVELOPMENT) $(CLIENTS)
-	$(RUN) pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	$(RUN) pytest --numprocesses $$(.venv/bin/python -c 'import os; print((os.cpu_count() or 1) + 1)') --maxprocesses 8 \
+		--dist loadfile --no-loadscope-reorder
 
 check: $(DEVELOPMENT)
 	.venv/bin/ruff check
