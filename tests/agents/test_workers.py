@@ -4,13 +4,25 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import forkserver, spawn
 from pathlib import Path
 
 import pytest
 
 from agents.pool import RolloutPool
 from agents.workers import ONE_THREAD, starting_worker
+
+
+@pytest.fixture(scope="module", autouse=True)
+def real_python() -> Iterator[None]:
+    """What workers are forked from begins as it does for a user, not from the Python that has loaded torch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spawn, "_python_exe", os.fsencode(sys.executable))
+        forkserver._forkserver._stop()
+        yield
+        forkserver._forkserver._stop()
 
 
 def test_a_worker_has_one_thread_for_linear_algebra_and_its_parent_keeps_its_own(monkeypatch):

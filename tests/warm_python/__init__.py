@@ -1,6 +1,6 @@
 """A Python that has loaded torch already, for tests that start commands: Python takes seconds to load it, a fork none.
 
-`python` in :func:`warm_python`'s folder is a command like the real one. It asks a server, one a test process, that has
+`python` in :func:`warm_python`'s folder is a command like the real one. It asks a server, one for all tests, that has
 loaded what commands import, to fork; the fork takes over arguments, folder, environment, open files, and the signals
 that come, and runs the program to its end as a process of its own. It understands -m, -c and the path of a program;
 whatever else is asked goes to the real one. It keeps to a limit of the size of files and to PYTHONIOENCODING. Tests of
