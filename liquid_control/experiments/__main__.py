@@ -23,7 +23,7 @@ from liquid_control.experiments.tasks import STUDIES, TASKS, find_task
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError, check_known
-from liquid_control.support.files import write_atomically
+from liquid_control.support.files import read_text, write_atomically
 from liquid_control.support.ranges import Count, CountOrZero
 
 PROGRAM = "python -m liquid_control.experiments"
@@ -56,7 +56,7 @@ class SequenceStudyConfig:
     address: str = ""
     """Of a running Ray cluster ("auto" finds it); empty begins one on this machine."""
     report: bool = False
-    """Trains nothing: writes page and figure from the rows that there are."""
+    """Trains nothing: writes page and figure from the rows that there are; its last two sections stay."""
     page: Path = Path("docs/results/sequences.md")
     """The page that --report writes, its figure beside it."""
 
@@ -89,7 +89,8 @@ def main(arguments: Sequence[str]) -> None:
         tasks = [task for task in tasks if config.protocol in task.protocols]
     if config.report:
         figure = config.page.with_suffix(".svg")
-        page, picture = report(config.folder, tasks, figure.name)
+        before = read_text(config.page) if config.page.exists() else ""
+        page, picture = report(config.folder, tasks, figure.name, before)
         write_atomically(config.page, page)
         write_atomically(figure, picture)
         console.print(f"{config.page} and {figure} are written.")

@@ -17,6 +17,8 @@ from liquid_control.support.errors import UserError
 
 PEER = "lstm"
 """The cell that differences are from."""
+_LIQUID = tuple(list(CELLS)[: list(CELLS).index(PEER)])
+_LAN, _CONTROLS = ("lan", "lan_euler", "lan_steady"), ("lan_uniform", "lan_fixed", "attention")
 T_QUANTILES = {
     1: 12.706,
     2: 4.303,
@@ -101,44 +103,107 @@ def difference(one: Measured, other: Measured, metric: str) -> tuple[float, floa
     return None if len(apart) < 2 else (float(np.mean(apart)), *interval(apart))
 
 
-def report(folder: Path, tasks: Sequence[SequenceTask], figure: str) -> tuple[str, str]:
+def report(folder: Path, tasks: Sequence[SequenceTask], figure: str, page: str = "") -> tuple[str, str]:
     """The page as Markdown and its figure as SVG.
 
     Args:
         folder: of the study.
         tasks: in the order of the page.
         figure: what the page calls the figure's file.
+        page: as it stands; what it says of what mattered and what failed is kept.
 
     Raises:
         UserError: if nothing has been measured, or a file of results is damaged.
     """
-    parts = [
-        "# Sequence tasks",
-        "The tasks on which liquid cells were published, each cell and baseline with the same search: as many trials "
-        "over the same options, scored on validation data alone. Test data are scored once for each training with the "
-        "options that were chosen. Tables have the mean over seeds and its 95 % interval (Student's t); the last "
-        "column is the paired difference from the equally tuned LSTM, bold where the interval leaves out zero. How to "
-        "run one and what it takes: [how to](../how_to/sequence_tasks.md).",
-        f"![Test scores of every seed and their means]({figure})",
-    ]
-    panels = []
+    tables, panels = [], []
+    found: dict[tuple[str, str], tuple[SequenceTask, list[Measured]]] = {}
     for task in tasks:
         sections = []
         for protocol, told in task.protocols.items():
             measured = read_measured(folder, task.name, protocol)
             if measured:
-                sections += [f"### {protocol}: {told}", *_leak(task, protocol), _table(task, protocol, measured)]
+                sections += [f"#### {protocol}: {told}", *_leak(task, protocol), _table(task, protocol, measured)]
                 panels.append((f"{task.name}, {protocol}: {task.metric}", task, measured))
+                found[task.name, protocol] = task, measured
         if sections:
-            command = f"```bash\npython -m liquid_control.experiments {task.name}\n```"
             arrow = "more is better" if task.higher else "less is better"
             said = f"{task.summary[0].upper()}{task.summary[1:]}; {task.metric}, {arrow}."
-            parts += [f"## {task.name}", said, command, *sections]
-            if task.source:
-                parts.append(f"Published: {task.source}.")
-    if not panels:
+            tables += [f"### {task.name}", said, *sections, *([f"Published: {task.source}."] if task.source else [])]
+    if not found:
         raise UserError(f"nothing has been measured in {folder}: run a task first, or name its --folder.")
-    return "\n\n".join(parts) + "\n", _figure(panels)
+    parts = [
+        "# Sequence tasks",
+        "## Question",
+        "Liquid cells were published for irregular series. How good are they on the papers' own tasks and data, beside "
+        "baselines that are tuned as much?",
+        "## Command",
+        "```bash\npython -m liquid_control.experiments all\npython -m liquid_control.experiments all --report\n```",
+        "Each cell and baseline has the same search: as many trials over the same options, scored on validation data "
+        "alone. Test data are scored once for each training with the options that were chosen. How to run one task, "
+        "and what each is: [sequence tasks](../how_to/sequence_tasks.md).",
+        "## Table",
+        "Tables have the mean over seeds and its 95 % interval (Student's t). The last column is the paired difference "
+        "from the equally tuned LSTM, bold where the interval leaves out zero.",
+        *tables,
+        *_versus("Liquid cells beside the LSTM", found, _LIQUID, (PEER,)),
+        *_versus("LAN's attention beside its controls", found, _LAN, _CONTROLS),
+        "## Figure",
+        f"![Test scores of every seed and their means]({figure})",
+    ]
+    _, mark, prose = page.partition("## What mattered\n")
+    kept = mark + prose.rstrip() if mark else _prose(found)
+    return "\n\n".join([*parts, kept]) + "\n", _figure(panels)
+
+
+def _versus(
+    title: str,
+    found: Mapping[tuple[str, str], tuple[SequenceTask, list[Measured]]],
+    ours: Sequence[str],
+    others: Sequence[str],
+) -> list[str]:
+    """The best of ours by validation beside each of some others, in every task that has both."""
+    rows = []
+    for (name, protocol), (task, measured) in found.items():
+        best = _best(task, [cell for cell in measured if cell.cell in ours])
+        for other in (cell for cell in measured if cell.cell in others):
+            apart = difference(best, other, task.metric) if best else None
+            if best and apart:
+                words = [f"{name}, {protocol}", CELLS[best.cell].title, CELLS[other.cell].title]
+                rows.append([*words, f"{apart[0]:+.3g} ({apart[1]:+.3g} to {apart[2]:+.3g})", _verdict(task, apart)])
+    head = ["task", "cell, best on validation", "beside", "difference", "it is"]
+    lines = [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]
+    return [f"### {title}", "\n".join(lines)] if rows else []
+
+
+def _best(task: SequenceTask, cells: Sequence[Measured]) -> Measured | None:
+    """The cell that is best on validation data, mean over seeds."""
+    sign = 1 if task.higher else -1
+    return max(
+        cells,
+        key=lambda cell: sign * float(np.mean([row["validation"][task.metric] for row in cell.rows])),
+        default=None,
+    )
+
+
+def _verdict(task: SequenceTask, apart: tuple[float, float, float]) -> str:
+    if apart[1] * apart[2] <= 0:
+        return "not told apart"
+    return "better" if (apart[0] > 0) == task.higher else "worse"
+
+
+def _prose(found: Mapping[tuple[str, str], tuple[SequenceTask, list[Measured]]]) -> str:
+    """What the numbers alone say, for a page that nobody has written on yet."""
+    told: dict[str, list[str]] = {"better": [], "worse": [], "not told apart": []}
+    for (name, protocol), (task, measured) in found.items():
+        peer = next((cell for cell in measured if cell.cell == PEER), None)
+        for cell in measured:
+            apart = difference(cell, peer, task.metric) if peer and cell is not peer else None
+            if apart:
+                told[_verdict(task, apart)].append(f"{CELLS[cell.cell].title} ({name}, {protocol})")
+    better, worse = ("; ".join(told[verdict]) or "none" for verdict in ("better", "worse"))
+    return "\n\n".join(
+        ["## What mattered", f"Better than the LSTM: {better}.", "## What failed", f"Worse than the LSTM: {worse}."]
+    )
 
 
 def _leak(task: SequenceTask, protocol: str) -> list[str]:

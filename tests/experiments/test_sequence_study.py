@@ -1,6 +1,7 @@
 """Studies of sequence tasks: every task end to end on made-up data, resuming, the search, and the page of results."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -72,7 +73,7 @@ def test_a_task_is_searched_tested_and_reported(name, tmp_path):
     assert seed["recipe"] == trial["recipe"]
     page = tmp_path / "page.md"
     main([name, "--folder", str(tmp_path), "--report", "--page", str(page)])
-    assert f"## {name}" in page.read_text() and "| GRU |" in page.read_text()
+    assert f"### {name}" in page.read_text() and "| GRU |" in page.read_text()
     assert page.with_suffix(".svg").read_text().startswith("<svg")
 
 
@@ -216,8 +217,19 @@ def test_a_page_takes_the_longest_search_and_marks_what_is_certain(tmp_path):
                 lines.append(json.dumps(row | {"parameters": 1234, "seconds_per_epoch": 2.0}))
         (folder / "results.jsonl").write_text("\n".join([*lines, json.dumps({"kind": "trial"})]) + "\n")
     page, figure = report(tmp_path, list(TASKS.values()), "sequences.svg")
+    headings = re.findall(r"^## (.+)$", page, re.MULTILINE)
+    assert headings == ["Question", "Command", "Table", "Figure", "What mattered", "What failed"]
     table = [line for line in page.splitlines() if line.startswith("| ")]
-    assert [line.split(" | ")[0] for line in table] == ["| cell", "| ---", "| LSTM", "| CfC"]  # the better one first
+    assert [line.split(" | ")[0] for line in table[:4]] == [
+        "| cell",
+        "| ---",
+        "| LSTM",
+        "| CfC",
+    ]  # the better one first
+    assert table[-1] == "| rul, FD001 | CfC | LSTM | +1 (+1 to +1) | worse |"
+    assert "Worse than the LSTM: CfC (rul, FD001)." in page
+    written = page.replace("Better than the LSTM: none.", "The weather.")
+    assert "The weather." in report(tmp_path, list(TASKS.values()), "sequences.svg", written)[0]
     assert "14.1 (13.85 to 14.35)" in table[2] and "**+1 (+1 to +1)**" in table[3] and "1,234" in table[3]
     assert figure.count("<circle") == 6
     (tmp_path / "rul" / "FD001" / "cfc" / "results.jsonl").write_text("{}\n{")
