@@ -22,7 +22,7 @@ class Drive:
     env: str = OFFICIAL
     """The environment to drive in."""
     policy: str = "cfc"
-    """The driver's core: cfc, ltc, lan, leaky, plastic, scan, lstm, gru or mlp."""
+    """The driver's core: cfc, ltc, lan, hybrid, leaky, plastic, scan, lstm, gru or mlp."""
     policy_options: tuple[str, ...] = ()
     """Options of the core as name=value words, for example neurons=19, mode=pure or ode_unfolds=4."""
 

@@ -40,7 +40,7 @@ class DriverConfig:
     env: str = "CarRacing-v3"
     """The environment whose raw observations the driver sees."""
     policy: str = "cfc"
-    """The core, a name of the registry: cfc, ltc, lan, leaky, plastic, scan, lstm, gru or mlp."""
+    """The core, a name of the registry: cfc, ltc, lan, hybrid, leaky, plastic, scan, lstm, gru or mlp."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of that core, such as mode or ode_unfolds."""
     playfield: tuple[Side, Side] = (0, 0)

@@ -7,6 +7,9 @@
 - ``scan``: ``neurons`` leaky neurons of adaptive time constants that do not see each other, and a linear readout
 - ``lan``: liquid attention (Razzaq 2025), ``units`` neurons that attend to the last ``window`` steps, and motor
   neurons; ``heads``, ``gate``, ``mode``, ``hidden`` and ``pseudo_time`` as `liquid_control.nn.LAN` has them
+- ``hybrid``: a transformer of ``blocks`` hybrid blocks, ``units`` wide: attention of ``heads`` heads to the last
+  ``window`` steps, ``neurons`` fully connected neurons of the kind ``core`` behind it, and a feed-forward part of
+  ``expansion`` times the width
 - ``lstm``, ``gru``: gated recurrent networks of ``units``, and a linear readout
 - ``mlp``: a feed-forward net of ``units`` over the last ``frames`` inputs, memory without recurrence
 
@@ -21,12 +24,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from liquid_control.nn import GRU, LAN, LSTM, LTC, MLP, CfC, Leaky, LiquidLayer, LiquidScan, PlasticCfC, Wiring
+from liquid_control.nn import (
+    GRU,
+    LAN,
+    LSTM,
+    LTC,
+    MLP,
+    CfC,
+    HybridMixer,
+    Leaky,
+    LiquidLayer,
+    LiquidScan,
+    PlasticCfC,
+    ResidualBlock,
+    ResidualStack,
+    Wiring,
+)
 from liquid_control.support.errors import UserError, nearest
 from liquid_control.support.schema import check_sizes
 
 NEURONS = 19
-"""Of every liquid driver here: inter, command and motor neurons, the motor ones drive the controls."""
+"""Of a liquid driver, unless it is asked for others: inter, command and motor neurons, the motor ones drive the
+controls. A hybrid is larger."""
 
 
 def ncp_wiring(motor: int, seed: int, neurons: int = NEURONS) -> Wiring:
@@ -120,6 +139,38 @@ def _attention(inputs: int, motor: int, units: int, heads: int, neurons: int, **
     return LAN(inputs, units, motor, heads=heads, **options)
 
 
+def _hybrid(
+    inputs: int,
+    motor: int,
+    units: int,
+    blocks: int,
+    heads: int,
+    window: int,
+    core: str,
+    neurons: int,
+    expansion: float,
+) -> LiquidLayer:
+    """Blocks of attention and of ``neurons`` (0: as many as ``units``) of the kind ``core``, and a linear readout."""
+    if core not in CORES or core == "hybrid":
+        inside = [name for name in CORES if name != "hybrid"]
+        raise ValueError(f"no core {core!r} inside a block: {nearest(core, inside)}")
+    if neurons < 0:
+        raise ValueError(f"neurons must be at least 0, given {neurons}.")
+    if not (1 <= blocks <= 64 and 0 <= expansion <= 64):
+        raise ValueError(f"blocks must be 1 to 64 and expansion 0 to 64, given {blocks} and {expansion}.")
+
+    def block() -> LiquidLayer:
+        mixer = HybridMixer(units, CORES[core].memory(units, neurons or units), heads=heads, window=window)
+        return ResidualBlock(mixer, expansion=expansion)
+
+    return ResidualStack(inputs, [block() for _ in range(blocks)], motor)
+
+
+def _hybrid_memory(inputs: int, units: int) -> LiquidLayer:
+    """As wide as the least multiple of eight, which four heads need, that has as many units."""
+    return _hybrid(inputs, units, **(HYBRID | {"units": -(-units // 8) * 8}))
+
+
 def _scan(inputs: int, motor: int, neurons: int) -> LiquidLayer:
     return LiquidScan(inputs, neurons, motor)
 
@@ -135,10 +186,21 @@ ATTENTION = {
     "neurons": 0,
 }
 
+HYBRID: dict[str, Any] = {
+    "units": 32,
+    "blocks": 2,
+    "heads": 4,
+    "window": 16,
+    "core": "cfc",
+    "neurons": 0,
+    "expansion": 2.0,
+}
+
 CORES: dict[str, Core] = {
     "cfc": _wired(CfC, lambda inputs, units: CfC(inputs, units, backbone_layers=0, backbone_units=0), mode="default"),
     "ltc": _wired(LTC, ode_unfolds=6),
     "lan": Core(_attention, ATTENTION, lambda inputs, units: LAN(inputs, units + units % 2)),
+    "hybrid": Core(_hybrid, HYBRID, _hybrid_memory),
     "leaky": _wired(Leaky, ode_unfolds=3),
     "plastic": _wired(PlasticCfC, rule="hebb"),
     "scan": Core(_scan, {"neurons": NEURONS}, LiquidScan),

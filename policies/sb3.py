@@ -162,7 +162,7 @@ class LiquidActorCriticPolicy(RecurrentActorCriticPolicy):
             a simulator knows and the actor will not have (the asymmetric actor-critic of Pinto et al., 2017).
         action_space: as SB3 gives it.
         lr_schedule: as SB3 gives it.
-        core: a name of `policies.registry.CORES`: cfc, ltc, lan, plastic, leaky, scan, lstm, gru or mlp.
+        core: a name of `policies.registry.CORES`: cfc, ltc, lan, hybrid, plastic, leaky, scan, lstm, gru or mlp.
         neurons: of the actor's core.
         core_options: further options of the core, such as ``{"mode": "no_gate"}``.
         motor_actions: False reads the action linearly from ``neurons`` fully connected neurons, as sb3-contrib does.

@@ -11,7 +11,7 @@ from liquid_control.nn.closed_form import ClosedFormLTC, close_form
 from liquid_control.nn.composite import Bidirectional, Stack
 from liquid_control.nn.frame_stack import MLP
 from liquid_control.nn.gated import GRU, LSTM
-from liquid_control.nn.hybrid import HybridMixer, ResidualBlock
+from liquid_control.nn.hybrid import HybridMixer, ResidualBlock, ResidualStack
 from liquid_control.nn.lan import LAN
 from liquid_control.nn.layer import LiquidLayer
 from liquid_control.nn.leaky import Leaky
@@ -46,6 +46,7 @@ __all__ = [
     "PlasticCfC",
     "PlasticMemory",
     "ResidualBlock",
+    "ResidualStack",
     "Stack",
     "TimedAttention",
     "WindowAttention",
@@ -78,6 +79,7 @@ LAYERS: dict[str, type[LiquidLayer]] = {
         TimedAttention,
         HybridMixer,
         ResidualBlock,
+        ResidualStack,
     )
 }
 

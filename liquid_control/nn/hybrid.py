@@ -8,7 +8,8 @@ mixer does both, one after the other, and the block around a mixer is that of a 
     x ← x + m(norm(x)),  x ← x + SwiGLU(norm(x))                       the block
 
 A block around attention alone is the transformer without its liquid core. A stack of blocks is a layer again, so its
-state is one flat tensor: windows of keys and values, and what the cores carry.
+state is one flat tensor: windows of keys and values, and what the cores carry. :class:`ResidualStack` is the whole
+network, for inputs and outputs of any number.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from liquid_control.nn.composite import Bidirectional, batch_first
+from liquid_control.nn.composite import Bidirectional, Stack, batch_first
 from liquid_control.nn.layer import Elapsed, LiquidLayer
 from liquid_control.nn.window_attention import TimedAttention, WindowAttention
 
@@ -186,3 +187,62 @@ class ResidualBlock(LiquidLayer):
         """Parameters in use, of the mixer and of the rest."""
         own = sum(parameter.numel() for name, parameter in self.named_parameters() if not name.startswith("mixer."))
         return own + self.mixer.parameter_count()
+
+
+class ResidualStack(LiquidLayer):
+    """Residual blocks between a linear map of the inputs and a linear readout, y = W norm(blocks(V x + b)) + c.
+
+    With hybrid mixers in its blocks it is a whole hybrid transformer. The state is that of the blocks, one after
+    another; part ``name`` of block i is ``"i.name"``.
+
+    Args:
+        input_size: number of inputs.
+        blocks: from the inputs on, each with as many outputs as inputs, the same of all.
+        output_size: number of outputs.
+
+    Raises:
+        ValueError: if there is no block, two don't fit, or a block looks ahead.
+    """
+
+    name = "residual_stack"
+    kept_as: ClassVar = {"blocks": "blocks.layers"}
+
+    def __init__(self, input_size: int, blocks: Sequence[LiquidLayer], output_size: int):
+        stack = Stack(blocks)
+        if any(isinstance(part, Bidirectional) for part in stack.modules()):
+            raise ValueError("a block looks ahead (a bidirectional layer is in it), which a residual stack must not.")
+        if stack.output_size != stack.input_size:
+            raise ValueError(f"the blocks turn {stack.input_size} numbers into {stack.output_size}, expected as many.")
+        super().__init__(input_size, stack.parts, output_size)
+        self.time_driven = stack.time_driven
+        self.encode = nn.Linear(input_size, stack.input_size)
+        self.blocks = stack
+        self.norm = nn.RMSNorm(stack.input_size)
+        self.readout = nn.Linear(stack.input_size, output_size)
+
+    def initial_state(self, batch: int) -> Tensor:
+        """The blocks' own initial states."""
+        return self.blocks.initial_state(batch)
+
+    def unpack(self, state: Tensor) -> dict[str, Tensor]:
+        """The parts of every block's state, by the block's number and the part's name."""
+        return self.blocks.unpack(state)
+
+    def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See :class:`LiquidLayer`; elapsed times may be zero, and ``advance`` is the mask."""
+        x, elapsed, mask = x.transpose(0, 1), batch_first(elapsed), batch_first(advance)
+        y, state = self.blocks.run_inside(self.encode(x), state, elapsed, mask)
+        return self.readout(self.norm(y)).transpose(0, 1), state
+
+    def _advance(self, elapsed: Elapsed, mask: Tensor | None, shape: tuple[int, int]) -> tuple[Elapsed, Tensor | None]:
+        return elapsed, mask
+
+    @property
+    def neuron_count(self) -> int:
+        """Those of all blocks; both linear maps have none."""
+        return self.blocks.neuron_count
+
+    def parameter_count(self) -> int:
+        """Parameters in use, of the blocks and of the rest."""
+        joints = (self.encode, self.norm, self.readout)
+        return self.blocks.parameter_count() + sum(each.numel() for part in joints for each in part.parameters())

@@ -36,6 +36,7 @@ TITLES = {
     "plastic": "Closed-form continuous-time neurons with plastic synapses",
     "scan": "Leaky neurons of adaptive time constants, without synapses among them",
     "lan": "Liquid attention (LAN)",
+    "hybrid": "Hybrid transformer: attention to a window, with a liquid core in each block",
     "lstm": "Long short-term memory (LSTM), a baseline",
     "gru": "Gated recurrent unit (GRU), a baseline",
     "mlp": "Feed-forward net with frame stack (MLP), a baseline",
