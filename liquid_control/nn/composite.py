@@ -9,12 +9,16 @@ from __future__ import annotations
 import itertools
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from liquid_control.nn.layer import Elapsed, LiquidLayer
+from liquid_control.nn.parameters import find_parameter
+
+if TYPE_CHECKING:
+    from liquid_control.kernels.step import Tick
 
 TimeFirst = TypeVar("TimeFirst", Tensor, Tensor | None, float | Tensor)
 
@@ -93,6 +97,20 @@ class Stack(Composite):
             y, own = layer.run_inside(y, own, elapsed, advance)
             states.append(own)
         return y.transpose(0, 1), torch.cat(states, 1)
+
+    def step_kernel(self) -> tuple[Tick, tuple[Any, ...]] | None:
+        """See :class:`LiquidLayer`; of layers that all have one."""
+        kernels = [layer.step_kernel_inside() for layer in self._members()]
+        if not all(kernels):
+            return None
+        from liquid_control.kernels import hybrid  # Numba is optional
+
+        places = itertools.pairwise(itertools.accumulate((one.state_size for one in self._members()), initial=0))
+        like = find_parameter(self)
+        rows = zip(kernels, places, self._members(), strict=True)
+        return hybrid.stack_tick, tuple(
+            hybrid.inside(kernel, place, layer.output_size, like) for kernel, place, layer in rows if kernel
+        )
 
 
 class Bidirectional(Composite):

@@ -15,7 +15,7 @@ network, for inputs and outputs of any number.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,11 @@ from torch.nn import functional as F
 
 from liquid_control.nn.composite import Bidirectional, Stack, batch_first
 from liquid_control.nn.layer import Elapsed, LiquidLayer
+from liquid_control.nn.parameters import find_parameter, read, settle
 from liquid_control.nn.window_attention import TimedAttention, WindowAttention
+
+if TYPE_CHECKING:
+    from liquid_control.kernels.step import Tick
 
 
 class SwiGLU(nn.Module):
@@ -105,6 +109,21 @@ class HybridMixer(LiquidLayer):
         y, carried = self.core.run_inside(self.norm(x + found), carried, elapsed, mask)
         return (found + self.readout(y)).transpose(0, 1), torch.cat([seen, carried], 1)
 
+    def step_kernel(self) -> tuple[Tick, tuple[Any, ...]] | None:
+        """See :class:`LiquidLayer`; of a core that has one."""
+        attention, core = self.attention.step_kernel_inside(), self.core.step_kernel_inside()
+        if settle([self.norm, self.readout], called=True) or attention is None or core is None:
+            return None
+        from liquid_control.kernels import hybrid  # Numba is optional
+
+        seen, (readout,) = self.attention.state_size, read(self.readout, ("weight",))
+        return hybrid.mixer_tick, hybrid.mixer_arrays(
+            hybrid.inside(attention, (0, seen), self.input_size, readout),
+            hybrid.inside(core, (seen, self.state_size), self.core.output_size, readout),
+            self.norm,
+            readout,
+        )
+
     def _advance(self, elapsed: Elapsed, mask: Tensor | None, shape: tuple[int, int]) -> tuple[Elapsed, Tensor | None]:
         return elapsed, mask
 
@@ -175,6 +194,26 @@ class ResidualBlock(LiquidLayer):
             x = x + self.drop(self.feed(self.before_feed(x)))
         return x.transpose(0, 1), state
 
+    def step_kernel(self) -> tuple[Tick, tuple[Any, ...]] | None:
+        """See :class:`LiquidLayer`; of a mixer that has one."""
+        mixer = self.mixer.step_kernel_inside()
+        others = [part for name, part in self.named_modules() if name and not name.startswith("mixer")]
+        if mixer is None or settle(others, called=True):
+            return None
+        from liquid_control.kernels import hybrid  # Numba is optional
+
+        join = read(self.join, ("weight",))[0] if isinstance(self.join, nn.Linear) else None
+        feed = None
+        if self.feed is not None:
+            feed = read(self.feed.expand, ("weight",))[0], read(self.feed.contract, ("weight",))[0]
+        return hybrid.block_tick, hybrid.block_arrays(
+            hybrid.inside(mixer, (0, self.state_size), self.mixer.output_size, find_parameter(self)),
+            self.before_mixer,
+            join,
+            self.before_feed,
+            feed,
+        )
+
     def _advance(self, elapsed: Elapsed, mask: Tensor | None, shape: tuple[int, int]) -> tuple[Elapsed, Tensor | None]:
         return elapsed, mask
 
@@ -233,6 +272,17 @@ class ResidualStack(LiquidLayer):
         x, elapsed, mask = x.transpose(0, 1), batch_first(elapsed), batch_first(advance)
         y, state = self.blocks.run_inside(self.encode(x), state, elapsed, mask)
         return self.readout(self.norm(y)).transpose(0, 1), state
+
+    def step_kernel(self) -> tuple[Tick, tuple[Any, ...]] | None:
+        """See :class:`LiquidLayer`; of blocks that have one."""
+        blocks = self.blocks.step_kernel_inside()
+        if settle([self.encode, self.norm, self.readout], called=True) or blocks is None:
+            return None
+        from liquid_control.kernels import hybrid  # Numba is optional
+
+        encode, readout = (read(module, ("weight", "bias")) for module in (self.encode, self.readout))
+        inside = hybrid.inside(blocks, (0, self.state_size), self.blocks.output_size, encode[0])
+        return hybrid.network_tick, hybrid.network_arrays(encode, inside, self.norm, readout)
 
     def _advance(self, elapsed: Elapsed, mask: Tensor | None, shape: tuple[int, int]) -> tuple[Elapsed, Tensor | None]:
         return elapsed, mask

@@ -234,6 +234,14 @@ class LiquidLayer(Structured, ABC):
         """The kernel of :meth:`compile_step` and its arrays, copies of the weights; None where there is none."""
         return None
 
+    def step_kernel_inside(self) -> tuple[Tick, tuple[Any, ...]] | None:
+        """:meth:`step_kernel` for a layer around this one; none where it has hooks, which only a call runs."""
+        if is_hooked(self):
+            return None
+        settle([self], called=True)
+        self.follow_modules()
+        return self.step_kernel()
+
     @property
     @abstractmethod
     def neuron_count(self) -> int:

@@ -17,16 +17,20 @@ between query and key. Only differences count, so no moment is the origin.
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from liquid_control.kernels import is_transformed, reference_is_chosen
 from liquid_control.nn.layer import Elapsed, in_front
-from liquid_control.nn.parameters import settle
+from liquid_control.nn.parameters import is_hooked, read, settle
 from liquid_control.nn.untimed import UntimedLayer
+
+if TYPE_CHECKING:
+    from liquid_control.kernels.step import Tick
 
 SLOWEST = 1e4
 """Steps over which the slowest pair of numbers turns by one radian."""
@@ -80,6 +84,16 @@ class WindowAttention(UntimedLayer):
     def follow_modules(self) -> None:
         """See :class:`LiquidLayer`; both modules are called."""
         settle([self.project, self.readout], called=True)
+
+    def seen_step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]] | None:
+        """See :class:`UntimedLayer`; none where a module has hooks, which only a call runs."""
+        if is_hooked(self.project) or is_hooked(self.readout):
+            return None
+        from liquid_control.kernels import window_attention
+
+        (project,), (readout,) = (read(module, ("weight",)) for module in (self.project, self.readout))
+        arrays = window_attention.step_arrays(project, readout, self.heads, self.window, SLOWEST, self.time_driven)
+        return window_attention.tick, arrays
 
     def unpack(self, state: Tensor) -> dict[str, Tensor]:
         """What stands in the window, oldest first.

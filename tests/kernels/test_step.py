@@ -15,11 +15,17 @@ from liquid_control.nn import (
     LTC,
     MLP,
     CfC,
+    HybridMixer,
     Leaky,
     LiquidScan,
     MixedMemory,
     PlasticCfC,
     PlasticMemory,
+    ResidualBlock,
+    ResidualStack,
+    Stack,
+    TimedAttention,
+    WindowAttention,
     Wiring,
 )
 
@@ -92,7 +98,22 @@ CASES = {
     "gru-elapsed": lambda: GRU(INPUTS, 18, output_size=2, elapsed_as_input=True),
     "mlp-elapsed": lambda: MLP(INPUTS, 6, frames=3, elapsed_as_input=True),
     "mlp-present": lambda: MLP(INPUTS, 6, frames=1, output_size=2),
+    "attention": lambda: WindowAttention(INPUTS, 8, 3, heads=2, window=4),
+    "attention-elapsed": lambda: WindowAttention(INPUTS, 18, heads=1, window=2, elapsed_as_input=True),
+    "attention-timed": lambda: TimedAttention(INPUTS, 8, heads=4, window=5),
+    "attention-timed-wide": lambda: TimedAttention(INPUTS, 4, 40, heads=1, window=3),
+    "stack": lambda: Stack([CfC(INPUTS, NCP), GRU(2, 4), LSTM(4, 3)]),
+    "hybrid": lambda: HybridMixer(INPUTS, LiquidScan(INPUTS, 3, learn_initial_state=True), units=4, heads=2, window=3),
+    "hybrid-untimed": lambda: HybridMixer(INPUTS, GRU(INPUTS, 18), units=4, heads=1, window=3, timed=False),
+    "residual": lambda: ResidualBlock(CfC(INPUTS, 4, backbone_units=6), expansion=1.5),
+    "residual-mixer-alone": lambda: ResidualBlock(TimedAttention(INPUTS, 8, INPUTS, heads=2, window=3), expansion=0),
+    "residual-stack": lambda: ResidualStack(INPUTS, hybrid_blocks(20, CfC(20, NCP), LiquidScan(20, 18)), 3),
 }
+
+
+def hybrid_blocks(width, *cores):
+    """A block around each core."""
+    return [ResidualBlock(HybridMixer(width, core, units=8, heads=2, window=4)) for core in cores]
 
 
 def random_layer(make, dtype):
@@ -110,6 +131,8 @@ WITHOUT_KERNEL = {
     "cfc-two-backbone-layers": lambda: CfC(INPUTS, 4, backbone_units=6, backbone_layers=2),
     "plastic-memory-eligibility": lambda: PlasticMemory(INPUTS, 4, rule="hebb", eligibility=True),
     "mixed-memory-stepped-by-torch": lambda: MixedMemory(LTC(INPUTS, NCP, solver="explicit")),
+    "stack-stepped-by-torch": lambda: Stack([GRU(INPUTS, 4), PlasticMemory(4, 4)]),
+    "hybrid-stepped-by-torch": lambda: ResidualStack(INPUTS, hybrid_blocks(4, PlasticMemory(4, 4)), 2),
 }
 
 
