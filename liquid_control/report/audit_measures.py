@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from liquid_control.nn import LAN, LTC, MLP, CfC, Leaky, LiquidLayer, LiquidScan, PlasticCfC
+from liquid_control.nn import LAN, LTC, MLP, CfC, Leaky, LiquidLayer, LiquidScan, PlasticCfC, ResidualStack
 
 WINDOW, WINDOW_SIGMA = 11, 1.5
 """Side and standard deviation of the window of the structural similarity, in pixels."""
-NO_NEURONS = ("cell", "trace", "eligibility", "keys", "values", "ages", "frames")
+NO_NEURONS = ("cell", "trace", "eligibility", "keys", "values", "ages", "frames", "attention")
 """Parts of a state that remember something else than what neurons put out."""
 
 
@@ -101,7 +101,7 @@ def neuron_activity(core: LiquidLayer, inputs: np.ndarray, states: np.ndarray) -
         parts = {"hidden": torch.tanh(core.hidden(window.flatten(1)))}
     else:
         parts = core.unpack(torch.from_numpy(states[1:]))
-    return _by_neuron({name: part for name, part in parts.items() if name not in NO_NEURONS})
+    return _by_neuron({name: part for name, part in parts.items() if name.rpartition(".")[2] not in NO_NEURONS})
 
 
 def _by_neuron(parts: dict[str, Tensor]) -> dict[str, np.ndarray]:
@@ -150,6 +150,8 @@ def time_constants(core: LiquidLayer, inputs: np.ndarray, states: np.ndarray) ->
         return Pace(formula, _by_neuron(cfc.unpack(tau)))
     elif isinstance(core, LAN):
         return Pace("In liquid attention each pair of a query and a key has a rate, not each neuron.", {})
+    elif isinstance(core, ResidualStack):
+        return Pace("The neurons inside the blocks of a hybrid are not looked into here.", {})
     else:
         return Pace(f"{type(core).__name__} has none: a step is a step, however much time has passed.", {})
     return Pace(formula, _by_neuron(core.unpack(tau)))
@@ -202,6 +204,11 @@ def why_no_norm(core: LiquidLayer) -> str:
     if isinstance(core, MLP | LAN):
         return (
             f"{type(core).__name__} has no recurrence: its state is what it saw in the last steps, moved on by one. "
+            "The norm of that is no property of what was learned, so it is left out."
+        )
+    if isinstance(core, ResidualStack):
+        return (
+            "Most of a hybrid's state is the window of its attention: what it saw in the last steps, moved on by one. "
             "The norm of that is no property of what was learned, so it is left out."
         )
     return ""

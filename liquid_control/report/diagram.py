@@ -103,7 +103,8 @@ def _weights(core: LiquidLayer) -> tuple[np.ndarray, np.ndarray]:
 def activity(driver: Driver, state: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """What the neurons of a driver are doing, one column of values a part of its core.
 
-    A part that holds several past inputs, a stack of frames, gives a column for each.
+    A part that holds several past inputs, a stack of frames, gives a column for each. The window of a hybrid's
+    attention, keys and values that it has seen, is no neuron's activity.
 
     Args:
         driver: whose neurons.
@@ -119,6 +120,8 @@ def _parts(core: LiquidLayer, state: torch.Tensor) -> dict[str, np.ndarray]:
 def _columns(parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     columns = {}
     for name, values in parts.items():
+        if name.rpartition(".")[2] == "attention":
+            continue
         if values.ndim == 1:
             columns[name] = values
         else:

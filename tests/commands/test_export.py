@@ -93,7 +93,7 @@ def test_the_metadata_tell_what_the_driver_sees_and_steers(shipped):
     assert found["weights"] == config["sha256"]
 
 
-@pytest.mark.parametrize("policy", ["lan", "plastic", "scan", "lstm"])
+@pytest.mark.parametrize("policy", ["lan", "hybrid", "plastic", "scan", "lstm"])
 @torch.no_grad()
 def test_other_cores_carry_their_states_through_the_model(policy):
     torch.manual_seed(0)

@@ -26,7 +26,7 @@ from liquid_control.support.errors import UserError
 from policies.driver import Driver, DriverConfig
 from policies.saliency import saliency
 
-CORES = ["cfc", "ltc", "lan", "leaky", "plastic", "scan", "lstm", "gru", "mlp"]
+CORES = ["cfc", "ltc", "lan", "hybrid", "leaky", "plastic", "scan", "lstm", "gru", "mlp"]
 
 
 def make_driver(policy="cfc", env=UDACITY):

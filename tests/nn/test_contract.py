@@ -24,6 +24,7 @@ from liquid_control.nn import (
     PlasticCfC,
     PlasticMemory,
     ResidualBlock,
+    ResidualStack,
     Stack,
     TimedAttention,
     WindowAttention,
@@ -92,6 +93,14 @@ CASES = {
     "timed-attention": lambda: TimedAttention(INPUTS, 4, 3, window=3),
     "hybrid": lambda: HybridMixer(INPUTS, LiquidScan(INPUTS, 3, learn_initial_state=True), units=4, heads=2, window=3),
     "hybrid-untimed": lambda: HybridMixer(INPUTS, GRU(INPUTS, 3), units=4, heads=2, window=3, timed=False),
+    "residual-stack": lambda: ResidualStack(
+        INPUTS,
+        [
+            ResidualBlock(HybridMixer(4, LiquidScan(4, 3), heads=1, window=3), expansion=1),
+            ResidualBlock(LiquidScan(4, 3), expansion=0),
+        ],
+        2,
+    ),
     "residual": lambda: ResidualBlock(
         HybridMixer(INPUTS, CfC(INPUTS, 4, backbone_units=5), units=4, heads=2, window=3), expansion=1.2
     ),

@@ -308,6 +308,7 @@ OPERATORS = {
     "stack": "cfc_dense",
     "hybrid": "liquid_scan",
     "residual": "cfc_dense",
+    "residual-stack": "liquid_scan",
 }
 """The operators of layers, by the longest of these that their name begins with."""
 IN_PLAIN_TORCH = ("ltc-ncp-euler", "ltc-ncp-rk4", "hybrid-untimed")

@@ -95,6 +95,33 @@ def test_liquid_drivers_are_nineteen_neurons_and_small(policy):
     assert f"{counts['total']:,}" in driver.describe()
 
 
+def test_a_hybrid_is_larger_and_counted_so():
+    driver = driver_of("hybrid")
+    heads, neurons, feed = 32, 32, 64
+    assert driver.core.neuron_count == 2 * (heads + neurons + feed)
+    assert driver.parameter_counts()["core"] == sum(each.numel() for each in driver.core.parameters()) <= 50_000
+    assert "256 neurons" in driver.describe()
+    small = build_core("hybrid", 6, 3, {"units": 16, "blocks": 1, "heads": 2, "core": "scan", "neurons": 9})
+    assert small.neuron_count == 16 + 9 + 32
+    assert small.compile_step()(np.zeros(6)).shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"core": "hybrid"}, "no core 'hybrid' inside a block"),
+        ({"core": "cfv"}, "did you mean 'cfc'"),
+        ({"heads": 3}, "multiple of 2 · heads"),
+        ({"neurons": -1}, "neurons must be at least 0"),
+        ({"blocks": 0}, "blocks must be 1 to 64"),
+        ({"expansion": float("nan")}, "expansion 0 to 64"),
+    ],
+)
+def test_a_hybrid_that_cannot_be_is_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        build_core("hybrid", 6, 3, options)
+
+
 @pytest.mark.parametrize("policy", ["lstm", "gru", "mlp"])
 def test_baselines_match_the_parameter_count_of_the_liquid_core(policy):
     liquid, baseline = driver_of("cfc").parameter_counts(), driver_of(policy).parameter_counts()

@@ -30,7 +30,7 @@ from liquid_control.support.errors import UserError
 from policies.driver import Driver, DriverConfig
 from policies.registry import CORES
 
-SMALL = {name: {"neurons": 11} for name in CORES} | {"lan": {"units": 4}}
+SMALL = {name: {"neurons": 11} for name in CORES} | {"lan": {"units": 4}, "hybrid": {"units": 8, "neurons": 4}}
 """Options of cores that are soon looked into."""
 
 
@@ -186,7 +186,7 @@ def lap_of(driver, steps=12):
     return SimpleNamespace(inputs=inputs, elapsed=np.ones(steps))
 
 
-@pytest.mark.parametrize("policy", [name for name in CORES if name not in ("lan", "mlp")])
+@pytest.mark.parametrize("policy", [name for name in CORES if name not in ("lan", "hybrid", "mlp")])
 def test_a_synapse_that_is_cut_carries_nothing(policy):
     core = driver_of(policy).core.double()
     if policy in ("ltc", "leaky"):
@@ -298,9 +298,9 @@ def test_every_core_is_audited_or_told_why_not(policy):
     assert list(numbers["correlations"]["neurons"]) == list(audit.neurons)
     assert sum(numbers["principal_components"]) == pytest.approx(1)
     assert bool(numbers["time_constants"]["neurons"]) == (policy in ("cfc", "ltc", "leaky", "plastic", "scan"))
-    assert (numbers["state_map"]["largest"] is None) == (policy in ("lan", "mlp"))
-    assert bool(numbers["state_map"]["left_out"]) == (policy in ("lan", "mlp"))
-    assert bool(numbers["lesions"]["synapses"]) == (policy != "lan")
+    assert (numbers["state_map"]["largest"] is None) == (policy in ("lan", "hybrid", "mlp"))
+    assert bool(numbers["state_map"]["left_out"]) == (policy in ("lan", "hybrid", "mlp"))
+    assert bool(numbers["lesions"]["synapses"]) == (policy not in ("lan", "hybrid"))
     assert numbers["time_constants"]["formula"].rstrip(".") in page
     assert "{{" not in page and ">nan" not in page
 

@@ -71,7 +71,7 @@ def test_an_untrained_ltc_synapse_has_the_sign_of_its_polarity_and_the_size_of_i
     assert shown == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("policy", ["cfc", "ltc", "leaky", "plastic", "scan", "lan", "lstm", "gru", "mlp"])
+@pytest.mark.parametrize("policy", ["cfc", "ltc", "leaky", "plastic", "scan", "lan", "hybrid", "lstm", "gru", "mlp"])
 def test_every_neuron_of_every_core_lights_up_where_it_is(policy):
     subject = driver(policy)
     diagram = Diagram(subject, 560, 640)
@@ -105,7 +105,7 @@ def test_gas_and_brake_are_beside_the_pedal():
     assert gas + brake == pytest.approx(2 * pedal)
 
 
-@pytest.mark.parametrize("policy", ["cfc", "ltc", "leaky", "plastic", "scan", "lan", "lstm", "gru", "mlp"])
+@pytest.mark.parametrize("policy", ["cfc", "ltc", "leaky", "plastic", "scan", "lan", "hybrid", "lstm", "gru", "mlp"])
 def test_the_wiring_of_every_core_can_be_drawn_at_any_size(policy):
     for size in ((900, 720), (300, 200)):
         picture = draw_wiring(driver(policy), *size)
