@@ -19,7 +19,7 @@ from torch import Tensor
 
 from agents.divergence import check_finite
 from agents.episodes import Episode
-from agents.optimizer_state import optimizer_tensors, part_of, restore_optimizer, to_save
+from liquid_control.support.optimizer_state import optimizer_tensors, part_of, restore_optimizer, to_save
 from policies.driver import Driver
 
 

@@ -27,7 +27,6 @@ from agents.device import resolve_device
 from agents.distributed import ALONE, Alone, Strategy, process_count
 from agents.divergence import check_finite
 from agents.job import RunConfig, begin_run
-from agents.optimizer_state import optimizer_tensors, part_of, restore_optimizer, to_save
 from agents.run_folder import RunFolder, RunProgress, checkpoint_record
 from liquid_control.data.text import TextData, TextSplit, prepare_text
 from liquid_control.data.text_sources import text_source
@@ -35,6 +34,7 @@ from liquid_control.data.text_streams import TextStreams, random_windows, whole_
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig, ModelShape, ReadingState
 from liquid_control.support.checkpoint import CONFIG_NAME
 from liquid_control.support.errors import DivergedError, UserError
+from liquid_control.support.optimizer_state import optimizer_tensors, part_of, restore_optimizer, to_save
 from liquid_control.support.ranges import Count, CountOrZero, NotNegative, Share, Size
 
 

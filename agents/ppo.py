@@ -34,7 +34,6 @@ from agents.episodes import Conditions, EpisodePlan
 from agents.initial_driver import check_initial
 from agents.job import JobConfig, begin_run
 from agents.liquid_ppo import LiquidPPO
-from agents.optimizer_state import optimizer_tensors, part_of, restore_optimizer, to_save
 from agents.pool import EpisodePool
 from agents.run_folder import RunFolder, RunProgress, checkpoint_record
 from agents.worker_env import WorkerVecEnv
@@ -42,6 +41,7 @@ from envs.partial import positions
 from envs.registration import FAST, OFFICIAL, VALIDATION_SEEDS
 from liquid_control.support.checkpoint import CONFIG_NAME
 from liquid_control.support.errors import UserError
+from liquid_control.support.optimizer_state import optimizer_tensors, part_of, restore_optimizer, to_save
 from liquid_control.support.ranges import (
     Count,
     CountOrZero,

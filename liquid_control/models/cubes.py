@@ -138,6 +138,12 @@ class Recall(NamedTuple):
     operations: int
     """Multiplications that reading took, for all N inputs."""
 
+    def rows(self, chosen: Tensor) -> Recall:
+        """Of some of the inputs, (N,) bool; they took no further operations."""
+        residual, similarity, dispersion = (value[chosen] for value in self[:3])
+        places, weights = (value[chosen.to(value.device)] for value in self[3:5])
+        return Recall(residual, similarity, dispersion, places, weights, 0)
+
 
 class Cube:
     """The memory of one sub-block, in a fixed number of bytes. It has no gradients.
@@ -151,6 +157,8 @@ class Cube:
         if config.key_size > config.width:
             raise UserError(f"a key of {config.key_size} numbers cannot be of {config.width}: make it smaller.")
         self.config = config
+        self.operations = 0
+        """Multiplications that writing took so far."""
         self.tensors = {name: torch.zeros(shape, dtype=kind) for name, (shape, kind) in _layout(config).items()}
         generator = torch.Generator().manual_seed(config.seed + layer)
         drawn = torch.randn(config.width, config.key_size, generator=generator, dtype=torch.float64)
@@ -179,12 +187,14 @@ class Cube:
         )
 
     @torch.no_grad()
-    def write(self, x: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
+    def write(self, x: Tensor, residuals: Tensor, recall: Recall | None = None) -> tuple[Tensor, Tensor]:
         """Learns what was computed, where it is new or was recalled wrongly.
 
         Args:
             x: (N, d) inputs.
             residuals: (N, d) what the sub-block made of them.
+            recall: of these inputs, as :meth:`read` just gave it; None looks it up. If keys change by what comes, it is
+                looked up in any case.
 
         Returns:
             The relative error of what would have been recalled (N,), which is 1 of an empty cube, and which inputs were
@@ -199,14 +209,20 @@ class Cube:
         residuals = residuals.detach().to("cpu", torch.float32)
         if not (projected.isfinite().all() and residuals.isfinite().all()):
             raise ValueError("inputs or residuals hold NaN or infinity, which a cube must not remember.")
-        self._observe(projected)
-        recall = self._look_up(self._keys(projected))
+        keys_changed = self._observe(projected)
+        if recall is None or keys_changed:
+            recall = self._look_up(self._keys(projected))
+            self.operations += recall.operations
+        remembered, similarity = recall.residual.cpu(), recall.similarity.cpu()
         size = residuals.square().sum(1).clamp(min=torch.finfo(torch.float32).tiny)
-        error = (recall.residual - residuals).square().sum(1) / size
+        error = (remembered - residuals).square().sum(1) / size
         self._blame(recall, error)
-        surprising = (1 - recall.similarity >= self.config.novel) | (error >= self.config.wrong)
+        surprising = (1 - similarity >= self.config.novel) | (error >= self.config.wrong)
+        known = recall.weights > 0
+        written: list[int] = []
         for row in surprising.nonzero()[:, 0].tolist():
-            self._insert(projected[row], residuals[row])
+            near = [*recall.places[row][known[row]].tolist(), *written]
+            written.append(self._insert(projected[row], residuals[row], near))
         return error.to(x.device), surprising.to(x.device)
 
     def _project(self, x: Tensor) -> Tensor:
@@ -218,20 +234,23 @@ class Cube:
         white = (projected - self.tensors["centre"]) @ self.tensors["whiten"].T
         return nn.functional.normalize(white, dim=-1)
 
-    def _observe(self, projected: Tensor) -> None:
-        """Running mean and scatter (Chan et al. 1983); at powers of two keys are computed anew."""
+    def _observe(self, projected: Tensor) -> bool:
+        """Running mean and scatter (Chan et al. 1983); at powers of two keys are computed anew, which is said."""
         of, count = self.tensors, float(self.tensors["count"])
         more, batch = len(projected), projected.double()
         of["clock"] += more
         if not more:
-            return
+            return False
         mean = batch.mean(0)
         apart, after = mean - of["mean"], count + more
         of["scatter"] += (batch - mean).T @ (batch - mean) + torch.outer(apart, apart) * (count * more / after)
         of["mean"] += apart * (more / after)
         of["count"].fill_(after)
-        if math.frexp(after)[1] > math.frexp(count)[1] and after > 1:
+        self.operations += more * self.config.key_size * (self.config.width + self.config.key_size)
+        changed = math.frexp(after)[1] > math.frexp(count)[1] and after > 1
+        if changed:
             self._whiten()
+        return changed
 
     def _whiten(self) -> None:
         of = self.tensors
@@ -240,6 +259,7 @@ class Cube:
         of["whiten"].copy_((vectors / values.clamp(min=floor).sqrt()).T)
         of["centre"].copy_(of["mean"])
         of["keys"].copy_(self._keys(of["projected"]))
+        self.operations += of["keys"].numel() * self.config.key_size + 10 * self.config.key_size**3  # eigh is 9 of 10
         for block in of["filled"].nonzero()[:, 0].tolist():
             self._summarise(block)
 
@@ -296,12 +316,19 @@ class Cube:
         step = share * (error.repeat_interleave(recall.places.shape[1]) - flat[places]) / MERGED
         flat.index_add_(0, places, step)
 
-    def _insert(self, projected: Tensor, residual: Tensor) -> None:
-        of, key = self.tensors, self._keys(projected)
-        scores = (of["keys"] @ key).masked_fill(torch.arange(BLOCK) >= of["filled"][:, None], -torch.inf)
-        best = int(scores.argmax())
-        block, slot = divmod(best, BLOCK)
-        if scores.view(-1)[best] >= self.config.same:
+    def _insert(self, projected: Tensor, residual: Tensor, near: list[int]) -> int:
+        """Writes an entry, or merges it with one of those that are near; returns where."""
+        of, config, key = self.tensors, self.config, self._keys(projected)
+        best, score = 0, -math.inf
+        if near:
+            places = torch.tensor(near)
+            there = places % BLOCK < of["filled"][places // BLOCK]  # its block may have been given up
+            scores = (of["keys"].flatten(0, 1)[places] @ key).masked_fill(~there, -torch.inf)
+            best = int(scores.argmax())
+            best, score = near[best], float(scores[best])
+        self.operations += config.key_size * (config.key_size + len(near) + config.blocks)
+        if score >= config.same:
+            block, slot = divmod(best, BLOCK)
             number = min(float(of["merged"][block, slot]) + 1, MERGED)
             of["merged"][block, slot] = number
             of["projected"][block, slot] += (projected - of["projected"][block, slot]) / number
@@ -315,6 +342,7 @@ class Cube:
         of["keys"][block, slot] = self._keys(of["projected"][block, slot])
         of["touched"][block] = of["clock"]
         self._summarise(block)
+        return block * BLOCK + slot
 
     def _block_for(self, key: Tensor) -> int:
         """The nearest block that has room, an empty one if none is near, or one that is given up."""
@@ -335,6 +363,7 @@ class Cube:
         of = self.tensors
         age = (of["clock"] - of["touched"]).float()
         directions = nn.functional.normalize(of["summaries"], dim=1)
+        self.operations += self.config.blocks**2 * self.config.key_size
         alike = (directions @ directions.T).fill_diagonal_(-1)
         worth = (1 + of["use"].sum(1)) / (1 + age) * (1 - alike.amax(1).clamp(0, 0.99))
         block = int(worth.argmin())
@@ -365,9 +394,8 @@ class Cubes:
         Raises:
             UserError: if it cannot be written.
         """
-        tensors = {f"{layer}.{name}": tensor for layer, cube in enumerate(self.layers) for name, tensor in _kept(cube)}
         told = {"model": weights_digest(model), "cubes": json.dumps(asdict(self.config))}
-        write_tensors(Path(path), tensors, told)
+        write_tensors(Path(path), self.named_tensors(), told)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: nn.Module) -> Cubes:
@@ -388,16 +416,34 @@ class Cubes:
             raise
         except (ValueError, RecursionError):
             raise UserError(f"{path} does not say what its cubes are.") from None
+        return cls.restore(config, tensors, path)
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """All that they hold, by layer and name, for :meth:`restore`."""
+        return {
+            f"{layer}.{name}": tensor.contiguous()
+            for layer, cube in enumerate(self.layers)
+            for name, tensor in cube.tensors.items()
+        }
+
+    @classmethod
+    def restore(cls, config: CubeConfig, tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> Cubes:
+        """The cubes that :meth:`named_tensors` told of.
+
+        Args:
+            config: what they are.
+            tensors: by layer and name; they are copied.
+            path: where they come from, for the error.
+
+        Raises:
+            UserError: if there are others, or one holds what no cube can.
+        """
         _check(path, config, tensors)
         cubes = cls(config)
         for layer, cube in enumerate(cubes.layers):
             for name, tensor in cube.tensors.items():
                 tensor.copy_(tensors[f"{layer}.{name}"])
         return cubes
-
-
-def _kept(cube: Cube) -> list[tuple[str, Tensor]]:
-    return [(name, tensor.contiguous()) for name, tensor in cube.tensors.items()]
 
 
 def _check(path: str | os.PathLike[str], config: CubeConfig, tensors: Mapping[str, Tensor]) -> None:

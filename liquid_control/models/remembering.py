@@ -13,6 +13,7 @@ Without influence r itself goes on, so the model says what it says without all t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,8 +24,11 @@ from torch import Tensor, nn
 from liquid_control.models.cubes import Cube, Cubes
 from liquid_control.models.influence import Influence, InfluenceConfig
 from liquid_control.models.language_model import Block, LanguageModel
-from liquid_control.models.student import Distillation, LiquidStudent, relative_error
+from liquid_control.models.student import Distillation, LiquidStudent
 from liquid_control.nn.hybrid import SwiGLU
+
+CLOCKS = ("part", "reading", "student", "learning")
+"""What takes time: the part where it runs, its cube's reading, the student's guess, and all that learns."""
 
 
 @dataclass
@@ -42,16 +46,33 @@ class PartMemory:
     """Of the student; None begins anew. It belongs to the texts that are read side by side."""
     inputs: int = 0
     """Inputs so far."""
+    hits: int = 0
+    """Those that a cube knew: so near to an entry that they are not written for being new."""
     skipped: int = 0
     """Those for which the part did not run."""
+    audited: int = 0
+    """Those for which it ran although the student was sure enough to skip."""
     spent: int = 0
     """Multiplications by reading and by the student, of all inputs; learning is not counted."""
+    learned: int = 0
+    """Multiplications by learning: the student's backward pass, and writing, which keeps keys and summaries."""
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(CLOCKS, 0.0))
+    """Where time went, see :data:`CLOCKS`."""
     history: list[float] = field(default_factory=list)
-    """The influence after each call."""
+    """The influence after each call of this process."""
 
     def saved(self, feed: SwiGLU) -> int:
-        """Multiplications that were saved, net: of the parts that did not run, less what was spent."""
+        """Multiplications that were saved, net: of the parts that did not run, less what was spent.
+
+        Audits are counted, for where a part was audited it was not skipped.
+        """
         return self.skipped * sum(weight.numel() for weight in feed.parameters()) - self.spent
+
+    def seconds_saved(self) -> float:
+        """The same in seconds: skipped inputs would have taken as long as those for which the part ran."""
+        ran = self.inputs - self.skipped
+        each = self.seconds["part"] / ran if ran else 0.0
+        return self.skipped * each - self.seconds["reading"] - self.seconds["student"]
 
 
 def memories(
@@ -131,28 +152,54 @@ class RememberedFeed(SwiGLU):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """From (B, T, d) to the same."""
-        part, flat = self.part, x.flatten(0, 1)
+        part, flat, clock = self.part, x.flatten(0, 1), _Clock(self.part.seconds, x.device)
         student, influence = part.distillation.student, part.influence
         if part.state is not None and len(part.state) != len(x):
             part.state = None  # other texts
         recall = part.cube.read(flat)
-        guess = student(x, recall, part.state)
+        clock.lap("reading")
+        with torch.set_grad_enabled(part.learns):  # its graph is what it learns from below
+            guessed = student(x.detach(), recall, part.state)
+        guess = guessed.detach()
         skips = influence.skips(guess.log_error)
         audits = influence.audits(len(flat), part.generator).view(skips.shape).to(x.device)
         runs = ~skips | audits
+        clock.lap("student")
         if runs.all():
             made = super().forward(x)
         else:
             made = torch.zeros_like(x)
             made[runs] = super().forward(x[runs])
+        clock.lap("part")
         part.inputs, part.skipped = part.inputs + runs.numel(), part.skipped + int((~runs).sum())
+        part.audited += int((skips & audits).sum())
+        part.hits += int((1 - recall.similarity < part.cube.config.novel).sum())
         part.spent += recall.operations + len(flat) * student.operations()
         told = torch.where(runs[..., None], influence.mix(made, guess.residual, guess.log_error), guess.residual)
         told = made if influence.cap == 0 else told
+        clock.lap("student")
         if part.learns:
-            influence.judge(guess.log_error[audits].cpu(), relative_error(guess.residual, made)[audits].cpu())
-            part.distillation.learn(x, recall, made, part.state, runs)
-            part.cube.write(x[runs], made[runs])
+            errors = part.distillation.correct(guessed, made, runs)
+            influence.judge(guess.log_error[audits].cpu(), errors[audits].cpu())
+            before, ran = part.cube.operations, runs.flatten()
+            part.cube.write(flat[ran], made[runs], recall.rows(ran))
+            part.learned += part.cube.operations - before + 2 * len(flat) * student.operations()
+            clock.lap("learning")
         part.state = guess.state
         part.history.append(influence.cap)
         return told
+
+
+class _Clock:
+    """Adds what has passed to one of several clocks; what a GPU was asked for is waited for."""
+
+    def __init__(self, seconds: dict[str, float], device: torch.device):
+        self.seconds, self.device = seconds, device
+        self.since = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        self.seconds[name] += now - self.since
+        self.since = now

@@ -36,6 +36,10 @@ class Guess(NamedTuple):
     state: Tensor
     """(B, S) after the last."""
 
+    def detach(self) -> Guess:
+        """The same numbers without their graph."""
+        return Guess(*(value.detach() for value in self))
+
 
 class LiquidStudent(nn.Module):
     """The student of one sub-block.
@@ -132,15 +136,33 @@ class Distillation:
         Returns:
             ℓ and the relative errors, as they were before it learned, both (B, T), and the state after, (B, S).
         """
-        residual = residual.detach()
         with torch.enable_grad():
             guess = self.student(h.detach(), recall, None if state is None else state.detach())
-            error = relative_error(guess.residual, residual)
-            surprise = (guess.log_error - error.detach().clamp(min=LEAST).log()).square()
-            loss = error + surprise
-            loss = loss.mean() if known is None else torch.where(known, loss, 0).sum() / known.sum().clamp(min=1)
+        error = self.correct(guess, residual, known)
+        return guess.log_error.detach(), error, guess.state.detach()
+
+    def correct(self, guess: Guess, residual: Tensor, known: Tensor | None = None) -> Tensor:
+        """One step from a guess that was made with its graph, so that the student runs once to guess and to learn.
+
+        Args:
+            guess: by the student as it is.
+            residual: (B, T, d) what the teacher made.
+            known: (B, T) bool, where the teacher ran; None is everywhere. Where it did not, ``residual`` is not looked
+                at.
+
+        Returns:
+            The relative errors (B, T), as they were before it learned; NaN where the teacher did not run.
+        """
+        known = torch.ones_like(guess.log_error, dtype=torch.bool) if known is None else known
+        errors = torch.full_like(guess.log_error, torch.nan, requires_grad=False)
+        if not known.any():
+            return errors
+        with torch.enable_grad():
+            error = relative_error(guess.residual[known], residual.detach()[known])
+            errors[known] = error.detach()
+            surprise = (guess.log_error[known] - error.detach().clamp(min=LEAST).log()).square()
             self.optimizer.zero_grad()
-            loss.backward()
+            (error + surprise).mean().backward()
         nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self.optimizer.step()
-        return guess.log_error.detach(), error.detach(), guess.state.detach()
+        return errors

@@ -108,3 +108,22 @@ def test_other_shapes_are_one_error(student):
         student(draw(1)[..., 0], recalled(30))
     with pytest.raises(ValueError, match="what is recalled is of 29 inputs, expected 30"):
         student(draw(1), recalled(29))
+
+
+def test_of_what_the_teacher_did_not_make_nothing_is_learned(student, teacher):
+    """However large the guess is there: nothing divided by nothing must not reach its weights."""
+    one, other = Distillation(student), Distillation(LiquidStudent(WIDTH, 24))
+    other.student.load_state_dict(student.state_dict())
+    h, recall = draw(7), recalled(BATCH * TIME, 100 * draw(8).flatten(0, 1))
+    known = torch.zeros(BATCH, TIME, dtype=torch.bool)
+    known[:, :6] = True
+    made = teacher(h)
+    _, error, _ = one.learn(h, recall, torch.where(known[..., None], made, 0), known=known)
+    assert error[:, :6].isfinite().all() and error[:, 6:].isnan().all()
+    _, whole, _ = other.learn(h[:, :6], recalled(BATCH * 6, 100 * draw(8)[:, :6].flatten(0, 1)), made[:, :6])
+    torch.testing.assert_close(error[:, :6], whole)
+    for mine, theirs in zip(student.parameters(), other.student.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    before = student.readout.weight.clone()
+    assert one.learn(h, recall, made, known=torch.zeros_like(known))[1].isnan().all()
+    assert torch.equal(student.readout.weight, before)
