@@ -27,7 +27,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -382,6 +382,13 @@ class Cubes:
     def __init__(self, config: CubeConfig):
         self.config = config
         self.layers = [Cube(config, layer) for layer in range(config.layers)]
+
+    @classmethod
+    def of(cls, layers: Sequence[Cube]) -> Cubes:
+        """Cubes that are there already, one a layer, of one config."""
+        cubes = cls.__new__(cls)
+        cubes.config, cubes.layers = layers[0].config, list(layers)
+        return cubes
 
     @property
     def bytes(self) -> int:
