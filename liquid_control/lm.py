@@ -7,11 +7,11 @@ that learns.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import tyro
@@ -20,8 +20,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor, nn
 
 from agents.device import resolve_device
-from liquid_control.data.tokenizers import StreamDecoder, Tokenizer, tokenizer_from_config
-from liquid_control.models.generation import Generation
+from liquid_control.data.tokenizers import StreamDecoder, Tokenizer
+from liquid_control.models.generation import Generation, load_with_tokenizer, tokenizer_of
 from liquid_control.models.language_model import LanguageModel, ReadingState, load_language_model
 from liquid_control.models.plasticity import Teacher
 from liquid_control.support.checkpoint import weights_digest
@@ -95,7 +95,7 @@ def _generate(words: Sequence[str]) -> None:
     config = parse(GenerateConfig, words, f"{PROGRAM} generate")
     if config.threads:
         torch.set_num_threads(config.threads)
-    model, tokenizer = _load(config.checkpoint)
+    model, tokenizer = load_with_tokenizer(config.checkpoint)
     model = model.to(resolve_device(config.device))
     state = model.initial_state(1) if config.state is None else ReadingState.load(config.state, model)
     state = state.freeze(config.freeze).to(model.embedding.weight.device)
@@ -169,7 +169,7 @@ def export_onnx(model: LanguageModel, tokenizer: Tokenizer) -> bytes:
 def _export(words: Sequence[str]) -> None:
     """Writes one step of a model as an ONNX model, its state in and out."""
     config = parse(ExportConfig, words, f"{PROGRAM} export")
-    model, tokenizer = _load(config.checkpoint)
+    model, tokenizer = load_with_tokenizer(config.checkpoint)
     check_writable(config.output, ".onnx")
     content = export_onnx(model, tokenizer)
     write_atomically(config.output, content)
@@ -245,7 +245,7 @@ def _taught(config: PlasticityTestConfig) -> tuple[LanguageModel, Teacher, str]:
         return model, WordTeacher.of(told["words"], config.filler), f"in the words of zephyr; between: {between}"
     from liquid_control.report.text_teacher import TextTeacher, filler_of
 
-    tokenizer = _tokenizer(config.checkpoint, model, told)
+    tokenizer = tokenizer_of(config.checkpoint, model, told)
     text = None if config.filler is None else read_text(config.filler)
     filler, between = filler_of(tokenizer, text, config.checkpoint)
     between = between if config.filler is None else config.filler.name
@@ -289,20 +289,6 @@ def _benchmark(words: Sequence[str]) -> None:
     write_atomically(output, pace_json(paces, told | place | {"versions": versions()}))
     console.print(pace_table(paces))
     console.print(f"written: {output}")
-
-
-def _load(folder: Path) -> tuple[LanguageModel, Tokenizer]:
-    model, told = load_language_model(folder)
-    return model, _tokenizer(folder, model, told)
-
-
-def _tokenizer(folder: Path, model: LanguageModel, told: Mapping[str, Any]) -> Tokenizer:
-    tokenizer = tokenizer_from_config(told.get("tokenizer"))
-    if tokenizer.size != model.config.vocabulary:
-        raise UserError(
-            f"{folder} is damaged: its tokenizer has {tokenizer.size} tokens, its model {model.config.vocabulary}."
-        )
-    return tokenizer
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {

@@ -17,6 +17,7 @@ from liquid_control.kernels import kernel_device
 from liquid_control.kernels.memory_step import array, silu
 from liquid_control.models.language_model import Block, LanguageModel, ReadingState
 from liquid_control.nn import PlasticMemory
+from liquid_control.nn.hybrid import SwiGLU
 
 
 class Reader(Protocol):
@@ -36,12 +37,17 @@ def read_on(model: LanguageModel, state: ReadingState) -> Reader:
 
 
 def can_be_compiled(model: LanguageModel) -> bool:
-    """Whether a model is on the CPU in float32 or float64, and all its mixers are plastic memories with a kernel."""
+    """Whether a model is on the CPU in float32 or float64, and its blocks are plain, their mixers plastic memories."""
     weight = model.embedding.weight
     if kernel_device(weight.detach()) != "cpu" or weight.dtype not in (torch.float32, torch.float64):
         return False
-    mixers = [block.mixer if isinstance(block, Block) else block for block in model.blocks]
-    return all(isinstance(mixer, PlasticMemory) and mixer.step_kernel() is not None for mixer in mixers)
+    return all(
+        isinstance(block, Block)
+        and isinstance(block.mixer, PlasticMemory)
+        and block.mixer.step_kernel() is not None
+        and type(block.feed) is SwiGLU  # not one that remembers
+        for block in model.blocks
+    )
 
 
 class PlainReader:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from liquid_control.data.tokenizers import Tokenizer, tokenizer_from_config
 from liquid_control.models.compiled import read_on
-from liquid_control.models.language_model import LanguageModel, ReadingState
+from liquid_control.models.language_model import LanguageModel, ReadingState, load_language_model
+from liquid_control.support.errors import UserError
 
 
 def sample(logits: Tensor, temperature: float, top_p: float, rng: torch.Generator) -> int:
@@ -23,9 +27,29 @@ def sample(logits: Tensor, temperature: float, top_p: float, rng: torch.Generato
     """
     if temperature == 0:
         return int(logits.argmax())
-    likely, tokens = (logits.float() / temperature).softmax(-1).cpu().sort(descending=True)
-    likely = torch.where(likely.cumsum(-1) - likely < top_p, likely, 0)
+    likely, tokens = _likeliest(logits, temperature, top_p)
     return int(tokens[torch.multinomial(likely, 1, generator=rng)])
+
+
+def distribution(logits: Tensor, temperature: float, top_p: float) -> Tensor:
+    """What :func:`sample` draws from: probabilities (V,) in float64, on the CPU.
+
+    Args:
+        logits: (V,).
+        temperature: see :func:`sample`; 0 is all for the likeliest.
+        top_p: see :func:`sample`.
+    """
+    if temperature == 0:
+        return torch.zeros(len(logits), dtype=torch.float64).index_fill_(0, logits.argmax().cpu(), 1.0)
+    likely, tokens = _likeliest(logits, temperature, top_p)
+    likely = likely.double()
+    return torch.empty_like(likely).scatter_(0, tokens, likely / likely.sum())
+
+
+def _likeliest(logits: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
+    """Probabilities (V,) in descending order, zero behind ``top_p``, and their tokens; on the CPU."""
+    likely, tokens = (logits.float() / temperature).softmax(-1).cpu().sort(descending=True)
+    return torch.where(likely.cumsum(-1) - likely < top_p, likely, 0), tokens
 
 
 class Generation:
@@ -65,3 +89,27 @@ class Generation:
     def state(self) -> ReadingState:
         """With all tokens so far read."""
         return self._reader.state
+
+
+def load_with_tokenizer(folder: Path) -> tuple[LanguageModel, Tokenizer]:
+    """A trained model, on the CPU and in eval mode, and the tokenizer that it was trained with.
+
+    Raises:
+        UserError: if there is none, or it is damaged.
+    """
+    model, told = load_language_model(folder)
+    return model, tokenizer_of(folder, model, told)
+
+
+def tokenizer_of(folder: Path, model: LanguageModel, told: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer of a checkpoint, from what its config says.
+
+    Raises:
+        UserError: if there is none, or it has other tokens than the model.
+    """
+    tokenizer = tokenizer_from_config(told.get("tokenizer"))
+    if tokenizer.size != model.config.vocabulary:
+        raise UserError(
+            f"{folder} is damaged: its tokenizer has {tokenizer.size} tokens, its model {model.config.vocabulary}."
+        )
+    return tokenizer

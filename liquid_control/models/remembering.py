@@ -14,7 +14,7 @@ Without influence r itself goes on, so the model says what it says without all t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -119,17 +119,35 @@ def remembering(model: LanguageModel, parts: Sequence[PartMemory]) -> Iterator[N
     Raises:
         ValueError: if there are not as many memories as parts.
     """
+    with replacing_feeds(model, parts, RememberedFeed):
+        yield
+
+
+@contextmanager
+def replacing_feeds(
+    model: LanguageModel, parts: Sequence[PartMemory], replace: Callable[[SwiGLU, PartMemory], SwiGLU]
+) -> Iterator[None]:
+    """For its block something else stands in the place of each feed-forward part, whatever happens there.
+
+    Raises:
+        ValueError: if there are not as many memories as parts.
+    """
     blocks = _blocks(model)
     if len(blocks) != len(parts):
         raise ValueError(f"{len(parts)} memories for {len(blocks)} feed-forward parts.")
     before = [block.feed for block in blocks]
     try:
         for block, feed, part in zip(blocks, before, parts, strict=True):
-            block.feed = RememberedFeed(feed, part)
+            block.feed = replace(feed, part)
         yield
     finally:
         for block, feed in zip(blocks, before, strict=True):
             block.feed = feed
+
+
+def feeds(model: LanguageModel) -> list[SwiGLU]:
+    """The feed-forward parts of a model, in their order."""
+    return [block.feed for block in _blocks(model)]
 
 
 def _blocks(model: LanguageModel) -> list[Block]:
