@@ -25,6 +25,7 @@ COMMANDS = {
     "export": "write a checkpoint as an ONNX model whose state is an input and an output",
     "diagram": "draw a checkpoint's wiring: neurons, and synapses by sign and weight",
     "lm": "train a language model of liquid cells and fast weights on text, and have it continue some",
+    "hybrid": "have a transformer remember its own work, skip what it is sure of, and draw what that saves",
     "compile": "compile the kernels of all drivers now, instead of during the first run",
     "card": "write a checkpoint's card: scores, picture of the wiring, a lap as a GIF",
 }

@@ -108,7 +108,7 @@ def speculate(
     draft: Draft = "always",
     counts: DraftCounts | None = None,
 ) -> Iterator[int]:
-    """Tokens without end, distributed as those of :func:`liquid_control.models.generation.generate`.
+    """Tokens without end, distributed as those of :func:`liquid_control.models.generation.Generation`.
 
     Args:
         model: what speaks.

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from liquid_control.models.cubes import CubeConfig, Cubes
-from liquid_control.models.generation import distribution, generate
+from liquid_control.models.generation import Generation, distribution
 from liquid_control.models.influence import InfluenceConfig
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig
 from liquid_control.models.remembering import memories, remembering
@@ -44,7 +44,7 @@ def test_the_likeliest_text_is_the_same_over_hundreds_of_tokens(draft, pattern):
     model, parts, tokens = make(11, pattern, 10)
     logits, state = model.read(tokens)
     counts, digest = DraftCounts(), weights_digest(model)
-    plain = [token for token, _ in islice(generate(model, logits[0], state, 0), 300)]
+    plain = list(islice(Generation(model, logits[0], state, 0), 300))
     feeds = [block.feed for block in model.blocks]
     told = list(islice(speculate(model, parts, logits[0], state, 0, ahead=4, draft=draft, counts=counts), 300))
     assert told == plain and len(set(plain)) > 5

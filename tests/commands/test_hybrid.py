@@ -1,0 +1,179 @@
+"""``hybrid``: trains as ``lm`` does, reads and remembers, goes on where it was stopped, drafts without loss."""
+
+import json
+
+import pytest
+import yaml
+
+from liquid_control.hybrid import main as hybrid
+from liquid_control.models.language_model import load_language_model
+from liquid_control.models.memory_file import load_memories
+from liquid_control.report import remembered_reading
+from liquid_control.support.errors import UserError
+
+WORDS = (
+    "--steps 40 --batch 4 --time 16 --validate-every 20 --width 16 --blocks 2 --heads 2 --window 8 --workers 1".split()
+)
+RUN = """--block 128 --stretch 32 --save-every 2 --units 4 --key-size 8 --budget-bytes 60000 --audited 0.2 --rise 0.03
+--wrong 0.6 --risk 0.3 --low 0.8 --high 0.9 --device cpu""".split()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hybrid")
+    (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 12)
+    (folder / "other.txt").write_text("0123 4567 89; " * 20)
+    hybrid(["train", "--text", str(folder / "text.txt"), "--run", str(folder / "run"), "--device", "cpu", *WORDS])
+    return folder
+
+
+def reading(trained, path, *more, texts=("text", "text", "other")):
+    named = [str(trained / f"{name}.txt") for name in texts]
+    return ["run", str(trained / "run/best"), "--text", *named, "--run", str(path), *RUN, *map(str, more)]
+
+
+@pytest.fixture(scope="module")
+def read(trained):
+    """The folder of a reading that ended."""
+    hybrid(reading(trained, trained / "read", "--keep", trained / "kept.safetensors"))
+    return trained / "read"
+
+
+def rows_of(path):
+    head, *rows = [json.loads(line) for line in (path / "rows.jsonl").read_text().splitlines()]
+    return head, rows
+
+
+def timeless(row):
+    """A row without what a clock said."""
+    return {
+        name: [timeless(part) for part in value] if name == "layers" else timeless(value) if name == "sample" else value
+        for name, value in row.items()
+        if "seconds" not in name
+    }
+
+
+def test_it_trains_by_the_job_of_lm_with_its_own_defaults(trained):
+    config = yaml.safe_load((trained / "run/config.yaml").read_text())
+    assert config["agent"] == "language" and config["pattern"] == ["attention"] and config["tokenizer"] == "bytes"
+    assert config["expansion"] == 4.0 and config["width"] == 16
+    assert load_language_model(trained / "run/best")[0].config.pattern == ("attention",)
+    hybrid(["train", "--resume", str(trained / "run")])  # it has ended, and can be asked again
+
+
+def test_rows_tell_of_every_block_and_layer(read):
+    head, rows = rows_of(read)
+    assert list(head["texts"]) == ["text", "text #2", "other"] and head["begun"] == 0
+    assert rows[-1]["tokens"] == head["length"] - 1 == sum(row["count"] for row in rows)
+    for row in rows:
+        assert row["bits_per_byte"] > 0 and row["sample"]["whole_bits_per_byte"] > 0 and len(row["layers"]) == 2
+        assert 0 <= row["sample"]["equal"] <= 1 and row["sample"]["tokens"] <= 32
+        for layer in row["layers"]:
+            assert layer["full"] == row["count"] * 3 * 4 * 16**2 and 0 <= layer["skipped"] + layer["audited"] <= 1
+            assert layer["saved"] == pytest.approx(layer["skipped"] * layer["full"] - layer["spent"])
+            assert layer["spent"] > 0 and layer["learned"] > 0 and layer["seconds_learning"] > 0
+    assert rows[0]["layers"][0]["influence"] < 1
+    assert max(layer["skipped"] for row in rows for layer in row["layers"]) > 0.1
+
+
+def test_a_reading_that_was_stopped_goes_on_to_the_same_rows(trained, read, tmp_path, monkeypatch, capsys):
+    block, calls = remembered_reading.read_block, []
+
+    def stop(*arguments):
+        calls.append(arguments)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return block(*arguments)
+
+    monkeypatch.setattr(remembered_reading, "read_block", stop)
+    with pytest.raises(KeyboardInterrupt):
+        hybrid(reading(trained, tmp_path / "again"))
+    assert "stopped. The same command goes on" in capsys.readouterr().out and len(rows_of(tmp_path / "again")[1]) == 5
+    hybrid(reading(trained, tmp_path / "again"))
+    assert calls[6][3] == 4 * 128  # the memory was written after four blocks
+    one, other = rows_of(read)[1], rows_of(tmp_path / "again")[1]
+    assert [timeless(row) for row in one] == [timeless(row) for row in other]
+    for name in ("memory.safetensors",):
+        model, _ = load_language_model(trained / "run/best")
+        mine, theirs = (load_memories(path / name, model)[0] for path in (read, tmp_path / "again"))
+        assert all(
+            bool((tensor == theirs[layer].cube.tensors[key]).all())
+            for layer, part in enumerate(mine)
+            for key, tensor in part.cube.tensors.items()
+        )
+    begun = len(calls)
+    hybrid(reading(trained, tmp_path / "again"))  # nothing is left to read
+    assert len(calls) == begun
+    with pytest.raises(UserError, match="a reading with another block"):
+        hybrid([*reading(trained, tmp_path / "again"), "--block", "64"])
+
+
+def test_a_memory_that_was_kept_knows_at_once(trained, read, tmp_path):
+    hybrid(reading(trained, tmp_path, "--memory", trained / "kept.safetensors", "--learn", False, texts=("text",)))
+    head, rows = rows_of(tmp_path)
+    assert head["begun"] == rows_of(read)[0]["length"] - 1
+    fresh = rows_of(read)[1]
+    assert rows[0]["layers"][0]["hits"] > fresh[0]["layers"][0]["hits"] and rows[0]["layers"][0]["learned"] == 0
+    hybrid(reading(trained, tmp_path, "--memory", trained / "kept.safetensors", "--learn", False, texts=("text",)))
+
+
+def test_drafts_say_the_same_text_and_are_counted(trained, read, capsys):
+    words = ["generate", str(trained / "run/best"), str(read), "--prompt", "the quick", "--tokens", "60"]
+    hybrid([*words, "--temperature", "0", "--device", "cpu"])
+    output = capsys.readouterr().out
+    assert output.startswith("the quick") and "times as fast; the text is equal" in output
+    told = json.loads((read / "lossless.json").read_text())
+    assert told["equal"] is True and 0 < told["acceptance"] <= 1 and told["tokens"] <= 60
+    assert told["speed"] == pytest.approx(told["seconds_alone"] / told["seconds"])
+    words[2] = str(trained / "kept.safetensors")
+    hybrid([*words, "--draft", "sure", "--device", "cpu"])
+    assert "times as fast\n" in capsys.readouterr().out
+
+
+def test_a_report_is_one_page_and_words(trained, read, capsys):
+    (read / "lossless.json").unlink(missing_ok=True)
+    hybrid(["report", str(read)])
+    page, words = (read / "report.html").read_text(), (read / "report.md").read_text()
+    assert page.startswith("<!doctype html>") and "{{" not in page and "://" not in page and "lossless" not in page
+    for title in ("Influence", "Hits", "Mean relative error", "Skipped", "Operations saved", "Milliseconds", "KL"):
+        assert f"<h3>{title}" in page
+    assert page.count("<svg") > 20 and "text #2" in page and "| text #2 |" in words
+    drafts = {"acceptance": 0.5, "ahead": 4, "speed": 0.7, "tokens": 60, "equal": True}
+    (read / "lossless.json").write_text(json.dumps(drafts))
+    hybrid(["report", str(read)])
+    assert "50% of the drafted tokens accepted, 4 ahead, 0.70 times as fast" in (read / "report.md").read_text()
+
+
+def test_what_makes_no_sense_is_one_line(trained, read, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nul.txt").write_bytes(b"the\0fox")
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "random.safetensors").write_bytes(bytes(range(256)) * 40)
+    (tmp_path / "rows.jsonl").write_text("{}\n[")
+    best, text = str(trained / "run/best"), str(trained / "text.txt")
+    for words, wanted in (
+        (["rnu"], "unknown word 'rnu' after hybrid.*'run'"),
+        (["run", str(tmp_path), "--text", text], "is no checkpoint"),
+        (["run", best, "--text", str(tmp_path / "nul.txt")], "it holds NUL"),
+        (
+            ["run", best, "--text", str(tmp_path / "empty.txt"), "--run", str(tmp_path / "a")],
+            "there is nothing to read",
+        ),
+        (["run", best, "--text", text, "--run", str(tmp_path / "b"), "--budget-bytes", "99"], "are too few for cubes"),
+        (["run", best, "--text", text, "--run", str(tmp_path)], "is damaged"),
+        (["run", best, "--text", text, "--memory", str(tmp_path / "random.safetensors")], "is damaged"),
+        (["run", best, "--text", text, "--low", "0.9"], "low must not be above high"),
+        (["run", best, "--text", text, "--keep", str(tmp_path / "a.txt")], "should be a .safetensors file"),
+        (["generate", best, str(tmp_path / "nowhere")], "there is no such file"),
+        (["generate", best, str(read), "--prompt", ""], "--prompt is empty"),
+        (["report", str(tmp_path / "nowhere")], "Give the folder of a hybrid run"),
+        (["report", str(tmp_path)], "is damaged"),
+    ):
+        with pytest.raises(UserError, match=wanted):
+            hybrid(words)
+
+
+def test_without_a_word_it_lists_what_there_is(capsys):
+    hybrid([])
+    output = capsys.readouterr().out
+    assert all(f"hybrid {word}" in output for word in ("train", "run", "generate", "report"))
