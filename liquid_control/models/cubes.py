@@ -176,7 +176,7 @@ class Cube:
         Args:
             x: (N, d), on any device; what is recalled is on the same.
         """
-        of, recall = self.tensors, self._look_up(self._keys(self._project(x)))
+        of, recall = self.tensors, self.look_up(self._keys(self._project(x)))
         of["clock"] += len(x)
         of["use"].view(-1).index_add_(0, recall.places.flatten(), recall.weights.flatten())
         of["touched"][recall.places[recall.weights > 0] // BLOCK] = of["clock"]
@@ -211,7 +211,7 @@ class Cube:
             raise ValueError("inputs or residuals hold NaN or infinity, which a cube must not remember.")
         keys_changed = self._observe(projected)
         if recall is None or keys_changed:
-            recall = self._look_up(self._keys(projected))
+            recall = self.look_up(self._keys(projected))
             self.operations += recall.operations
         remembered, similarity = recall.residual.cpu(), recall.similarity.cpu()
         size = residuals.square().sum(1).clamp(min=torch.finfo(torch.float32).tiny)
@@ -267,7 +267,7 @@ class Cube:
         filled = int(self.tensors["filled"][block])
         self.tensors["summaries"][block] = self.tensors["keys"][block, :filled].mean(0)
 
-    def _look_up(self, keys: Tensor) -> Recall:
+    def look_up(self, keys: Tensor) -> Recall:
         """What entries near keys (N, K) hold, so many keys at a time that memory does not grow with N."""
         parts = [self._nearest(part) for part in keys.split(AT_ONCE)]
         return Recall(
