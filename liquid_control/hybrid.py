@@ -26,7 +26,7 @@ from liquid_control.data.tokenizers import StreamDecoder, Tokenizer
 from liquid_control.models.cubes import CubeConfig, Cubes
 from liquid_control.models.generation import Generation, load_with_tokenizer
 from liquid_control.models.influence import Error, InfluenceConfig
-from liquid_control.models.language_model import LanguageModel, Mixer
+from liquid_control.models.language_model import Depth, LanguageModel, Mixer, Width
 from liquid_control.models.memory_file import load_memories, save_memories
 from liquid_control.models.remembering import PartMemory, feeds, memories
 from liquid_control.models.speculative import Draft, DraftCounts, speculate
@@ -36,7 +36,7 @@ from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError, nearest
 from liquid_control.support.files import check_writable, read_text, write_atomically
 from liquid_control.support.lock import held
-from liquid_control.support.ranges import Count, Processes, Seed, Size
+from liquid_control.support.ranges import Count, NotNegative, Processes, Seed, Size
 
 if TYPE_CHECKING:
     from liquid_control.report.remembered_reading import Stream
@@ -72,9 +72,9 @@ class TrainConfig(LanguageConfig):
     """Mixers of the blocks, in turn: attention or hybrid; memory, scan, deep and lstm are possible, too."""
     tokenizer: str = "bytes"
     """bytes, characters, bpe:4096 or another number, or gpt2."""
-    width: Annotated[int, Ge(1), Le(8192)] = 192
+    width: Width = 192
     """Numbers that stand for a token inside."""
-    heads: Annotated[int, Ge(1), Le(256)] = 4
+    heads: Depth = 4
     """Heads of attention, each of width / heads numbers."""
     expansion: Annotated[float, Gt(0), Le(16)] = 4.0
     """Width of the feed-forward part of a block, in widths."""
@@ -82,7 +82,7 @@ class TrainConfig(LanguageConfig):
     """Texts that are read side by side."""
     time: Size = 128
     """Tokens of a stretch, which gradients go back through."""
-    learning_rate: Annotated[float, Ge(0), Le(1e6)] = 2e-3
+    learning_rate: NotNegative = 2e-3
     """Peak learning rate of AdamW. It is warmed up, then falls along a cosine to a tenth."""
 
 
