@@ -399,7 +399,7 @@ def main(arguments: Sequence[str]) -> None:
             for aim in sorted(config.aims):
                 first: list[float] = []
                 for called, arm in ARMS.items():
-                    key = {"arm": called, "text": name, "aim": aim}
+                    key: dict[str, Any] = {"arm": called, "text": name, "aim": aim}
                     found = results.find(**key)
                     if found is None:
                         if arm.memory not in held_memories:

@@ -43,6 +43,7 @@ STUDIES: dict[str, str] = {
     "books": "whether having read a book helps to read on",
     "origin": "what each mend of the original language model is worth",
     "pondering": "whether hard tokens take more steps",
+    "second_pass": "what remembered work saves when a book is read again",
     "shift_study": "drivers of seven cores under distribution shift",
 }
 """Studies with options of their own: ``python -m liquid_control.experiments NAME --help``."""
