@@ -30,6 +30,7 @@ CAR_RACING = (
     "lstm",
     "gru",
     "mlp",
+    "hybrid",
     "cfc-tuned",
     "cfc-ppo",
 )
