@@ -65,8 +65,11 @@ def test_a_draft_of_what_runs_in_full_is_always_accepted():
 def test_drawn_tokens_are_distributed_as_those_of_the_model_alone(temperature, top_p):
     """Chi-square of all triples of tokens, two of which were drafted, with products of exact probabilities."""
     model, parts, tokens = make(4, ("attention",), 3, steps=10)
+    with torch.no_grad():
+        for part in parts:  # who guesses well would hide how refusals are made good
+            part.distillation.student.readout.weight.normal_(generator=torch.Generator().manual_seed(0))
     logits, state = model.read(tokens)
-    counts, number = DraftCounts(), 700
+    counts, number = DraftCounts(), 600
     found = dict.fromkeys(product(range(4), repeat=3), 0)
     for seed in range(number):
         spoken = speculate(model, parts, logits[0], state, temperature, top_p, seed, ahead=2, counts=counts)
