@@ -87,7 +87,7 @@ class RememberedReport:
             rows = [row for row in self.rows if row["text"] == name]
             if not rows:
                 continue
-            tokens = rows[-1]["tokens"] - begin
+            tokens = sum(row["count"] for row in rows)
             table.append([Value(name, begin), Value(f"{tokens:,}", tokens), *(_take(rows, each) for each in MEASURES)])
         return head, table
 
