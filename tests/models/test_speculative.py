@@ -69,7 +69,7 @@ def test_drawn_tokens_are_distributed_as_those_of_the_model_alone(temperature, t
         for part in parts:  # who guesses well would hide how refusals are made good
             part.distillation.student.readout.weight.normal_(generator=torch.Generator().manual_seed(0))
     logits, state = model.read(tokens)
-    counts, number = DraftCounts(), 600
+    counts, number = DraftCounts(), 400
     found = dict.fromkeys(product(range(4), repeat=3), 0)
     for seed in range(number):
         spoken = speculate(model, parts, logits[0], state, temperature, top_p, seed, ahead=2, counts=counts)
