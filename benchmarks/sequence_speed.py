@@ -20,18 +20,19 @@ from ncps.torch import LTC as NcpsLTC
 from ncps.torch import CfC as NcpsCfC
 from torch import Tensor, nn
 
+from liquid_control.experiments.sequence_cells import UNFOLDS
 from liquid_control.experiments.sequence_study import data_of
 from liquid_control.experiments.sequence_training import SequenceModel, Sequences, batches, build
 from liquid_control.experiments.tasks import TASKS
 from liquid_control.support.ranges import Count, argument
 
 CELLS: dict[str, Callable[[int, int], nn.Module]] = {
-    "ltc": lambda inputs, units: NcpsLTC(inputs, units),
+    "ltc": lambda inputs, units: NcpsLTC(inputs, units, ode_unfolds=UNFOLDS),
     "cfc": lambda inputs, units: NcpsCfC(inputs, units, backbone_units=2 * units),
     "cfc_pure": lambda inputs, units: NcpsCfC(inputs, units, mode="pure", backbone_units=2 * units),
     "cfc_no_gate": lambda inputs, units: NcpsCfC(inputs, units, mode="no_gate", backbone_units=2 * units),
     "mixed_cfc": lambda inputs, units: NcpsCfC(inputs, units, mixed_memory=True, backbone_units=2 * units),
-    "mixed_ltc": lambda inputs, units: NcpsLTC(inputs, units, mixed_memory=True),
+    "mixed_ltc": lambda inputs, units: NcpsLTC(inputs, units, mixed_memory=True, ode_unfolds=UNFOLDS),
 }
 
 
