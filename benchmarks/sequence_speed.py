@@ -4,7 +4,8 @@ LIQUID_CONTROL_DATA=... python benchmarks/sequence_speed.py --task xor walker2d 
 
 A batch is a forward and a backward pass and the step of the optimiser. The ncps model gets the same inputs, masks and
 per-step times. Its releases take no batched times (ncps issues 81 to 83), so it is called a step at a time, as its
-layers themselves do inside, with each step's times as a column. Ratios are medians over turns.
+layers themselves do inside, with each step's times as a column. Ratios are medians over turns: of the same batches,
+which are cut to their longest sequence, and with those of ncps padded to the task's longest, as published.
 """
 
 from __future__ import annotations
@@ -57,12 +58,16 @@ class NcpsCell(nn.Module):
         return torch.stack(outputs, 1)
 
 
-def spent(model: SequenceModel, data: Sequences, chosen: list[np.ndarray]) -> float:
-    """Seconds of some batches."""
+def spent(model: SequenceModel, data: Sequences, chosen: list[np.ndarray], padded: bool = False) -> float:
+    """Seconds of some batches, cut to their longest sequence or padded to that of the data."""
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
     begin = time.perf_counter()
     for places in chosen:
-        x, elapsed, mask, target = data.rows(places, model.task.answer == "steps")
+        if padded:
+            index = torch.from_numpy(places)
+            x, elapsed, mask, target = (part[index] for part in (data.x, data.elapsed, data.mask, data.target))
+        else:
+            x, elapsed, mask, target = data.rows(places, model.task.answer == "steps")
         loss = model.loss(model(x, elapsed, mask), target, mask)
         optimizer.zero_grad()
         loss.backward()
@@ -70,26 +75,29 @@ def spent(model: SequenceModel, data: Sequences, chosen: list[np.ndarray]) -> fl
     return time.perf_counter() - begin
 
 
-def measure(task_name: str, protocol: str, cell: str, turns: int, count: int) -> tuple[int, float, float, float]:
-    """Units, seconds of an epoch of ours and of ncps, and the median ratio."""
+def measure(task_name: str, cell: str, turns: int, count: int) -> tuple[int, list[float], list[float]]:
+    """Units, seconds of an epoch of ours, of ncps and of ncps padded, and both ratios."""
     task = TASKS[task_name]
-    data = data_of(task_name, protocol, 0, 0)[0]
+    data = data_of(task_name, next(iter(task.protocols)), 0, 0)[0]
     recipe = replace(task.recipe, head="linear", noise=0.0)
     ours, units = build(task, recipe, cell, data)
     theirs, _ = build(task, recipe, cell, data)
-    inputs = ours.cell.cell.input_size if hasattr(ours.cell, "cell") else ours.cell.input_size
+    inputs = data.x.shape[2] + ours.sees_elapsed
     theirs.cell = NcpsCell(CELLS[cell](inputs, units), units)
     for model in (ours, theirs):
         model.fit_scales(data)
         model.train()
-    rng = np.random.default_rng(0)
-    chosen = list(batches(data, recipe.batch, count * turns, 0.0, rng))
+    chosen = list(batches(data, recipe.batch, count * turns, 0.0, np.random.default_rng(0)))
     spent(ours, data, chosen[:2])  # compiles what it needs
     spent(theirs, data, chosen[:1])
-    times = [[spent(model, data, chosen[turn::turns]) for model in (ours, theirs)] for turn in range(turns)]
-    epoch = len(data) / recipe.batch / count
-    mine, other = np.median(np.array(times), 0) * epoch
-    return units, mine, other, float(np.median([theirs / ours for ours, theirs in times]))
+    times = []
+    for turn in range(turns):
+        part = chosen[turn::turns]
+        times.append([spent(ours, data, part), spent(theirs, data, part)])
+        times[-1].append(times[-1][1] if data.whole else spent(theirs, data, part, padded=True))
+    taken = np.array(times)
+    epoch = np.median(taken, 0) * len(data) / recipe.batch / count
+    return units, epoch.tolist(), np.median(taken[:, 1:] / taken[:, :1], 0).tolist()
 
 
 def main() -> None:
@@ -102,14 +110,12 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print(
-        "| task | cell | units | ours, s an epoch | ncps, s an epoch | ratio |\n| --- | --- | --- | --- | --- | --- |"
-    )
+    print("| task | cell | units | ours, s an epoch | ncps | ncps, padded | ratio | padded |\n" + "| --- " * 8 + "|")
     for task in arguments.task:
-        protocol = next(iter(TASKS[task].protocols))
         for cell in arguments.cell:
-            units, ours, theirs, ratio = measure(task, protocol, cell, arguments.turns, arguments.batches)
-            print(f"| {task} | {cell} | {units} | {ours:.1f} | {theirs:.1f} | **{ratio:.1f}** |", flush=True)
+            units, epoch, ratios = measure(task, cell, arguments.turns, arguments.batches)
+            numbers = [f"{seconds:.1f}" for seconds in epoch] + [f"**{ratio:.1f}**" for ratio in ratios]
+            print(f"| {task} | {cell} | {units} | {' | '.join(numbers)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,7 @@ from liquid_control.nn import (
 )
 
 UNFOLDS = 2
-"""Solver steps of the LTC for each step of a sequence. ncps takes 6; with 2 the semi-implicit solver is as stable, and a
-training of a third of the time has learned more."""
+"""Solver steps of the LTC for each step of a sequence, where ncps takes 6: a pass takes a third of the time."""
 Build = Callable[[int, int, int], nn.Module]
 """From numbers of inputs, units and steps of the longest sequence to a network that :func:`outputs` can run."""
 

@@ -38,6 +38,8 @@ class Recipe:
     """Whether the answer is added to the present input (tasks that ask for the next one)."""
     elapsed_input: bool = True
     """Whether cells that time drives see the elapsed time as an input as well. Others always do."""
+    time_scale: float = 1.0
+    """What elapsed times are multiplied by before a cell that time drives gets them, besides the task's own unit."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ SPACE: Space = {
     "dropout": (0.0, 0.1, 0.25),
     "weight_decay": Range(1e-6, 1e-1),
     "elapsed_input": (True, False),
+    "time_scale": (0.5, 1.0, 2.0),
 }
 """What every search chooses; a task may put ranges of its own in their place, and add to them."""
 

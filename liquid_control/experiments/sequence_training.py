@@ -126,7 +126,7 @@ class SequenceModel(nn.Module):
         if self.sees_elapsed:
             seen = torch.cat([seen, ((elapsed - self.elapsed_mean) / self.elapsed_scale)[..., None]], -1)
         last = self.task.answer == "last"
-        y = outputs(self.cell, seen, elapsed * self.task.time_unit, mask, last)
+        y = outputs(self.cell, seen, elapsed * (self.recipe.time_scale * self.task.time_unit), mask, last)
         answers: Tensor = self.head(F.dropout(y, self.recipe.dropout, self.training))
         if self.task.classes:
             return answers

@@ -12,11 +12,12 @@ TASK = SequenceTask(
     classes=True,
     metrics={"accuracy": accuracy},
     higher=True,
-    epochs=20,
+    epochs=40,
+    trial_epochs=10,
     parameters=20_000,
     recipe=Recipe(rate=1e-2, batch=128),
     curriculum=0.5,
-    time_unit=8.0,
+    time_unit=16.0,
     published={
         "event": {"lstm": 89.71, "gru_d": 97.90, "ode_lstm": 98.89, "ltc": 49.11, "cfc_pure": 85.42}
         | {"cfc_no_gate": 96.29, "cfc": 99.42, "mixed_cfc": 99.72},
