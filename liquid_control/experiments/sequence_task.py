@@ -85,7 +85,7 @@ class SequenceTask:
         parameters: of the largest network that a search may choose.
         recipe: the first trial of every search.
         space: of the search, laid over :data:`SPACE`.
-        curriculum: share of a training over which sequences grow from the shortest to the longest; 0 is none.
+        curriculum: share of a training in which sequences grow from the shortest on as they are learned; 0 is none.
         eyes: makes what turns inputs (B, T, C) into features (B, T, ``features``) in front of every cell; None: cells
             get the inputs.
         standardise: whether inputs are shifted and scaled by the mean and deviation of the training data.

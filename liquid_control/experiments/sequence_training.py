@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,8 @@ CLIP = 1.0
 """Largest norm of a gradient."""
 ALIKE = 16
 """Batches whose sequences are drawn together and then sorted by length."""
+LEARNED = 0.1
+"""Loss below which a curriculum goes on."""
 AT_ONCE = 500
 """Sequences that are scored at once."""
 
@@ -173,29 +176,35 @@ def build(task: SequenceTask, recipe: Recipe, cell: str, data: Sequences) -> tup
 
 
 def batches(
-    data: Sequences, size: int, steps: int, curriculum: float, rng: np.random.Generator
+    data: Sequences,
+    size: int,
+    steps: int,
+    curriculum: float,
+    rng: np.random.Generator,
+    learned: Callable[[], bool] = lambda: True,
 ) -> Iterator[np.ndarray]:
     """Places of the sequences of each gradient step.
 
     Without a curriculum each pass takes every sequence once, the last few that fill no batch aside. With one, sequences
-    of up to so many steps are drawn, from the shortest on to the longest.
+    of up to so many steps are drawn, the shortest at first; one step more whenever these have been learned.
 
     Args:
         data: that is drawn from.
         size: sequences of a batch.
         steps: how many batches.
-        curriculum: share of the steps over which lengths grow.
+        curriculum: share of the steps after which all sequences are drawn, learned or not.
         rng: draws.
+        learned: whether those of the last :data:`ALIKE` batches have been.
     """
     size = min(size, len(data))
     by_length = np.argsort(data.lengths, kind="stable")
     lengths = data.lengths[by_length]
+    longest = lengths[0]
     rest = np.empty(0, np.int64)
     done = 0
     while done < steps:
-        grown = done / (curriculum * steps) if curriculum else 1.0
-        if grown < 1:
-            longest = lengths[0] + 1 + grown * (lengths[-1] - lengths[0])
+        if done < curriculum * steps and longest < lengths[-1]:
+            longest += done == 0 or learned()
             known = max(size, int(np.searchsorted(lengths, longest, side="right")))
             drawn = by_length[rng.integers(known, size=size * ALIKE)]
         else:
@@ -269,7 +278,12 @@ def train(
     steps = max(1, round(epochs * an_epoch))
     best, kept, best_step = {task.metric: math.nan}, model.state_dict(), 0
     spent, begin, losses = 0.0, time.perf_counter(), []
-    for step, places in enumerate(batches(train_data, recipe.batch, steps, task.curriculum, rng)):
+    recent = deque[Tensor](maxlen=ALIKE)
+
+    def learned() -> bool:
+        return float(torch.stack(list(recent)).mean()) < LEARNED
+
+    for step, places in enumerate(batches(train_data, recipe.batch, steps, task.curriculum, rng, learned)):
         done = step / steps
         rate = recipe.rate * min(1.0, (step + 1) / max(1.0, WARM_UP * steps))
         rate *= LAST_RATE + (1 - LAST_RATE) * (0.5 + 0.5 * math.cos(math.pi * done))
@@ -283,6 +297,7 @@ def train(
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         losses.append(loss.detach())
+        recent.append(losses[-1])
         if (step + 1) % an_epoch == 0 or step + 1 == steps:
             spent += time.perf_counter() - begin
             mean = float(torch.stack(losses).mean())

@@ -44,12 +44,17 @@ def test_a_pass_has_every_sequence_once_and_batches_of_about_one_length():
     assert longest != sorted(longest)  # batches themselves come in any order
 
 
-def test_a_curriculum_begins_with_the_shortest_and_comes_to_all():
+def test_a_curriculum_goes_on_when_it_is_learned_and_comes_to_all_in_any_case():
     data = sequences(2000, 30)
-    drawn = list(batches(data, 16, 200, 0.5, np.random.default_rng(0)))
-    longest = [data.lengths[places].max() for places in drawn]
-    assert len(drawn) == 200 and max(longest[:ALIKE]) <= 4 and max(longest[100:]) == 30
-    assert all(max(longest[: ALIKE * (k + 1)]) <= 3 + (k * ALIKE / 100) * 28 + 1 for k in range(6))
+
+    def longest(learned):
+        drawn = list(batches(data, 16, 40 * ALIKE, 0.9, np.random.default_rng(0), learned))
+        assert len(drawn) == 40 * ALIKE
+        return [max(data.lengths[places].max() for places in drawn[k * ALIKE : (k + 1) * ALIKE]) for k in range(40)]
+
+    quick, never = longest(lambda: True), longest(lambda: False)
+    assert quick[:28] == list(range(3, 31)) and max(quick[28:]) == 30
+    assert set(never[:36]) == {3} and max(never[36:]) == 30
 
 
 def test_rows_are_cut_to_the_longest_of_them_and_know_no_padding_beyond():
