@@ -15,7 +15,7 @@ TASK = SequenceTask(
     epochs=40,
     trial_epochs=10,
     parameters=20_000,
-    recipe=Recipe(rate=1e-2, batch=128),
+    recipe=Recipe(rate=2e-3, batch=128, time_scale=2.0),
     curriculum=0.5,
     time_unit=16.0,
     published={
