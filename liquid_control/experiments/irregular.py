@@ -44,7 +44,7 @@ NOISE = {"spiral": 0.2, "sine": 0.2}
 """Standard deviation of what is seen around the curve, whose own is near one."""
 ARMS = ("cfc", "scan", "none")
 """Cores: closed-form neurons, liquid neurons that do not see each other, and no core: the transformer alone."""
-RATES = (3e-3, 1e-2, 3e-2)
+RATES = (3e-3, 1e-2, 3e-2, 1e-1)
 """Learning rates, of which each arm has the one of the least validation error of seed 0."""
 HEADS = 4
 

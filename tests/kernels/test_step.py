@@ -131,8 +131,8 @@ WITHOUT_KERNEL = {
     "cfc-two-backbone-layers": lambda: CfC(INPUTS, 4, backbone_units=6, backbone_layers=2),
     "plastic-memory-eligibility": lambda: PlasticMemory(INPUTS, 4, rule="hebb", eligibility=True),
     "mixed-memory-stepped-by-torch": lambda: MixedMemory(LTC(INPUTS, NCP, solver="explicit")),
-    "stack-stepped-by-torch": lambda: Stack([GRU(INPUTS, 4), PlasticMemory(4, 4)]),
-    "hybrid-stepped-by-torch": lambda: ResidualStack(INPUTS, hybrid_blocks(4, PlasticMemory(4, 4)), 2),
+    "stack-stepped-by-torch": lambda: Stack([GRU(INPUTS, 4), CfC(4, 4, backbone_units=6, backbone_layers=2)]),
+    "hybrid-stepped-by-torch": lambda: ResidualStack(INPUTS, hybrid_blocks(4, CfC(4, 4, backbone_units=6, backbone_layers=2)), 2),
 }
 
 
