@@ -44,6 +44,10 @@ def frozen_memory():
     return layer
 
 
+def of_two_backbone_layers(inputs):
+    return CfC(inputs, 4, backbone_units=6, backbone_layers=2)
+
+
 def of_far_paces():
     """Some time constants are the bound to the last bit, some are in the dozens."""
     layer = Leaky(INPUTS, 20, adaptive=False)
@@ -128,11 +132,11 @@ def random_layer(make, dtype):
 
 WITHOUT_KERNEL = {
     "ltc-explicit-solver": lambda: LTC(INPUTS, NCP, solver="explicit"),
-    "cfc-two-backbone-layers": lambda: CfC(INPUTS, 4, backbone_units=6, backbone_layers=2),
+    "cfc-two-backbone-layers": lambda: of_two_backbone_layers(INPUTS),
     "plastic-memory-eligibility": lambda: PlasticMemory(INPUTS, 4, rule="hebb", eligibility=True),
     "mixed-memory-stepped-by-torch": lambda: MixedMemory(LTC(INPUTS, NCP, solver="explicit")),
-    "stack-stepped-by-torch": lambda: Stack([GRU(INPUTS, 4), CfC(4, 4, backbone_units=6, backbone_layers=2)]),
-    "hybrid-stepped-by-torch": lambda: ResidualStack(INPUTS, hybrid_blocks(4, CfC(4, 4, backbone_units=6, backbone_layers=2)), 2),
+    "stack-stepped-by-torch": lambda: Stack([GRU(INPUTS, 4), of_two_backbone_layers(4)]),
+    "hybrid-stepped-by-torch": lambda: ResidualStack(INPUTS, hybrid_blocks(4, of_two_backbone_layers(4)), 2),
 }
 
 
