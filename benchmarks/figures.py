@@ -196,6 +196,21 @@ def shift() -> str:
     return svg([Panel(title, rows, (0.0, 200.0, 400.0, 600.0, 800.0, 1000.0))])
 
 
+def irregular() -> str:
+    """The error of each seed with a liquid core and without, from the table of docs/results/irregular.md."""
+    pattern = r"^\| (spiral|sine) \| (\w+) \| ([\d.]+) \| ([\d., ]+) \|"
+    table = re.findall(pattern, (RESULTS / "irregular.md").read_text(), re.M)
+    panels = []
+    for curves, ticks in (("spiral", (0.18, 0.2, 0.22, 0.24)), ("sine", (0.24, 0.26, 0.28, 0.3, 0.32))):
+        rows = [
+            Row(core, [float(error) for error in seeds.split(", ")], note=mean)
+            for name, core, mean, seeds in table
+            if name == curves
+        ]
+        panels.append(Panel(f"{curves.capitalize()}: root mean square error of each of five seeds", rows, ticks))
+    return svg(panels)
+
+
 def figures() -> dict[str, str]:
     """The text of every figure by the name of its file."""
     names = ("cfc", "ltc", "lan", "plastic", "lstm", "gru", "mlp")
@@ -207,6 +222,7 @@ def figures() -> dict[str, str]:
         "ppo_memory.svg": memory(),
         "plastic_drift.svg": drift(),
         "shift.svg": shift(),
+        "irregular.svg": irregular(),
     }
 
 
