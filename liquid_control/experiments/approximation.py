@@ -25,14 +25,13 @@ import tyro
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from liquid_control.experiments.study import Results
+from liquid_control.experiments.study import Results, measuring
 from liquid_control.nn import LiquidAttention
 from liquid_control.nn.liquid_attention import SingleKeyWarning
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import check_known
 from liquid_control.support.files import write_atomically
-from liquid_control.support.lock import held
 from liquid_control.support.ranges import Count
 
 PROGRAM = "python -m liquid_control.experiments approximation"
@@ -164,8 +163,7 @@ def main(arguments: Sequence[str]) -> None:
     config, console = parse(ApproximationConfig, arguments, PROGRAM), Console()
     check_known("arm", config.arms, ARMS)
     torch.set_num_threads(1)  # tensors as small as these gain nothing from more
-    config.folder.mkdir(parents=True, exist_ok=True)
-    with held(config.folder, f"another process measures in {config.folder}: wait until it ends, or stop it."):
+    with measuring(config.folder):
         results = Results(config.folder, {"steps": config.steps, "batch": config.batch})
         rows = []
         for arm in config.arms:

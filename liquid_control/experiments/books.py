@@ -22,13 +22,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from liquid_control.data.tokenizers import Tokenizer, tokenizer_from_config
-from liquid_control.experiments.study import Results, hierarchical_interval, train_language_model
+from liquid_control.experiments.study import (
+    Results,
+    find_novels,
+    hierarchical_interval,
+    measuring,
+    train_language_model,
+)
 from liquid_control.models.language_model import LanguageModel, ReadingState, load_language_model
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
-from liquid_control.support.errors import UserError
 from liquid_control.support.files import read_text, write_atomically
-from liquid_control.support.lock import held
 from liquid_control.support.ranges import Count
 
 PROGRAM = "python -m liquid_control.experiments.books"
@@ -141,14 +145,8 @@ def main(arguments: Sequence[str]) -> None:
         UserError: if there are too few novels, a training fails, or the folder holds results of other options.
     """
     config, console = parse(BooksConfig, arguments, PROGRAM), Console()
-    novels = {path.stem: path for path in sorted(config.novels.glob("*.txt"))}
-    for name in config.unseen:
-        if name not in novels:
-            raise UserError(f"there is no novel {name!r} in {config.novels}: it holds {', '.join(novels) or 'none'}.")
-    if len(novels) < 3:
-        raise UserError(f"{config.novels} holds no novel to learn from beside the two unseen ones.")
-    config.folder.mkdir(parents=True, exist_ok=True)
-    with held(config.folder, f"another process measures in {config.folder}: wait until it ends, or stop it."):
+    novels = find_novels(config.novels, config.unseen)
+    with measuring(config.folder):
         kept = {name: getattr(config, name) for name in ("unseen", "tokenizer", "steps", "width", "half")}
         results = Results(config.folder, kept | {"novels": list(novels)})
         for seed in range(config.seeds):

@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 
 from liquid_control.experiments.sequence_report import interval
-from liquid_control.experiments.study import Results, run_command
+from liquid_control.experiments.study import Results, measuring, run_command
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError, check_known
 from liquid_control.support.files import write_atomically
-from liquid_control.support.lock import held
 from liquid_control.support.ranges import Count
 
 PROGRAM = "python -m liquid_control.experiments hidden_velocities"
@@ -91,8 +90,7 @@ def main(arguments: Sequence[str]) -> None:
     config, console = parse(HiddenVelocitiesConfig, arguments, PROGRAM), Console()
     check_known("cell", config.cell, CELLS)
     check_known("task", config.task, TASKS)
-    config.folder.mkdir(parents=True, exist_ok=True)
-    with held(config.folder, f"another process measures in {config.folder}: wait until it ends, or stop it."):
+    with measuring(config.folder):
         results = Results(config.folder, {"options": config.options, "episodes": EPISODES})
         text = ["| task | cell | mean return | each seed | solved | decisions | minutes |", "| --- " * 7 + "|"]
         for task in config.task:

@@ -25,13 +25,12 @@ import tyro
 from torch import Tensor
 from torch.nn import functional as F
 
-from liquid_control.experiments.study import Results, with_best_rate
+from liquid_control.experiments.study import Results, measuring, with_best_rate
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import check_known
 from liquid_control.support.files import write_atomically
-from liquid_control.support.lock import held
 from liquid_control.support.ranges import Count
 
 PROGRAM = "python -m liquid_control.experiments.recall"
@@ -183,8 +182,7 @@ def main(arguments: Sequence[str]) -> None:
     config, console = parse(RecallConfig, arguments, PROGRAM), Console()
     check_known("arm", config.arms, ARMS)
     check_known("task", config.tasks, TESTS)
-    config.folder.mkdir(parents=True, exist_ok=True)
-    with held(config.folder, f"another process measures in {config.folder}: wait until it ends, or stop it."):
+    with measuring(config.folder):
         kept = {name: getattr(config, name) for name in ("steps", "batch", "width", "tested")}
         results = Results(config.folder, kept)
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from liquid_control.data.tokenizers import Tokenizer
-from liquid_control.experiments.study import Results, train_language_model
+from liquid_control.experiments.study import Results, find_novels, measuring, train_language_model
 from liquid_control.models.cubes import BLOCK, CubeConfig, Cubes
 from liquid_control.models.generation import load_with_tokenizer
 from liquid_control.models.language_model import LanguageModel
@@ -40,7 +40,6 @@ from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError
 from liquid_control.support.files import read_text, write_atomically
-from liquid_control.support.lock import held
 from liquid_control.support.ranges import Count, Size
 
 PROGRAM = "python -m liquid_control.experiments.second_pass"
@@ -373,14 +372,8 @@ def main(arguments: Sequence[str]) -> None:
         UserError: if there are too few novels, a training fails, or the folder holds results of other options.
     """
     config, console = parse(SecondPassConfig, arguments, PROGRAM), Console()
-    novels = {path.stem: path for path in sorted(config.novels.glob("*.txt"))}
-    for name in config.unseen:
-        if name not in novels:
-            raise UserError(f"there is no novel {name!r} in {config.novels}: it holds {', '.join(novels) or 'none'}.")
-    if len(novels) < 3:
-        raise UserError(f"{config.novels} holds no novel to learn from beside the two unseen ones.")
-    config.folder.mkdir(parents=True, exist_ok=True)
-    with held(config.folder, f"another process measures in {config.folder}: wait until it ends, or stop it."):
+    novels = find_novels(config.novels, config.unseen)
+    with measuring(config.folder):
         kept = {
             name: value for name, value in vars(config).items() if name not in ("folder", "novels", "aims", "other")
         }

@@ -20,10 +20,9 @@ import torch
 
 from liquid_control.experiments.sequence_task import Range, Recipe, SequenceTask, Space
 from liquid_control.experiments.sequence_training import Progress, Sequences, score, train
-from liquid_control.experiments.study import Results
+from liquid_control.experiments.study import Results, measuring
 from liquid_control.experiments.tasks import find_task
 from liquid_control.support.errors import UserError
-from liquid_control.support.lock import held
 
 TRIAL_SEED = 1000
 """Seed of the trainings of a search; those that are reported have 0, 1, …"""
@@ -274,9 +273,7 @@ def run_study(cells: Sequence[CellStudy], engine: Engine, tell: Callable[[CellSt
     """
     with contextlib.ExitStack() as stack:
         for cell in cells:
-            cell.folder.mkdir(parents=True, exist_ok=True)
-            busy = f"another process measures in {cell.folder}: wait until it ends, or stop it."
-            stack.enter_context(held(cell.folder, busy))
+            stack.enter_context(measuring(cell.folder))
         running: dict[Number, tuple[str, int]] = {}
         begun = itertools.count()
 

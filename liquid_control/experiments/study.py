@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,18 @@ class Results:
         write_atomically(self._path, "\n".join(lines) + "\n")
 
 
+@contextmanager
+def measuring(folder: Path) -> Iterator[None]:
+    """For its block a study's folder is there, and this process alone works in it.
+
+    Raises:
+        UserError: if another one does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder, f"another process measures in {folder}: wait until it ends, or stop it."):
+        yield
+
+
 def with_best_rate(
     row: Callable[[float, int], dict[str, Any]], rates: Sequence[float], seeds: int, loss: str
 ) -> list[dict[str, Any]]:
@@ -105,14 +118,32 @@ def best_of_arms(
     Raises:
         UserError: if the folder holds results of other options, or another process works in it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with held(folder, f"another process measures in {folder}: wait until it ends, or stop it."):
+    with measuring(folder):
         results = Results(folder, options)
 
         def row(arm: str, rate: float, seed: int) -> dict[str, Any]:
             return results.have(partial(measure, arm, rate, seed), arm=arm, rate=rate, seed=seed)
 
         return {arm: with_best_rate(partial(row, arm), rates, seeds, loss) for arm in arms}
+
+
+def find_novels(folder: Path, unseen: Sequence[str]) -> dict[str, Path]:
+    """The novels (``*.txt``) of a folder by name, those that are not learned from among them.
+
+    Args:
+        folder: of the novels.
+        unseen: names of two that are not learned from.
+
+    Raises:
+        UserError: if one of these is not there, or none is left to learn from.
+    """
+    novels = {path.stem: path for path in sorted(folder.glob("*.txt"))}
+    for name in unseen:
+        if name not in novels:
+            raise UserError(f"there is no novel {name!r} in {folder}: it holds {', '.join(novels) or 'none'}.")
+    if len(novels) < 3:
+        raise UserError(f"{folder} holds no novel to learn from beside the two unseen ones.")
+    return novels
 
 
 def train_language_model(path: Path, words: Sequence[str]) -> None:

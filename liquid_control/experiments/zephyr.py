@@ -32,7 +32,7 @@ import tyro
 from torch import Tensor
 from torch.nn import functional as F
 
-from liquid_control.experiments.study import Results, hierarchical_interval
+from liquid_control.experiments.study import Results, hierarchical_interval, measuring
 from liquid_control.models.language_model import (
     LanguageModel,
     LanguageModelConfig,
@@ -51,7 +51,6 @@ from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError, check_known
 from liquid_control.support.files import read_text, write_atomically
-from liquid_control.support.lock import held
 from liquid_control.support.ranges import Count
 
 PROGRAM = "python -m liquid_control.experiments.zephyr"
@@ -437,8 +436,7 @@ def main(arguments: Sequence[str]) -> None:
     config, console = parse(ZephyrConfig, arguments, PROGRAM), Console()
     check_known("model", config.models, MODELS)
     filler = Filler.read(config.text)
-    config.folder.mkdir(parents=True, exist_ok=True)
-    with held(config.folder, f"another process measures in {config.folder}: wait until it ends, or stop it."):
+    with measuring(config.folder):
         kept = {name: getattr(config, name) for name in ("steps", "batch", "width", "episodes", "facts", "windows")}
         results = Results(config.folder, kept | {"text": config.text.name})
         for seed, kind in itertools.product(range(config.seeds), config.models):
