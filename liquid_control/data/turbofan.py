@@ -39,6 +39,7 @@ def turbofan(
     window: int = 50,
     max_life: float | None = 125,
     cap_test: bool = False,
+    every_flight: bool = False,
     validation_share: float = 0.2,
     seed: int = 0,
 ) -> SequenceSplits:
@@ -58,11 +59,13 @@ def turbofan(
             (Heimes 2008). None for the plain number.
         cap_test: whether ``max_life`` is also that of the test. Many papers do so, which makes errors smaller; by
             default the test asks for NASA's own numbers.
+        every_flight: whether targets tell the flights left after each flight of a window, not after its last alone.
         validation_share: share of the engines of the training file.
         seed: which engines these are.
 
     Returns:
-        ``x`` (N, window, sensors); ``elapsed`` one flight, always 1; ``target`` (N,) float32 in flights.
+        ``x`` (N, window, sensors); ``elapsed`` one flight, always 1; ``target`` (N,) float32 in flights, or
+        (N, window) for ``every_flight``.
 
     Raises:
         UserError: if a file cannot be had, the download has another checksum, a row is malformed, the files do not fit
@@ -88,11 +91,12 @@ def turbofan(
     known = [learned[engine] for engine in order[held:]]
     scale = _Scale(np.concatenate(known), train)
     cap = np.inf if max_life is None else max_life
-    return SequenceSplits(
+    parts = (
         _every_window(known, scale, train, window, cap),
         _every_window([learned[engine] for engine in order[:held]], scale, train, window, cap),
-        _pack([scale(engine, test)[-window:] for engine in asked], window, np.minimum(left, cap) if cap_test else left),
+        _pack([scale(engine, test)[-window:] for engine in asked], window, left, cap if cap_test else np.inf),
     )
+    return SequenceSplits(*parts if every_flight else map(_last_flight, parts))
 
 
 def rmse(predicted: ArrayLike, true: ArrayLike) -> float:
@@ -172,13 +176,21 @@ def _every_window(engines: list[np.ndarray], scale: _Scale, path: Path, window: 
         x = scale(engine, path)
         for end in range(min(window, len(x)), len(x) + 1):
             windows.append(x[max(end - window, 0) : end])
-            left.append(min(len(x) - end, cap))
-    return _pack(windows, window, np.array(left))
+            left.append(len(x) - end)
+    return _pack(windows, window, np.array(left), cap)
 
 
-def _pack(windows: list[np.ndarray], window: int, left: np.ndarray) -> SequenceSet:
+def _pack(windows: list[np.ndarray], window: int, left: np.ndarray, cap: float) -> SequenceSet:
+    """Sets windows side by side; the targets (N, window) are of each flight, ``left`` (N,) of the last."""
     x = np.zeros((len(windows), window, windows[0].shape[1]), np.float32)
     mask = np.zeros(x.shape[:2], bool)
     for index, given in enumerate(windows):
         x[index, : len(given)], mask[index, : len(given)] = given, True
-    return SequenceSet(x, np.ones(mask.shape, np.float32), mask, left.astype(np.float32))
+    ahead = mask.sum(1, keepdims=True) - np.arange(1, window + 1)
+    target = np.where(mask, np.minimum(left[:, None] + ahead, cap), 0).astype(np.float32)
+    return SequenceSet(x, np.ones(mask.shape, np.float32), mask, target)
+
+
+def _last_flight(data: SequenceSet) -> SequenceSet:
+    """The same with targets of the last flight alone."""
+    return data._replace(target=data.target[np.arange(len(data.target)), data.mask.sum(1) - 1])

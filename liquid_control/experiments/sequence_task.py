@@ -76,6 +76,7 @@ class SequenceTask:
         protocols: how data are split or shown, by name, each with a line that says it; the first is the default.
         load: the data of a protocol and a fold.
         answer: asked once, at the last real step ("last"), or at each step ("steps").
+        every_step: whether an answer that is asked for once is taught at each step; targets then have steps.
         classes: whether one of several classes is asked for, else values.
         metrics: how answers are scored, by name; the first decides. A value that is asked for and is NaN is not asked
             for: it enters neither loss nor metric.
@@ -110,6 +111,7 @@ class SequenceTask:
     recipe: Recipe = Recipe()
     space: Space = field(default_factory=dict)
     trial_epochs: float = 0
+    every_step: bool = False
     curriculum: float = 0.0
     eyes: Callable[[], nn.Module] | None = None
     standardise: bool = True
@@ -118,6 +120,11 @@ class SequenceTask:
     leak: Callable[[str], float] | None = None
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     source: str = ""
+
+    @property
+    def by_step(self) -> bool:
+        """Whether targets have steps."""
+        return self.every_step or self.answer == "steps"
 
     @property
     def metric(self) -> str:

@@ -112,23 +112,26 @@ class SequenceModel(nn.Module):
         self.elapsed_mean.copy_(passed.mean())
         self.elapsed_scale.copy_(passed.std().clamp(min=1e-3))
         if not self.task.classes:
-            wanted = data.target[data.mask] if self.task.answer == "steps" else data.target
+            wanted = data.target[data.mask] if self.task.by_step else data.target
             wanted = wanted.reshape(len(wanted), -1)
             if self.recipe.residual:
-                wanted = wanted - (seen if self.task.answer == "steps" else last_valid(data.x, data.mask))
+                wanted = wanted - (seen if self.task.by_step else last_valid(data.x, data.mask))
             wanted = wanted[wanted.isfinite().all(1)]
             self.answer_mean.copy_(wanted.mean(0))
             self.answer_scale.copy_(wanted.std(0).clamp(min=1e-6))
 
     def forward(self, x: Tensor, elapsed: Tensor, mask: Tensor | None) -> Tensor:
-        """Answers: (B, K) of the last real step, or (B, T, K) of each; logits for classes, else values."""
+        """Answers: (B, K) of the last real step, or (B, T, K) of each; logits for classes, else values.
+
+        A task that is asked once and taught at every step gives those of each step in training.
+        """
         seen = (x - self.input_mean) / self.input_scale
         if self.training and self.recipe.noise:
             seen = seen + self.recipe.noise * torch.randn_like(seen)
         seen = self.eyes(seen)
         if self.sees_elapsed:
             seen = torch.cat([seen, ((elapsed - self.elapsed_mean) / self.elapsed_scale)[..., None]], -1)
-        last = self.task.answer == "last"
+        last = self.task.answer == "last" and not (self.task.every_step and self.training)
         y = outputs(self.cell, seen, elapsed * (self.recipe.time_scale * self.task.time_unit), mask, last)
         answers: Tensor = self.head(F.dropout(y, self.recipe.dropout, self.training))
         if self.task.classes:
@@ -140,7 +143,7 @@ class SequenceModel(nn.Module):
 
     def loss(self, answers: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         """Cross entropy of classes, else the squared error in units of the targets' variance."""
-        if self.task.answer == "steps":
+        if self.task.by_step:
             answers, target = (answers[mask], target[mask]) if mask is not None else (answers, target)
             answers = answers.flatten(0, -2)
         if self.task.classes:
@@ -162,7 +165,7 @@ class Trained:
 
 def build(task: SequenceTask, recipe: Recipe, cell: str, data: Sequences) -> tuple[SequenceModel, int]:
     """The network of a recipe, and its number of units: as many as the recipe's share of parameters allows."""
-    answers = data.target.shape[-1] if data.target.dim() == (3 if task.answer == "steps" else 2) else 1
+    answers = data.target.shape[-1] if data.target.dim() == (3 if task.by_step else 2) else 1
     if task.classes:
         answers = int(data.target.max()) + 1
     shape = data.x.shape[2], data.x.shape[1], answers
@@ -227,10 +230,12 @@ def score(model: SequenceModel, data: Sequences) -> dict[str, float]:
     answers, right = [], []
     order = np.argsort(data.lengths, kind="stable")
     for places in np.array_split(order, math.ceil(len(order) / AT_ONCE)):
-        x, elapsed, mask, target = data.rows(places, task.answer == "steps")
+        x, elapsed, mask, target = data.rows(places, task.by_step)
         given = model(x, elapsed, mask)
         if task.answer == "steps":
             given, target = (part.flatten(0, 1) if mask is None else part[mask] for part in (given, target))
+        elif task.every_step:
+            target = last_valid(target[..., None], mask)[:, 0]
         answers.append(given.numpy())
         right.append(target.numpy())
     given, wanted = np.concatenate(answers), np.concatenate(right)
@@ -290,7 +295,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate
         model.train()
-        x, elapsed, mask, target = train_data.rows(places, task.answer == "steps")
+        x, elapsed, mask, target = train_data.rows(places, task.by_step)
         loss = model.loss(model(x, elapsed, mask), target, mask)
         optimizer.zero_grad()
         loss.backward()

@@ -60,6 +60,16 @@ def test_a_long_life_is_capped(made):
     assert turbofan.turbofan(max_life=20, cap_test=True).test.target.tolist() == [7, 20]
 
 
+def test_every_flight_of_a_window_knows_what_is_left_after_it(made):
+    last, every = turbofan.turbofan(max_life=20), turbofan.turbofan(max_life=20, every_flight=True)
+    for one, each in zip(last, every, strict=True):
+        end = each.mask.sum(1) - 1
+        assert np.array_equal(each.target[np.arange(len(end)), end], one.target)
+        steps = np.diff(each.target, axis=1)[each.mask[:, 1:]]
+        assert set(steps.tolist()) <= {-1.0, 0.0} and not each.target[~each.mask].any()
+    assert every.train.target.max() == 20 and every.test.target[1, 0] == 219  # the test is not capped
+
+
 def test_the_test_is_the_last_window_and_short_engines_are_padded(made):
     test = turbofan.turbofan(window=50).test
     assert test.mask.sum(1).tolist() == [50, 20]

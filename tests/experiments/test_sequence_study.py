@@ -29,7 +29,7 @@ def made_up(task, count=24, steps=6):
         mask = np.arange(steps) < lengths[:, None]
         x = np.where(mask[..., None], rng.standard_normal((count, steps, inputs)), 0).astype(np.float32)
         elapsed = np.where(mask, rng.uniform(0.2, 2, (count, steps)), 1).astype(np.float32)
-        shape = (count,) if task.answer == "last" else (count, steps)
+        shape = (count, steps) if task.by_step else (count,)
         target = rng.integers(0, 2, shape) if task.classes else rng.standard_normal(shape).astype(np.float32)
         if task.name == "walker2d":
             target = x[..., :17] + np.float32(0.1)

@@ -97,6 +97,27 @@ def test_a_score_is_that_of_real_steps_in_any_order():
     assert found["rmse"] == pytest.approx(found["mse"] ** 0.5, rel=1e-6)
 
 
+def test_an_answer_that_is_taught_at_each_step_is_scored_at_the_last():
+    data = sequences(30)
+    task = replace(TASK, answer="last", every_step=True)
+    torch.manual_seed(0)
+    model, _ = build(task, task.recipe, "gru", data)
+    model.fit_scales(data)
+    places = np.arange(8)
+    x, elapsed, mask, target = data.rows(places, task.by_step)
+    answers = model.train()(x, elapsed, mask)
+    assert answers.shape == (8, x.shape[1], 1)
+    expected = (answers[mask][:, 0] - target[mask]).square().mean() / model.answer_scale.square().mean()
+    torch.testing.assert_close(model.loss(answers, target, mask), expected)
+    asked = torch.from_numpy(data.lengths[places])[:, None] - 1
+    torch.testing.assert_close(model.eval()(x, elapsed, mask)[:, 0], answers[..., 0].gather(1, asked)[:, 0])
+    with torch.no_grad():
+        given = model(data.x, data.elapsed, data.mask)[:, 0]
+    asked = torch.from_numpy(data.lengths)[:, None] - 1
+    right = data.target.gather(1, asked)[:, 0]
+    assert score(model, data)["mse"] == pytest.approx(float((given - right).square().mean()), rel=1e-5)
+
+
 def test_scales_are_those_of_training_data_and_a_residual_begins_at_the_input():
     data = sequences(200)
     recipe = replace(TASK.recipe, residual=True)
