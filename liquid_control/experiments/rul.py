@@ -28,6 +28,7 @@ TASK = SequenceTask(
     protocols={subset: f"C-MAPSS {subset}, windows of 50" for subset in SUBSETS},
     load=lambda protocol, fold: turbofan(protocol, max_life=MOST, every_flight=True),  # type: ignore[arg-type]
     answer="last",
+    every_step=True,
     classes=False,
     metrics={
         "rmse": root_mean_squared_error,

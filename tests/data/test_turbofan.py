@@ -8,6 +8,7 @@ import pytest
 
 from liquid_control.data import turbofan
 from liquid_control.data.download import VARIABLE
+from liquid_control.experiments import rul
 from liquid_control.support.errors import UserError
 
 DATA = os.environ.get(VARIABLE)
@@ -68,6 +69,8 @@ def test_every_flight_of_a_window_knows_what_is_left_after_it(made):
         steps = np.diff(each.target, axis=1)[each.mask[:, 1:]]
         assert set(steps.tolist()) <= {-1.0, 0.0} and not each.target[~each.mask].any()
     assert every.train.target.max() == 20 and every.test.target[1, 0] == 219  # the test is not capped
+    taught = rul.TASK.load("FD001", 0).train
+    assert rul.TASK.by_step and taught.target.shape == taught.mask.shape
 
 
 def test_the_test_is_the_last_window_and_short_engines_are_padded(made):
