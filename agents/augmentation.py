@@ -306,11 +306,13 @@ class Variation:
 
         def change(images: np.ndarray) -> None:
             nonlocal place
-            green = images[..., 1].astype(np.int16) - np.maximum(images[..., 0], images[..., 2]) > 40
-            for picture, is_grass in zip(images, green, strict=True):
-                row, column = place.astype(int)
-                np.copyto(picture, texture[row : row + height, column : column + width], where=is_grass[..., None])
-                place = (place + drift) % (2 * height, 2 * width)
+            red, green, blue = cv2.split(_stacked(images))
+            above = cv2.subtract(green, cv2.max(red, blue))  # 0 where it is below
+            masks = (above > 40).view(np.uint8).reshape(images.shape[:3])
+            places = (place + drift * np.arange(len(images) + 1)[:, None]) % (2 * height, 2 * width)
+            for picture, mask, (row, column) in zip(images, masks, places[:-1].astype(int).tolist(), strict=True):
+                cv2.copyTo(texture[row : row + height, column : column + width], mask, picture)
+            place = places[-1]
 
         return change
 

@@ -1,6 +1,7 @@
-"""Where a gradient step of the main job goes: eyes, core, and the rest; and with the kernels turned off.
+"""Where a gradient step of the main job goes: eyes, core, and the rest; and eyes and core with the kernels turned off.
 
-Batch 32, 32 steps, as the main job has them; milliseconds, medians of interleaved turns, as many threads as processors.
+Batch, steps, encoding and variety are those of the main job; milliseconds, medians of interleaved turns, as many
+threads as processors.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from agents.augmentation import Augmentation, find_variety
 from agents.cloning import Cloner, Streams
 from agents.dagger import TrainConfig
 from agents.episodes import Episode
+from agents.imitation import describe_learner
 from agents.workers import processor_count
 from liquid_control.support.memory import keep_freed_memory
-from policies.driver import Driver, DriverConfig
+from policies.driver import Driver
 
 TURNS = 30
 
@@ -27,16 +30,20 @@ def main() -> None:
     torch.set_num_threads(processor_count())
     keep_freed_memory()
     torch.manual_seed(0)
-    config, driver = TrainConfig(), Driver(DriverConfig())
+    config = TrainConfig()
+    driver = Driver(describe_learner(config))
     cloner = Cloner(driver, config.learning_rate, config.rounds * config.steps, config.control_weights)
-    streams = Streams([noise(driver, 600, seed) for seed in range(8)], config.batch, config.time, rng(8))
+    variety = find_variety(config.variety)
+    assert variety is not None
+    episodes = [noise(driver, 600, seed) for seed in range(8)]
+    streams = Streams(episodes, config.batch, config.time, rng(8), augment=[Augmentation(variety, rng(9))])
     frames = config.batch * config.time
     image = torch.randint(0, 256, (frames, *driver.view.image_shape), dtype=torch.uint8)
     inputs = torch.randn(config.batch, config.time, driver.core.input_size)
 
-    def core_by_reference() -> None:
+    def by_reference(see: Callable[[], torch.Tensor]) -> None:
         os.environ["LIQUID_CONTROL_KERNELS"] = "reference"
-        differentiate(driver.core(inputs)[0])
+        differentiate(see())
         del os.environ["LIQUID_CONTROL_KERNELS"]
 
     parts: dict[str, Callable[[], object]] = {
@@ -44,7 +51,8 @@ def main() -> None:
         "eyes, forward and backward": lambda: differentiate(driver.eyes(image)),
         "core, forward and backward": lambda: differentiate(driver.core(inputs)[0]),
         "a batch put together": streams.next,
-        "(core in its reference form)": core_by_reference,
+        "(eyes by torch)": lambda: by_reference(lambda: driver.eyes(image)),
+        "(core in its reference form)": lambda: by_reference(lambda: driver.core(inputs)[0]),
     }
     times: dict[str, list[float]] = {name: [] for name in parts}
     for turn in range(TURNS + 3):

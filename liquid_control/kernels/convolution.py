@@ -52,21 +52,34 @@ def normalise(pixels, image):
 def standardise(pixels, contrast, least, image):
     """Pixels (H, W·3) uint8 to ``image``: each channel without its mean, all times contrast / (their rms + least)."""
     height, width = pixels.shape
-    sums, squares = np.zeros(3), 0.0
+    # Sums of columns, not of channels: neighbours in memory are added side by side.
+    sums, squares = np.zeros(width, np.int32), np.int64(0)
     for row in range(height):
-        for column in range(0, width, 3):
-            for channel in range(3):
-                level = float(pixels[row, column + channel])
-                sums[channel] += level
-                squares += level * level
+        line, of_row = pixels[row], np.int32(0)
+        for column in range(width):
+            level = np.int32(line[column])
+            sums[column] += level
+            of_row += level * level
+        squares += of_row
     count = height * width // 3
-    means = sums / count
-    variance = squares / (3 * count) - (means * means).sum() / 3
+    means, square_of_means = np.empty(width), 0.0
+    for channel in range(3):
+        mean = sums[channel::3].sum() / count
+        means[channel::3] = mean
+        square_of_means += mean * mean
+    variance = squares / (3 * count) - square_of_means / 3
     scale = contrast / (np.sqrt(max(variance, 0.0)) + least)
     for row in range(height):
-        for column in range(0, width, 3):
-            for channel in range(3):
-                image[row, column + channel] = (pixels[row, column + channel] - means[channel]) * scale
+        line, out = pixels[row], image[row]
+        for column in range(width):
+            out[column] = (line[column] - means[column]) * scale
+
+
+@njit(nogil=True, cache=True, **OPTIONS)
+def standardise_all(pixels, contrast, least, images):
+    """:func:`standardise` of each picture: pixels (N, H, W·3) uint8 to images (N, H, W·3)."""
+    for index in range(len(pixels)):
+        standardise(pixels[index], contrast, least, images[index])
 
 
 @njit(cache=True, **OPTIONS)
