@@ -121,17 +121,17 @@ class RunConfig:
     units: Annotated[int, Ge(1), Le(8192)] = 48
     """Liquid neurons of each student."""
     rise: Annotated[float, Gt(0), Le(1)] = 0.02
-    """Influence that an audit earns."""
-    low: Error = 0.3
-    """Mean relative error of audits below which influence rises."""
-    high: Error = 0.5
-    """Mean relative error of audits above which influence is halved."""
+    """Influence that an audit earns where the student was sure."""
+    low: Error = 0.1
+    """Mean relative error where the student was sure, below which influence rises."""
+    high: Error = 0.2
+    """Mean relative error where the student was sure, above which influence is halved."""
     wrong: Error = 0.1
     """Relative error from which a skip was wrong."""
     risk: Annotated[float, Gt(0), Le(1)] = 0.05
     """Share of inputs that may be skipped wrongly."""
     audited: Annotated[float, Gt(0), Le(1)] = 0.03
-    """Share of inputs that are audited."""
+    """Share of inputs that are audited while some are skipped; else all are."""
     learn: bool = True
     """Whether cubes, students and influence learn."""
     block: Annotated[int, Ge(1), Le(2**20)] = 1024

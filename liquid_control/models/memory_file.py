@@ -43,6 +43,7 @@ class _PartRecord:
     influence: dict[str, Any]
     learning_rate: Annotated[float, Gt(0), Le(1)]
     counters: dict[str, Annotated[int, Ge(0), Le(2**63)]]
+    shared: Annotated[float, Ge(0), Le(2**63)]
     seconds: dict[str, Annotated[float, Ge(0), Le(1e12)]]
 
 
@@ -66,7 +67,7 @@ def save_memories(
     Args:
         path: of the file.
         model: whose work it is.
-        parts: what is remembered of each feed-forward part; :attr:`PartMemory.history` stays behind.
+        parts: what is remembered of each feed-forward part; :attr:`PartMemory.history` and ``shares`` stay behind.
         reading: of the model, where it is in the middle of a text.
 
     Raises:
@@ -93,6 +94,7 @@ def save_memories(
                 "influence": part.influence.record(),
                 "learning_rate": part.distillation.optimizer.param_groups[0]["lr"],
                 "counters": {name: getattr(part, name) for name in COUNTERS},
+                "shared": part.shared,
                 "seconds": part.seconds,
             }
             for part in parts
@@ -181,7 +183,7 @@ def _restore(path: str | os.PathLike[str], part: PartMemory, said: _PartRecord, 
         part.state = tensors["state"].to(student.readout.weight.device)
     for name, count in said.counters.items():
         setattr(part, name, count)
-    part.seconds = dict(said.seconds)
+    part.seconds, part.shared = dict(said.seconds), said.shared
 
 
 def _reading(path: str | os.PathLike[str], layers: Mapping[str, Tensor], model: LanguageModel) -> ReadingState | None:

@@ -8,6 +8,8 @@ the student has earned (`liquid_control.models.cubes`, `student`, `influence`). 
     what goes on is r̂ where the part was skipped, r mixed with r̂ by influence where it ran
     audits move the influence;  where the part ran, student and cube learn
 
+While nothing is skipped every input is an audit, so influence is earned as fast as a text is read.
+
 Without influence r itself goes on, so the model says what it says without all this, to the bit.
 """
 
@@ -58,8 +60,12 @@ class PartMemory:
     """Multiplications by learning: the student's backward pass, and writing, which keeps keys and summaries."""
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(CLOCKS, 0.0))
     """Where time went, see :data:`CLOCKS`."""
+    shared: float = 0.0
+    """Sum of the influence on all inputs: how much of what went on was the student's."""
     history: list[float] = field(default_factory=list)
-    """The influence after each call of this process."""
+    """What influence the student had earned after each call of this process."""
+    shares: list[float] = field(default_factory=list)
+    """Mean influence on the inputs of each call of this process."""
 
     def saved(self, feed: SwiGLU) -> int:
         """Multiplications that were saved, net: of the parts that did not run, less what was spent.
@@ -193,8 +199,11 @@ class RememberedFeed(SwiGLU):
         part.audited += int((skips & audits).sum())
         part.hits += int((1 - recall.similarity < part.cube.config.novel).sum())
         part.spent += recall.operations + len(flat) * student.operations()
-        told = torch.where(runs[..., None], influence.mix(made, guess.residual, guess.log_error), guess.residual)
-        told = made if influence.cap == 0 else told
+        told = influence.mix(made, guess.residual, guess.log_error)
+        told = torch.where(runs[..., None], told, guess.residual)
+        share = float(influence.of(guess.log_error).sum())
+        part.shared += share
+        part.shares.append(share / runs.numel())
         clock.lap("student")
         if part.learns:
             errors = part.distillation.correct(guessed, made, runs)

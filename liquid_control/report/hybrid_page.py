@@ -20,14 +20,15 @@ from liquid_control.support.errors import UserError
 FRAME = Path(__file__).with_name("shift_report.html")
 
 HOW = (
-    "A feed-forward part of the model is left out where its student is sure enough to guess it: where influence is 1, "
-    "and the student expects an error below a threshold that audits set. Influence rises while the mean audited error "
-    "is low, and is halved while it is high. Hits are inputs so near to an entry of the cube that they are not new. "
-    "Operations are multiplications. What is saved is net: the parts that did not run, less reading the cube (its "
-    "index of summaries included) and the student; a part that ran to be audited saved nothing. Learning is counted "
-    "apart: the student's backward pass, and writing, which keeps keys and summaries. Seconds saved are those that the "
-    "skipped parts would have taken, less what reading and the student took. Agreement is measured on one stretch a "
-    "block, which the whole model reads from the same state, too."
+    "A feed-forward part of the model is left out where its student is sure enough to guess it: where it expects an "
+    "error below a threshold that audits set, and has earned an influence of 1. What it earns rises while the mean "
+    "error at audits where it was sure is low, and is halved while that is high. Influence is nothing where it is not "
+    "sure; its mean over all inputs is the share of what went on that was the student's. Hits are inputs so near to an "
+    "entry of the cube that they are not new. Operations are multiplications. What is saved is net: the parts that did "
+    "not run, less reading the cube (its index of summaries included) and the student; a part that ran to be audited "
+    "saved nothing. Learning is counted apart: the student's backward pass, and writing, which keeps keys and "
+    "summaries. Seconds saved are those that the skipped parts would have taken, less what reading and the student "
+    "took. Agreement is measured on one stretch a block, which the whole model reads from the same state, too."
 )
 
 
@@ -72,7 +73,7 @@ class RememberedReport:
             ("model", head["model"]),
             ("texts", ", ".join(head["texts"])),
             ("tokens", f"{rows[-1]['tokens']:,} of {head['length'] - 1:,}"),
-            ("influence at the end", ", ".join(f"{layer['influence']:.2f}" for layer in rows[-1]["layers"])),
+            ("influence earned at the end", ", ".join(f"{layer['influence']:.2f}" for layer in rows[-1]["layers"])),
         ]
         lines += [(name, _take(rows, name).text) for name in MEASURES]
         if self.lossless is not None:
@@ -116,6 +117,7 @@ def _sampled(rows: Sequence[dict[str, Any]], key: str, other: str = "") -> float
 MEASURES: dict[str, tuple[Callable[[Sequence[dict[str, Any]]], float], int, str]] = {
     "bits per byte": (lambda rows: float(np.mean([row["bits_per_byte"] for row in rows])), 3, ""),
     "more than the whole model": (lambda rows: _sampled(rows, "bits_per_byte", "whole_bits_per_byte"), 4, ""),
+    "from students": (lambda rows: _share(rows, "shared"), 1, "%"),
     "hits": (lambda rows: _share(rows, "hits"), 1, "%"),
     "skipped": (lambda rows: _share(rows, "skipped"), 1, "%"),
     "operations saved, net": (lambda rows: _weighted(rows, "saved"), 1, "%"),
@@ -176,9 +178,10 @@ def write_page(report: RememberedReport) -> str:
         return [[1000 * row["layers"][at][key] / row["count"] for row in report.rows] for at in range(report.layers)]
 
     drawn = (
-        ("Influence", by_layer, layers(lambda of: of["influence"]), (0.0, 1.0)),
+        ("Influence earned", by_layer, layers(lambda of: of["influence"]), (0.0, 1.0)),
+        ("Mean influence, share that went on from students", by_layer, layers(lambda of: of["shared"]), (0.0, 1.0)),
         ("Hits, share of inputs", by_layer, layers(lambda of: of["hits"]), (0.0, 1.0)),
-        ("Mean relative error of audits", by_layer, layers(lambda of: of["error"] or np.nan), None),
+        ("Mean relative error of audits where sure", by_layer, layers(lambda of: of["error"] or np.nan), None),
         ("Skipped, share of inputs", by_layer, layers(lambda of: of["skipped"]), (0.0, 1.0)),
         ("Operations saved net, share of the part's", by_layer, layers(lambda of: of["saved"] / of["full"]), None),
         ("Milliseconds saved net, a token", by_layer, milliseconds("seconds_saved"), None),

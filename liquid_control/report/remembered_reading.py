@@ -102,11 +102,12 @@ def read_block(
         - ``sample``: of one stretch, which the whole model reads from the same state, too: ``tokens``, ``equal`` (share
           of tokens where both hold the same to be the likeliest), ``kl`` (KL(whole ‖ remembering), nats a token),
           ``bits_per_byte`` and ``whole_bits_per_byte``, ``seconds`` and ``whole_seconds``.
-        - ``layers``: of each ``influence``, ``error`` (mean relative error of the last audits, or null), ``hits``,
-          ``skipped`` and ``audited`` (shares of its inputs: near to an entry, left out, run to be audited although
-          sure), ``full``, ``saved`` and ``spent`` (multiplications: of the part if it always ran, saved net, and by
-          reading and student), ``learned`` (multiplications by learning), ``seconds_saved`` (net),
-          ``seconds_learning``.
+        - ``layers``: of each ``influence`` (as far as it is earned), ``shared`` (the mean influence on its inputs: what
+          share of what went on was the student's), ``error`` (mean relative error of the last audits where the student
+          was sure, or null), ``hits``, ``skipped`` and ``audited`` (shares of its inputs: near to an entry, left out,
+          run to be audited although sure), ``full``, ``saved`` and ``spent`` (multiplications: of the part if it always
+          ran, saved net, and by reading and student), ``learned`` (multiplications by learning), ``seconds_saved``
+          (net), ``seconds_learning``.
     """
     end = min(begin + pace.block, len(stream.tokens) - 1)
     starts = range(begin, end, pace.stretch)
@@ -164,7 +165,11 @@ def _bits(nats: float, size: int) -> float:
 def _counters(part: PartMemory) -> dict[str, float]:
     names = ("inputs", "hits", "skipped", "audited", "spent", "learned")
     counted = {name: getattr(part, name) for name in names}
-    return counted | {"saved_seconds": part.seconds_saved(), "learning": part.seconds["learning"]}
+    return counted | {
+        "shared": part.shared,
+        "saved_seconds": part.seconds_saved(),
+        "learning": part.seconds["learning"],
+    }
 
 
 def _layer(part: PartMemory, was: Mapping[str, float], weights: int) -> dict[str, Any]:
@@ -173,7 +178,7 @@ def _layer(part: PartMemory, was: Mapping[str, float], weights: int) -> dict[str
     error = part.influence.error
     return {
         **{"influence": part.influence.cap, "error": None if math.isnan(error) else error},
-        **{name: more[name] / inputs for name in ("hits", "skipped", "audited")},
+        **{name: more[name] / inputs for name in ("shared", "hits", "skipped", "audited")},
         **{"full": inputs * weights, "saved": more["skipped"] * weights - more["spent"]},
         **{"spent": more["spent"], "learned": more["learned"]},
         **{"seconds_saved": round(more["saved_seconds"], 6), "seconds_learning": round(more["learning"], 6)},

@@ -14,7 +14,7 @@ from liquid_control.support.errors import UserError
 WORDS = (
     "--steps 40 --batch 4 --time 16 --validate-every 20 --width 16 --blocks 2 --heads 2 --window 8 --workers 1".split()
 )
-RUN = """--block 128 --stretch 32 --save-every 2 --units 4 --key-size 8 --budget-bytes 60000 --audited 0.2 --rise 0.03
+RUN = """--block 128 --stretch 32 --save-every 2 --units 4 --key-size 8 --budget-bytes 60000 --audited 0.2 --rise 0.008
 --wrong 0.6 --risk 0.3 --low 0.8 --high 0.9 --device cpu""".split()
 
 
@@ -71,6 +71,7 @@ def test_rows_tell_of_every_block_and_layer(read):
         for layer in row["layers"]:
             assert layer["full"] == row["count"] * 3 * 4 * 16**2 and 0 <= layer["skipped"] + layer["audited"] <= 1
             assert layer["saved"] == pytest.approx(layer["skipped"] * layer["full"] - layer["spent"])
+            assert layer["skipped"] <= layer["shared"] <= 1
             assert layer["spent"] > 0 and layer["learned"] > 0 and layer["seconds_learning"] > 0
     assert rows[0]["layers"][0]["influence"] < 1
     assert max(layer["skipped"] for row in rows for layer in row["layers"]) > 0.1
@@ -135,7 +136,16 @@ def test_a_report_is_one_page_and_words(trained, read, capsys):
     hybrid(["report", str(read)])
     page, words = (read / "report.html").read_text(), (read / "report.md").read_text()
     assert page.startswith("<!doctype html>") and "{{" not in page and "://" not in page and "lossless" not in page
-    for title in ("Influence", "Hits", "Mean relative error", "Skipped", "Operations saved", "Milliseconds", "KL"):
+    for title in (
+        "Influence earned",
+        "Mean influence",
+        "Hits",
+        "Mean relative error",
+        "Skipped",
+        "Operations saved",
+        "Milliseconds",
+        "KL",
+    ):
         assert f"<h3>{title}" in page
     assert page.count("<svg") > 20 and "text #2" in page and "| text #2 |" in words
     drafts = {"acceptance": 0.5, "ahead": 4, "speed": 0.7, "tokens": 60, "equal": True}

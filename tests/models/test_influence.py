@@ -1,5 +1,6 @@
 """Influence: earned slowly, lost at once, nothing at the beginning; and skips that are seldom wrong."""
 
+import dataclasses
 import json
 import math
 
@@ -19,74 +20,135 @@ def audited(errors, config=CONFIG, thought=None):
     return influence
 
 
+def settled(number=9, config=CONFIG):
+    """Nine audits are what a risk of a tenth asks for before there is a threshold: here it is -4."""
+    return audited([0.01] * number, config, [-4.0] * number)
+
+
+def judged(influence, errors, thought=-5.0):
+    influence.judge(torch.full((len(errors),), thought, dtype=torch.float64), torch.tensor(errors, dtype=torch.float64))
+    return influence
+
+
 def test_without_influence_nothing_is_touched():
-    influence = Influence(CONFIG)
     residual, guessed, thought = torch.randn(5, 3), torch.full((5, 3), torch.nan), torch.full((5,), -9.0)
-    assert influence.mix(residual, guessed, thought) is residual
-    assert not influence.skips(thought).any()
+    for influence in (Influence(CONFIG), settled()):
+        assert influence.cap == 0 and influence.mix(residual, guessed, thought) is residual
+        assert not influence.skips(thought).any() and not influence.of(thought).any()
 
 
 def test_it_rises_by_steps_while_errors_are_small():
-    caps = [audited([0.01] * number).cap for number in range(1, 14)]
-    assert caps == pytest.approx([min(1.0, 0.1 * number) for number in range(1, 14)])
+    caps = [judged(settled(), [0.01] * number).cap for number in range(14)]
+    assert caps == pytest.approx([min(1.0, 0.1 * number) for number in range(14)])
     assert caps[-1] == 1
 
 
+def test_a_threshold_comes_first_and_each_audit_is_judged_by_that_before_it():
+    assert [settled(number).threshold for number in (8, 9)] == [-math.inf, -4.0]
+    assert settled(9).cap == 0 and settled(10).cap == pytest.approx(0.1) and settled(14).sure == 5
+    one, other = settled(), settled()
+    one.judge(torch.tensor([-3.0]), torch.tensor([0.01]))  # less sure than anything that was audited
+    assert one.sure == 0 and one.threshold == -3.0
+    judged(one, [0.01], -3.0)
+    assert one.sure == 1
+    for error in (0.01, 0.3):
+        other.judge(torch.tensor([-4.0]), torch.tensor([error]))
+    assert other.sure == 2 and other.threshold == -math.inf  # a wrong one is as sure as the others
+
+
+def test_only_what_it_stands_for_is_judged():
+    """Half of the inputs are easy, half are hard, and it knows which: the hard ones take nothing from the easy ones."""
+    thought, error = torch.tensor([-4.0, 2.0] * 40), torch.tensor([0.01, 2.0] * 40)
+    influence = Influence(CONFIG)
+    influence.judge(thought, error)
+    assert influence.cap == 1 and influence.error == pytest.approx(0.01) and influence.threshold == -4.0
+    assert influence.skips(torch.tensor([-4.0, 2.0])).tolist() == [True, False]
+    unknowing = Influence(CONFIG)
+    unknowing.judge(torch.zeros(80), error)
+    assert unknowing.cap == 0 and unknowing.threshold == -math.inf and not unknowing.sure
+
+
 def test_between_the_bounds_it_stays():
-    assert audited([0.01] * 5 + [0.1]).cap == audited([0.01] * 5).cap + 0.1  # the mean is still small
-    resting = audited([0.01] * 5 + [0.1] * 40)
-    assert resting.error == pytest.approx(0.1, rel=0.01) and resting.cap == audited([0.01] * 5 + [0.1] * 60).cap
+    resting = judged(settled(200), [0.09] * 20)  # right, but above what it rises by
+    resting.cap = 0.5
+    judged(resting, [0.09] * 40)
+    assert resting.cap == 0.5 and resting.threshold == -4.0
+    assert resting.error == pytest.approx(0.09, rel=0.01)
 
 
-def test_it_is_halved_at_every_audit_while_errors_are_great_and_recovers():
-    influence = audited([0.01] * 20)
+def test_it_is_halved_at_every_audit_of_a_sure_student_while_errors_are_great_and_recovers():
+    influence = judged(settled(200), [0.01] * 20)
     assert influence.cap == 1
-    influence.judge(torch.zeros(2), torch.tensor([2.0, 2.0]))
+    judged(influence, [2.0, 2.0])
     assert influence.cap == 0.25
-    influence.judge(torch.zeros(20), torch.full((20,), 2.0))
-    assert influence.cap < 1e-6
-    influence.judge(torch.full((60,), -5.0), torch.full((60,), 0.01))
+    influence.judge(torch.linspace(5, 50, 60), torch.full((60,), 2.0))  # where it is not sure, an error means nothing
+    assert influence.cap == 0.25
+    judged(influence, [2.0] * 30)
+    assert influence.cap < 0.1 and influence.threshold == -math.inf
+    judged(influence, [0.01] * 600)
     assert influence.cap == 1
 
 
-def test_mixing_follows_the_cap_and_how_sure_the_student_is():
-    influence = audited([0.01] * 15, thought=[-4.0] * 15)
-    assert influence.threshold == -4.0
-    residual, guessed = torch.zeros(3, 2), torch.ones(3, 2)
-    share = influence.mix(residual, guessed, torch.tensor([-100.0, -4.0, 100.0]))[:, 0]
-    torch.testing.assert_close(share, torch.tensor([1.0, 0.5, 0.0]))
-    influence.judge(torch.tensor([0.0]), torch.tensor([2.0]))
-    assert float(influence.mix(residual, guessed, torch.tensor([-100.0] * 3))[0, 0]) == influence.cap == 0.5
+def test_mixing_is_by_what_is_earned_where_the_student_is_sure_and_nowhere_else():
+    influence = judged(settled(), [0.01] * 5)
+    assert influence.threshold == -4.0 and influence.cap == pytest.approx(0.5)
+    residual, guessed, thought = torch.randn(3, 2), torch.randn(3, 2), torch.tensor([-100.0, -4.0, -3.9])
+    mixed = influence.mix(residual, guessed, thought)
+    torch.testing.assert_close(mixed[:2], (residual + guessed)[:2] / 2)
+    assert torch.equal(mixed[2], residual[2])
+    torch.testing.assert_close(influence.of(thought), torch.tensor([0.5, 0.5, 0.0]))
+    judged(influence, [0.01] * 5)
+    assert torch.equal(influence.mix(residual, guessed, thought)[:2], guessed[:2])
+
+
+def test_without_a_threshold_nothing_is_mixed_and_nothing_skipped_whatever_was_earned():
+    influence = judged(settled(20), [0.01] * 10)
+    judged(influence, [2.0, 2.0, 2.0, 2.0], -9.0)
+    assert influence.threshold == -math.inf and influence.cap > 0
+    residual, thought = torch.randn(3, 2), torch.full((3,), -100.0)
+    assert influence.mix(residual, torch.randn(3, 2), thought) is residual
+    influence.cap = 1.0
+    assert not influence.skips(thought).any() and not influence.skipping
 
 
 def test_only_with_all_influence_are_inputs_skipped():
     thought = torch.tensor([-5.0, -4.0, -3.0])
-    assert audited([0.01] * 15, thought=[-4.0] * 15).skips(thought).tolist() == [True, True, False]
-    assert not audited([0.01] * 5, thought=[-4.0] * 5).skips(thought).any()
+    assert judged(settled(), [0.01] * 15).skips(thought).tolist() == [True, True, False]
+    assert not judged(settled(), [0.01] * 5).skips(thought).any()
 
 
 def naive(thought, error, config):
-    """The greatest ℓ for which the corrected share of wrong skips is within the risk."""
+    """The greatest ℓ for which the corrected share of wrong skips is within the risk, and the mean error is low."""
     best = -math.inf
     for bound in thought:
-        wrong = sum(t <= bound and e > config.wrong for t, e in zip(thought, error, strict=True))
-        if (wrong + 1) / (len(thought) + 1) <= config.risk:
+        skipped = [e for t, e in zip(thought, error, strict=True) if t <= bound]
+        wrong = sum(e > config.wrong for e in skipped)
+        if (wrong + 1) / (len(thought) + 1) <= config.risk and np.mean(skipped) <= config.low:
             best = max(best, bound)
     return best
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("number", [3, 9, 19, 60])
-def test_the_threshold_is_the_greatest_within_the_risk(seed, number):
-    rng = np.random.default_rng(seed)
+@pytest.mark.parametrize("low", [0.05, 9.0])
+def test_the_threshold_is_the_greatest_within_the_risk(seed, number, low):
+    rng, config = np.random.default_rng(seed), dataclasses.replace(CONFIG, low=low, high=9.0)
     thought = rng.normal(size=number).round(1)  # with ties
     error = np.exp(thought + rng.normal(size=number) - 1.5)
-    assert audited(error, thought=thought).threshold == naive(thought.tolist(), error.tolist(), CONFIG)
+    assert audited(error, config, thought).threshold == naive(thought.tolist(), error.tolist(), config)
+
+
+def test_where_few_are_easy_the_risk_alone_does_not_make_a_student_sure():
+    """A tenth of all may be wrong, and a tenth is easy: by the risk alone half of what it stood for would be wrong."""
+    thought = np.linspace(-5, 0, 200)
+    error = np.where(np.arange(200) < 20, 0.02, 1.0)
+    assert audited(error, dataclasses.replace(CONFIG, low=9.0, high=9.0), thought).threshold == thought[38]
+    assert audited(error, CONFIG, thought).threshold == thought[19]
 
 
 def test_skips_are_wrong_no_more_often_than_was_allowed():
     rng, wrong, skipped = np.random.default_rng(0), [], []
-    config = InfluenceConfig(wrong=0.1, risk=0.1)
+    config = InfluenceConfig(wrong=0.1, risk=0.1, low=9.0, high=9.0)
 
     def draw(number):
         thought = rng.normal(-2, 1, number)
@@ -106,28 +168,48 @@ def test_only_the_last_audits_set_the_threshold():
     influence = audited([5.0] * 100, config, [-4.0] * 100)
     assert influence.threshold == -math.inf
     influence.judge(torch.full((30,), -3.0), torch.full((30,), 0.01))
-    assert influence.threshold == -3.0
+    assert influence.threshold == -3.0 and len(influence.record()["audits"]) == 30
+    rng = np.random.default_rng(3)
+    thought, error = rng.normal(size=200).round(1), np.exp(rng.normal(-2, 1, 200))
+    influence.judge(torch.from_numpy(thought), torch.from_numpy(error))
+    assert influence.threshold == naive(thought[-30:].tolist(), error[-30:].tolist(), config)
 
 
 def test_audits_are_drawn_from_all_alike():
-    influence = Influence(InfluenceConfig(audited=0.03))
+    influence = judged(settled(config=InfluenceConfig(audited=0.03, risk=0.1)), [0.01] * 60)
     drawn = influence.audits(100_000, torch.Generator().manual_seed(1))
     assert float(drawn.float().mean()) == pytest.approx(0.03, rel=0.1)
     assert torch.equal(drawn, influence.audits(100_000, torch.Generator().manual_seed(1)))
 
 
+def test_while_nothing_is_skipped_all_inputs_are_audits():
+    for influence in (Influence(CONFIG), settled(), judged(settled(), [0.01] * 9)):
+        assert not influence.skipping and influence.audits(1000, torch.Generator()).all()
+    assert judged(settled(), [0.01] * 11).skipping
+
+
 def test_a_record_restores_it():
-    influence = audited([0.01] * 8 + [0.3], thought=[-4.0] * 8 + [-1.0])
+    influence = audited([0.01] * 12 + [0.3] + [0.02] * 20, thought=[-4.0] * 12 + [-1.0] + [-3.0] * 20)
+    assert 0 < influence.cap < 1.01 and influence.sure > 5
     again = Influence.restore(CONFIG, json.loads(json.dumps(influence.record())))
-    assert (again.cap, again.error, again.threshold) == (influence.cap, influence.error, influence.threshold)
+    for name in ("cap", "error", "sure", "threshold"):
+        assert getattr(again, name) == getattr(influence, name)
     for one in (influence, again):
-        one.judge(torch.full((5,), -2.0), torch.full((5,), 0.15))
-    assert again.record() == influence.record()
+        one.judge(torch.full((5,), -3.5), torch.full((5,), 0.15))
+    assert again.record() == influence.record() and again.threshold == influence.threshold
     assert Influence.restore(CONFIG, Influence(CONFIG).record()).record() == Influence(CONFIG).record()
 
 
 @pytest.mark.parametrize(
-    "change", [{"cap": 2.0}, {"cap": math.nan}, {"error": -1.0}, {"audits": [[0.0]]}, {"audits": [[math.nan, 1.0]]}]
+    "change",
+    [
+        {"cap": 2.0},
+        {"cap": math.nan},
+        {"error": -1.0},
+        {"sure": -1},
+        {"audits": [[0.0]]},
+        {"audits": [[math.nan, 1.0]]},
+    ],
 )
 def test_a_record_of_none_is_one_error(change):
     with pytest.raises(UserError, match="the record of an influence is wrong"):

@@ -34,12 +34,12 @@ def shuffled(seed):
 
 
 def read(model, parts, texts):
-    """Reads texts one after another; the lowest influence of the parts after each."""
-    begun, state = len(parts[0].history), None
+    """Reads texts one after another; the least of the parts' mean influence on each."""
+    begun, state = len(parts[0].shares), None
     with remembering(model, parts), torch.no_grad():
         for each in texts:
             state = model(each, state).state
-    return [min(values) for values in zip(*(part.history[begun:] for part in parts), strict=True)]
+    return [min(values) for values in zip(*(part.shares[begun:] for part in parts), strict=True)]
 
 
 def fresh(model):
@@ -49,17 +49,17 @@ def fresh(model):
 def test_influence_rises_on_the_familiar_falls_with_the_domain_and_recovers(model):
     parts = fresh(model)
     rising = read(model, parts, [text(1, 0)] * PASSES)
-    assert rising[0] == 0 and rising[-1] == 1
+    assert rising[0] == 0 and min(rising[-3:]) > 0.9
     skipped = parts[0].skipped
     assert skipped > 0.1 * parts[0].inputs
     switched = read(model, parts, [text(2, 32)] * PASSES)
     lowest = switched.index(min(switched))
-    assert switched[lowest] < 0.3 and lowest < PASSES // 2 and switched[-1] == 1
+    assert switched[lowest] < 0.3 and lowest < PASSES // 2 and min(switched[-3:]) > 0.9
     back = read(model, parts, [text(1, 0)] * PASSES)
-    assert back[-1] == 1
+    assert min(back[-3:]) > 0.9
 
 
 def test_influence_stays_low_on_shuffled_text(model):
     parts = fresh(model)
-    caps = read(model, parts, [shuffled(seed) for seed in range(PASSES)])
-    assert max(caps) < 0.3 and not parts[0].skipped + parts[1].skipped
+    shares = read(model, parts, [shuffled(seed) for seed in range(PASSES)])
+    assert max(shares) < 0.3 and not parts[0].skipped + parts[1].skipped

@@ -61,6 +61,9 @@ def test_on_a_familiar_text_influence_rises_and_parts_are_left_out(model, parts,
     logits = read(model, parts, tokens, 40)
     assert parts[0].history[0] < 0.5 and all(part.influence.cap == 1 for part in parts)
     assert all(part.skipped > 0.2 * part.inputs for part in parts)
+    for part in parts:
+        assert part.shares[0] == 0 and part.shares[-1] > 0.9 and part.skipped < part.shared < part.inputs
+        assert part.shared == pytest.approx(80 * sum(part.shares))
     agreed = (logits.argmax(-1) == plain.argmax(-1)).float().mean().item()
     assert agreed > 0.8
 
