@@ -16,7 +16,7 @@ from numba import njit
 from torch import Tensor, nn
 
 from liquid_control.kernels.fast_math import OPTIONS
-from liquid_control.kernels.simd import LANES, fill, load, store
+from liquid_control.kernels.simd import LANES, fill, load, store, total
 
 
 @njit(**OPTIONS)
@@ -85,3 +85,26 @@ def read_out(y, hidden, numbers, sums):
         mapped = hidden
     for output in range(y.size):
         y[output] = mapped[output]
+
+
+@njit(**OPTIONS)
+def dot(a, b):
+    """The product of two contiguous vectors."""
+    whole = a.size // LANES
+    even = odd = fill(a.dtype.type(0))
+    for i in range(0, whole - 1, 2):
+        even += load(a, i) * load(b, i)
+        odd += load(a, i + 1) * load(b, i + 1)
+    if whole % 2:
+        even += load(a, whole - 1) * load(b, whole - 1)
+    product = total(even + odd)
+    for i in range(whole * LANES, a.size):
+        product += a[i] * b[i]
+    return product
+
+
+@njit(**OPTIONS)
+def apply_rows(matrix, x, y):
+    """Writes W · x to y, of weights that lie row by row, as torch has them."""
+    for i in range(len(y)):
+        y[i] = dot(matrix[i], x)

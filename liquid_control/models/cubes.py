@@ -29,13 +29,16 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
+from liquid_control.kernels import kernel_device
 from liquid_control.support.checkpoint import weights_digest
 from liquid_control.support.errors import UserError
 from liquid_control.support.schema import validated
@@ -169,17 +172,40 @@ class Cube:
         """Number of entries."""
         return int(self.tensors["filled"].sum())
 
-    @torch.no_grad()
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has arrays of its own."""
+        return {name: value for name, value in self.__dict__.items() if name != "_kernel"}
+
+    @cached_property
+    def _kernel(self) -> tuple[Any, Any]:
+        """What the kernel reads with: the memory of the tensors, and how."""
+        from liquid_control.kernels import cubes  # Numba is optional
+
+        config = self.config
+        arrays = [self.tensors[name] for name in cubes.Arrays._fields]
+        return (
+            cubes.Arrays(*(np.atleast_1d(tensor.numpy()) for tensor in arrays)),
+            cubes.How(config.probed, config.neighbours, np.float32(config.sharpness)),
+        )
+
     def read(self, x: Tensor) -> Recall:
         """What was computed for inputs like these.
 
         Args:
             x: (N, d), on any device; what is recalled is on the same.
         """
-        of, recall = self.tensors, self.look_up(self._keys(self._project(x)))
-        of["clock"] += len(x)
-        of["use"].view(-1).index_add_(0, recall.places.flatten(), recall.weights.flatten())
-        of["touched"][recall.places[recall.weights > 0] // BLOCK] = of["clock"]
+        of, given = self.tensors, self._given(x)
+        if kernel_device(given) == "cpu":
+            from liquid_control.kernels import cubes  # Numba is optional
+
+            recall = self._as_recall(cubes.read(given, *self._kernel))
+        else:
+            recall = self.look_up(self._keys(given @ of["projection"].T))
+            of["clock"] += len(x)
+            of["use"].view(-1).index_add_(0, recall.places.flatten(), recall.weights.flatten())
+            of["touched"][recall.places[recall.weights > 0] // BLOCK] = of["clock"]
+        if x.device.type == "cpu":
+            return recall
         return recall._replace(
             residual=recall.residual.to(x.device),
             similarity=recall.similarity.to(x.device),
@@ -205,7 +231,7 @@ class Cube:
         """
         if residuals.shape != x.shape:
             raise ValueError(f"residuals have shape {tuple(residuals.shape)}, expected {tuple(x.shape)} as the inputs.")
-        projected = self._project(x)
+        projected = self._given(x) @ self.tensors["projection"].T
         residuals = residuals.detach().to("cpu", torch.float32)
         if not (projected.isfinite().all() and residuals.isfinite().all()):
             raise ValueError("inputs or residuals hold NaN or infinity, which a cube must not remember.")
@@ -225,10 +251,10 @@ class Cube:
             written.append(self._insert(projected[row], residuals[row], near))
         return error.to(x.device), surprising.to(x.device)
 
-    def _project(self, x: Tensor) -> Tensor:
+    def _given(self, x: Tensor) -> Tensor:
         if x.dim() != 2 or x.shape[1] != self.config.width:
             raise ValueError(f"inputs have shape {tuple(x.shape)}, expected (number, {self.config.width}).")
-        return x.detach().to("cpu", torch.float32) @ self.tensors["projection"].T
+        return x.detach().to("cpu", torch.float32)
 
     def _keys(self, projected: Tensor) -> Tensor:
         white = (projected - self.tensors["centre"]) @ self.tensors["whiten"].T
@@ -269,6 +295,10 @@ class Cube:
 
     def look_up(self, keys: Tensor) -> Recall:
         """What entries near keys (N, K) hold, so many keys at a time that memory does not grow with N."""
+        if kernel_device(keys) == "cpu":
+            from liquid_control.kernels import cubes  # Numba is optional
+
+            return self._as_recall(cubes.look_up(keys, *self._kernel))
         parts = [self._nearest(part) for part in keys.split(AT_ONCE)]
         return Recall(
             torch.cat([part.residual for part in parts]),
@@ -288,10 +318,10 @@ class Cube:
             empty = keys.new_zeros(number, config.width)
             return Recall(empty, nothing, nothing, none, keys.new_zeros(number, k), 0)
         if len(there) <= config.probed:
-            probed, summed = there.expand(number, -1), 0
+            probed = there.expand(number, -1)
         else:
             near = keys @ of["summaries"][there].T
-            probed, summed = there[near.topk(config.probed, 1).indices], len(there)
+            probed = there[near.topk(config.probed, 1).indices]
         slots = torch.arange(BLOCK)
         if len(there) <= config.probed:  # all queries look at the same entries
             scores = (keys @ of["keys"][there].flatten(0, 1).T).view(number, -1, BLOCK)
@@ -305,9 +335,20 @@ class Cube:
         mean = (weights[..., None] * found).sum(1)
         spread = (weights * (found - mean[:, None]).square().sum(2)).sum(1)
         dispersion = spread / mean.square().sum(1).clamp(min=torch.finfo(torch.float32).tiny)
-        looked = summed + probed.shape[1] * BLOCK
-        operations = number * (config.key_size * (config.width + config.key_size + looked) + 2 * k * config.width)
-        return Recall(mean, best[:, 0], dispersion, places, weights, operations)
+        return Recall(mean, best[:, 0], dispersion, places, weights, number * self._operations(len(there)))
+
+    def _as_recall(self, found: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]) -> Recall:
+        """What a kernel found, with its operations."""
+        *values, blocks = found
+        return Recall(*values, len(values[0]) * self._operations(blocks))
+
+    def _operations(self, blocks: int) -> int:
+        """Multiplications of a reading of one input, of so many blocks that have entries."""
+        config = self.config
+        if not blocks:
+            return 0
+        looked = min(blocks, config.probed) * BLOCK + (blocks if blocks > config.probed else 0)
+        return config.key_size * (config.width + config.key_size + looked) + 2 * config.neighbours * config.width
 
     def _blame(self, recall: Recall, error: Tensor) -> None:
         """Entries bear the error of what was recalled from them, each by its share: a running mean."""

@@ -35,7 +35,7 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
@@ -47,6 +47,7 @@ from liquid_control.support.schema import validated
 
 Influenced = Annotated[float, Ge(0), Le(1)]
 Error = Annotated[float, Ge(0), Le(1e12)]
+Numbers = TypeVar("Numbers", Tensor, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Influence:
             return torch.ones(number, dtype=torch.bool)
         return torch.rand(number, generator=generator) < self.config.audited
 
-    def judge(self, log_errors: Tensor, errors: Tensor) -> None:
+    def judge(self, log_errors: Numbers, errors: Numbers) -> None:
         """Takes audits in, one after another.
 
         Args:
@@ -128,12 +129,13 @@ class Influence:
         Raises:
             ValueError: if shapes differ, an error is negative, or a number is not finite.
         """
-        if log_errors.shape != errors.shape or errors.dim() != 1:
-            shapes = f"{tuple(log_errors.shape)} and {tuple(errors.shape)}"
+        thoughts, were = np.asarray(log_errors), np.asarray(errors)
+        if thoughts.shape != were.shape or were.ndim != 1:
+            shapes = f"{thoughts.shape} and {were.shape}"
             raise ValueError(f"what was thought and what was so have shapes {shapes}, expected two equal (number,).")
-        if not (log_errors.isfinite().all() and errors.isfinite().all() and (errors >= 0).all()):
+        if not (np.isfinite(thoughts).all() and np.isfinite(were).all() and (were >= 0).all()):
             raise ValueError("audits hold NaN, infinity or a negative error.")
-        for thought, error in zip(log_errors.tolist(), errors.tolist(), strict=True):
+        for thought, error in zip(thoughts.tolist(), were.tolist(), strict=True):
             if thought <= self.threshold:
                 self._earn(error)
             self._keep(thought, error)
@@ -175,9 +177,9 @@ class Influence:
         fitting = thoughts[fits]
         self.threshold = float(fitting[-1]) if len(fitting) else -math.inf
 
-    def of(self, log_errors: Tensor) -> Tensor:
+    def of(self, log_errors: Numbers) -> Numbers:
         """Influence g on inputs, of ℓ (…)."""
-        return self.cap * (log_errors <= self.threshold).to(log_errors.dtype)
+        return self.cap * (log_errors <= self.threshold)
 
     def mix(self, residual: Tensor, guessed: Tensor, log_errors: Tensor) -> Tensor:
         """What goes on: (1 - g) r + g r̂ of r, r̂ (…, d) and ℓ (…); without influence r itself, the same tensor."""
@@ -186,7 +188,7 @@ class Influence:
             return residual
         return torch.where(sure[..., None], torch.lerp(residual, guessed.to(residual.dtype), self.cap), residual)
 
-    def skips(self, log_errors: Tensor) -> Tensor:
+    def skips(self, log_errors: Numbers) -> Numbers:
         """Where the sub-block is left out, of ℓ (…)."""
         return log_errors <= (self.threshold if self.skipping else -math.inf)
 

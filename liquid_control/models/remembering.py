@@ -176,43 +176,53 @@ class RememberedFeed(SwiGLU):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """From (B, T, d) to the same."""
-        part, flat, clock = self.part, x.flatten(0, 1), _Clock(self.part.seconds, x.device)
+        part, flat, number, clock = self.part, x.flatten(0, 1), x[..., 0].numel(), _Clock(self.part.seconds, x.device)
         student, influence = part.distillation.student, part.influence
         if part.state is not None and len(part.state) != len(x):
             part.state = None  # other texts
+        before = part.state
         recall = part.cube.read(flat)
         clock.lap("reading")
-        with torch.set_grad_enabled(part.learns):  # its graph is what it learns from below
-            guessed = student(x.detach(), recall, part.state)
+        # Its graph is what it learns from below. A single input that may be skipped is seldom learned from.
+        with torch.set_grad_enabled(part.learns and not (number == 1 and influence.skipping)):
+            guessed = student(x.detach(), recall, before)
         guess = guessed.detach()
-        skips = influence.skips(guess.log_error)
-        audits = influence.audits(len(flat), part.generator).view(skips.shape).to(x.device)
-        runs = ~skips | audits
+        thought = guess.log_error.cpu().numpy().ravel()
+        skips, audits = influence.skips(thought), influence.audits(number, part.generator).numpy()
+        runs = audits | ~skips
+        running = int(runs.sum())
         clock.lap("student")
-        if runs.all():
+        if running == number:
             made = super().forward(x)
+        elif running:
+            ran = torch.from_numpy(runs).to(x.device)
+            made = guess.residual.flatten(0, 1).clone()
+            made[ran] = super().forward(flat[ran])
+            made = made.view_as(x)
         else:
-            made = torch.zeros_like(x)
-            made[runs] = super().forward(x[runs])
+            made = guess.residual
         clock.lap("part")
-        part.inputs, part.skipped = part.inputs + runs.numel(), part.skipped + int((~runs).sum())
-        part.audited += int((skips & audits).sum())
-        part.hits += int((1 - recall.similarity < part.cube.config.novel).sum())
-        part.spent += recall.operations + len(flat) * student.operations()
-        told = influence.mix(made, guess.residual, guess.log_error)
-        told = torch.where(runs[..., None], told, guess.residual)
-        share = float(influence.of(guess.log_error).sum())
+        told = influence.mix(made, guess.residual, guess.log_error) if running else made
+        share = float(influence.of(thought).sum())
+        part.inputs, part.skipped = part.inputs + number, part.skipped + number - running
+        part.audited += running + int(skips.sum()) - number
+        part.hits += int((1 - recall.similarity.cpu().numpy() < part.cube.config.novel).sum())
+        part.spent += recall.operations + number * student.operations()
         part.shared += share
-        part.shares.append(share / runs.numel())
-        clock.lap("student")
-        if part.learns:
-            errors = part.distillation.correct(guessed, made, runs)
-            influence.judge(guess.log_error[audits].cpu(), errors[audits].cpu())
-            before, ran = part.cube.operations, runs.flatten()
-            part.cube.write(flat[ran], made[runs], recall.rows(ran))
-            part.learned += part.cube.operations - before + 2 * len(flat) * student.operations()
-            clock.lap("learning")
+        part.shares.append(share / number)
         part.state = guess.state
+        clock.lap("student")
+        if part.learns and running:
+            if not guessed.residual.requires_grad:
+                with torch.enable_grad():
+                    guessed = student(x.detach(), recall, before)
+            ran = torch.from_numpy(runs).to(x.device)
+            errors = part.distillation.correct(guessed, made, ran.view(x.shape[:2]))
+            influence.judge(thought[audits], errors.cpu().numpy().ravel()[audits])
+            spent = part.cube.operations
+            part.cube.write(flat[ran], made.flatten(0, 1)[ran], recall.rows(ran))
+            part.learned += part.cube.operations - spent + 2 * number * student.operations()
+            clock.lap("learning")
         part.history.append(influence.cap)
         return told
 

@@ -14,14 +14,18 @@ It learns while the teacher runs (:class:`Distillation`), from detached tensors,
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from liquid_control.kernels import kernel_device
 from liquid_control.models.cubes import Recall
 from liquid_control.nn import LiquidScan
 
+FEW = 64
+"""Inputs that the kernel guesses; of more, the products of torch are fast enough."""
 LEAST = 1e-6
 """Of a relative error, in its logarithm."""
 
@@ -62,6 +66,12 @@ class LiquidStudent(nn.Module):
         self.expects = nn.Linear(units, 1)
         self.trust = nn.Parameter(torch.tensor([4.0, 8.0, 2.0]))  # a, b of novelty, b of dispersion
         self.doubt = nn.Parameter(torch.tensor(1.0))
+        self._weights: tuple[int, Any] | None = None
+        """For the kernel: where they lie, and the memory of them."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has weights of its own."""
+        return self.__dict__ | {"_weights": None}
 
     def initial_state(self, batch: int) -> Tensor:
         """The state (batch, S) before the first input."""
@@ -82,6 +92,9 @@ class LiquidStudent(nn.Module):
             raise ValueError(f"inputs have shape {tuple(h.shape)}, expected (batch, time, {self.width}).")
         if recall.residual.shape != (h.shape[0] * h.shape[1], self.width):
             raise ValueError(f"what is recalled is of {len(recall.residual)} inputs, expected {h[..., 0].numel()}.")
+        few = h.shape[0] * h.shape[1] <= FEW and h.dtype == torch.float32
+        if few and not torch.is_grad_enabled() and kernel_device(h) == "cpu":
+            return self._guess(h, recall, self.initial_state(len(h)) if state is None else state)
         remembered = recall.residual.view_as(h)
         dispersion, novelty = recall.dispersion.view(h.shape[:2]), 1 - recall.similarity.view(h.shape[:2])
         dispersion = torch.log1p(dispersion)  # of what cancels out it is without bound
@@ -91,6 +104,21 @@ class LiquidStudent(nn.Module):
         share = torch.sigmoid(often - new * novelty - apart * dispersion)[..., None]
         log_error = self.expects(z)[..., 0] + self.doubt * novelty
         return Guess(share * remembered + self.readout(z), log_error, state)
+
+    def _guess(self, h: Tensor, recall: Recall, state: Tensor) -> Guess:
+        """The same by the kernel."""
+        from liquid_control.kernels import student  # Numba is optional
+
+        place = self.trust.data_ptr()
+        if self._weights is None or self._weights[0] != place:  # another device, or a copy
+            parts = (self.norm.weight, self.scan.drive.weight, self.scan.drive.bias, self.readout.weight)
+            parts += (self.expects.weight, self.expects.bias, self.trust, self.doubt.view(1))
+            floor = torch.finfo(torch.float32).eps  # of torch.nn.RMSNorm
+            arrays = (part.detach().numpy() for part in parts)
+            self._weights = place, student.Weights(*arrays, floor, self.scan.tau_min)
+        given = (h.detach(), recall.residual, recall.similarity, recall.dispersion, state)
+        found = student.guess(*(np.ascontiguousarray(each.numpy()) for each in given), self._weights[1])
+        return Guess(*map(torch.from_numpy, found))
 
     def operations(self) -> int:
         """Multiplications of an input."""
