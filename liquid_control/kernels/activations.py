@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 
-from liquid_control.kernels.fast_math import OPTIONS, exp2, sigmoid, tanh
+from liquid_control.kernels.fast_math import OPTIONS, exp2, kernel_part, sigmoid, tanh
 from liquid_control.kernels.simd import LANES, load, store, where_positive
 
 LOG2_E = math.log2(math.e)
@@ -56,7 +56,7 @@ def _normal_of_type(x, bell, tile):
     return single if x.dtype == types.float32 else double
 
 
-@njit(nogil=True, **OPTIONS)
+@kernel_part
 def activate(kind, x, tile):
     """The activation of Lanes and its slope; ``tile`` is memory for sixteen numbers."""
     if kind == LECUN_TANH:

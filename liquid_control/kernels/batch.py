@@ -18,10 +18,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
-from liquid_control.kernels.fast_math import OPTIONS
+from liquid_control.kernels.fast_math import kernel_part
 from liquid_control.kernels.simd import LANES, transpose
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest register
@@ -39,7 +38,7 @@ def block_count(batch: int) -> int:
 # Rows and lanes
 
 
-@njit(**OPTIONS)
+@kernel_part
 def read_step(values, first, step, tile):
     """Step ``step`` of rows ``first`` … of contiguous values (B, T, C) into tile (C · LANES,), channel by channel."""
     batch, steps, channels = values.shape
@@ -56,7 +55,7 @@ def read_step(values, first, step, tile):
             tile[channel * LANES + row] = flat[begin + row * stride + channel]
 
 
-@njit(**OPTIONS)
+@kernel_part
 def write_step(tile, values, first, step):
     """The reverse of :func:`read_step`: a tile (C · LANES,) into step ``step`` of rows ``first`` … of values."""
     batch, steps, channels = values.shape
@@ -98,7 +97,7 @@ def step_times(elapsed: float | Tensor, mask: Tensor | None, batch: int, steps: 
     return np.ascontiguousarray(times, dtype)[..., None]
 
 
-@njit(**OPTIONS)
+@kernel_part
 def hide_padding(time, tile, channels):
     """Zeros in the lanes of a tile whose ``time``, a tile of one channel, is that of padding, whatever they hold."""
     for lane in range(LANES):
@@ -110,7 +109,7 @@ def hide_padding(time, tile, channels):
 # Buffers
 
 
-@njit(**OPTIONS)
+@kernel_part
 def new_tile(count, like):
     """Memory for ``count`` · LANES numbers of the type of an array, aligned: a register's load of it is one access."""
     memory = np.empty(count * LANES + ALIGNMENT // like.itemsize, like.dtype)

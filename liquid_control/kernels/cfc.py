@@ -40,7 +40,7 @@ from liquid_control.kernels.batch import (
     step_times,
     write_step,
 )
-from liquid_control.kernels.fast_math import OPTIONS, exp2, sigmoid, tanh
+from liquid_control.kernels.fast_math import OPTIONS, exp2, kernel_part, sigmoid, tanh
 from liquid_control.kernels.memory import (
     Memory,
     MemoryGradients,
@@ -78,13 +78,13 @@ FIRST, SIZE, SOURCE, FAN, BEGIN = range(5)
 # A neuron: its new state from its heads g, h and gate, and the way back; all are Lanes
 
 
-@njit(**OPTIONS)
+@kernel_part
 def pure_solution(g, time, rate, amplitude):
     """A - A e^(-t (w + |g|)) g, of w = |w_τ| and A."""
     return amplitude - amplitude * exp2(-LOG2_E * time * (rate + where_positive(g, g, -g))) * g
 
 
-@njit(**OPTIONS)
+@kernel_part
 def pure_gradients(g, time, rate, amplitude, new):
     """From the gradient of :func:`pure_solution` those of g, w and t, and what that of A is less than it."""
     rate = rate + where_positive(g, g, -g)
@@ -94,13 +94,13 @@ def pure_gradients(g, time, rate, amplitude, new):
     return where_positive(g, of_rate, -of_rate) - amplitude * decay, of_rate, of_exponent * rate, decay * g
 
 
-@njit(**OPTIONS)
+@kernel_part
 def gated_solution(mode, g, h, gate):
     """The mode's own, of heads after their functions tanh, tanh and σ."""
     return g + gate * h if mode == NO_GATE else g + gate * (h - g)
 
 
-@njit(**OPTIONS)
+@kernel_part
 def gated_gradients(mode, g, h, gate, new):
     """From the gradient of :func:`gated_solution` those of the heads before their functions."""
     if mode == NO_GATE:
@@ -389,7 +389,7 @@ def _backward(
 # One step of one sequence. Lanes are neurons here.
 
 
-@njit(**OPTIONS)
+@kernel_part
 def _add_sources(sums, values, first, last, numbers, place):
     """Adds to four sums what values[first:last] drive them with, and returns them and the place after the weights."""
     a, b, c, d = sums
@@ -403,7 +403,7 @@ def _add_sources(sums, values, first, last, numbers, place):
     return (a, b, c, d), place
 
 
-@njit(**OPTIONS)
+@kernel_part
 def _biases(numbers, place):
     return load(numbers, place), load(numbers, place + 1), load(numbers, place + 2), load(numbers, place + 3)
 

@@ -12,14 +12,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor, nn
 
-from liquid_control.kernels.fast_math import OPTIONS
+from liquid_control.kernels.fast_math import kernel_part
 from liquid_control.kernels.simd import LANES, fill, load, store, total
 
 
-@njit(**OPTIONS)
+@kernel_part
 def whole_lanes(size):
     """The size filled up to whole sixteens."""
     return (size + LANES - 1) // LANES * LANES
@@ -46,7 +45,7 @@ def pack_readout(readout: nn.Module) -> list[np.ndarray]:
     return [pack([readout.bias], readout.bias), pack([readout.weight], readout.weight)]
 
 
-@njit(**OPTIONS)
+@kernel_part
 def start_sums(sums, numbers):
     """Sets the sums to their biases, or to what else they start from."""
     for row in range(sums.size):
@@ -54,7 +53,7 @@ def start_sums(sums, numbers):
     return numbers[sums.size :]
 
 
-@njit(**OPTIONS)
+@kernel_part
 def add_product(sums, values, numbers):
     """Adds to the sums what the values drive them with."""
     fours, place = values.size // 4 * 4, 0
@@ -75,7 +74,7 @@ def add_product(sums, values, numbers):
     return numbers[values.size * sums.size :]
 
 
-@njit(**OPTIONS)
+@kernel_part
 def read_out(y, hidden, numbers, sums):
     """Y from the hidden values, by the linear readout if there is one."""
     if numbers.size:
@@ -87,7 +86,7 @@ def read_out(y, hidden, numbers, sums):
         y[output] = mapped[output]
 
 
-@njit(**OPTIONS)
+@kernel_part
 def dot(a, b):
     """The product of two contiguous vectors."""
     whole = a.size // LANES
@@ -103,7 +102,7 @@ def dot(a, b):
     return product
 
 
-@njit(**OPTIONS)
+@kernel_part
 def apply_rows(matrix, x, y):
     """Writes W · x to y, of weights that lie row by row, as torch has them."""
     for i in range(len(y)):

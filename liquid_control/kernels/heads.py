@@ -24,7 +24,7 @@ from torch import Tensor
 from liquid_control.kernels import is_transformed
 from liquid_control.kernels.autograd import refuse_derivatives_of_gradients
 from liquid_control.kernels.batch import new_tile, over_blocks
-from liquid_control.kernels.fast_math import OPTIONS, sigmoid
+from liquid_control.kernels.fast_math import OPTIONS, kernel_part, sigmoid
 from liquid_control.kernels.simd import LANES, fill, load, store, total
 
 
@@ -103,13 +103,13 @@ def _outputs(inputs: Tensor, taps: Tensor, heads: int, width: int) -> tuple[Tens
     return q, k, v
 
 
-@njit(**OPTIONS)
+@kernel_part
 def _fetch(source, tile, begin):
     for j in range(source.size):
         tile[begin + j] = source[j]
 
 
-@njit(**OPTIONS)
+@kernel_part
 def _convolve(window, weights, step, c, blocks, taps):
     """Sixteen features u of a step."""
     u = load(window, step * blocks + c) * load(weights, c)

@@ -20,7 +20,16 @@ from torch.nn import functional as F
 from liquid_control.kernels import are_plain, is_traced
 from liquid_control.kernels.attention import GATES, MODES, Logits, Pairs
 from liquid_control.kernels.batch import over_blocks
-from liquid_control.kernels.fast_math import DOUBLE_LOG2_E, OPTIONS, SINGLE_LOG2_E, exp2, sigmoid, softplus, tanh
+from liquid_control.kernels.fast_math import (
+    DOUBLE_LOG2_E,
+    OPTIONS,
+    SINGLE_LOG2_E,
+    exp2,
+    kernel_part,
+    sigmoid,
+    softplus,
+    tanh,
+)
 from liquid_control.kernels.simd import LANES, load, store, total, where_positive
 
 AFFINE, MLP, BILINEAR = GATES.values()
@@ -431,7 +440,7 @@ def tick(x, elapsed, state, y, cell, heads, solver):
         y[o] = state[units + motor - y.size + o]
 
 
-@njit(**OPTIONS)
+@kernel_part
 def _add_product(x, matrix, y):
     """Adds to y (O) the product of x (I) and a flat matrix (I·O)."""
     for i in range(x.size):
@@ -439,7 +448,7 @@ def _add_product(x, matrix, y):
             y[o] += x[i] * matrix[i * y.size + o]
 
 
-@njit(**OPTIONS)
+@kernel_part
 def _remember(x, elapsed, remembered, cell, heads, solver):
     """Puts the input at the end of the window, lets time pass, and writes all but the oldest step into the state."""
     features = heads.gain.size * solver.features
@@ -461,7 +470,7 @@ def _remember(x, elapsed, remembered, cell, heads, solver):
     remembered[:] = window[slot:]
 
 
-@njit(**OPTIONS)
+@kernel_part
 def _attend_to_window(cell, heads, solver):
     """What each head is given by the window, by the kernel of a chunk of one query."""
     count, features, units = heads.gain.size, solver.features, cell.attended.size

@@ -41,7 +41,7 @@ from liquid_control.kernels.batch import (
     step_times,
     write_step,
 )
-from liquid_control.kernels.fast_math import DOUBLE_LOG2_E, OPTIONS, exp2
+from liquid_control.kernels.fast_math import DOUBLE_LOG2_E, OPTIONS, exp2, kernel_part
 from liquid_control.kernels.memory import (
     Memory,
     MemoryGradients,
@@ -123,7 +123,7 @@ NEURON_SUMS, SYNAPSE_SUMS, OUTPUT_SUMS = 3, 4, 2
 # input and of the output.
 
 
-@njit(**OPTIONS)
+@kernel_part
 def _positive(value, implicit):
     """The value in use, and its derivative by the stored one."""
     value = np.float64(value)
@@ -206,13 +206,13 @@ def _finish(block_sums, packed, inner, sensory, inputs, outputs, implicit, gradi
 # Where the state stays the kernel computes with an elapsed time of 1, whatever comes of it, and takes the old state.
 
 
-@njit(**OPTIONS)
+@kernel_part
 def _opening(potential, lists, e):
     """S of synapse e."""
     return 1 / (1 + exp2(lists[e, GAIN] * potential + lists[e, OFFSET]))
 
 
-@njit(**OPTIONS)
+@kernel_part
 def _drive(tile, pace, neurons, lists, synapses, drive):
     """n⁰ and d⁰ + cm r of each neuron into ``drive`` (2 N,), from the inputs of a step."""
     keep_apart()
@@ -227,7 +227,7 @@ def _drive(tile, pace, neurons, lists, synapses, drive):
         store(drive, 2 * i + 1, denominator)
 
 
-@njit(**OPTIONS)
+@kernel_part
 def _solve(drive, pace, neurons, lists, synapses, unfolds, path, reciprocals):
     """All unfolds of a step: from the first N of ``path`` on, each writes the next N, and 1/d."""
     keep_apart()
@@ -302,12 +302,12 @@ def _forward(
             end_memory(memory, work, block, 0)
 
 
-@njit(**OPTIONS)
+@kernel_part
 def _add(sums, index, lanes):
     store(sums, index, load(sums, index) + lanes)
 
 
-@njit(**OPTIONS)
+@kernel_part
 def _synapse_back(potential, of_numerator, of_denominator, lists, e, sums):
     """Adds to the sums of synapse e and returns the gradient of its presynaptic potential."""
     opening = _opening(potential, lists, e)
@@ -320,7 +320,7 @@ def _synapse_back(potential, of_numerator, of_denominator, lists, e, sums):
     return lists[e, SLOPE] * pull
 
 
-@njit(**OPTIONS)
+@kernel_part
 def _solve_back(pace, neurons, lists, synapses, unfolds, path, reciprocals, of_path, step_sums, sums):
     """The reverse of :func:`_solve`: from the last N of ``of_path`` to the first N.
 
@@ -345,7 +345,7 @@ def _solve_back(pace, neurons, lists, synapses, unfolds, path, reciprocals, of_p
                 _add(of_path, source, of_source)
 
 
-@njit(**OPTIONS)
+@kernel_part
 def _drive_back(tile, lists, synapses, step_sums, of_tile, sums):
     """The reverse of :func:`_drive`, as far as its synapses go: gradients of the inputs into ``of_tile``."""
     keep_apart()
@@ -455,7 +455,7 @@ def step_arrays(plan: LTCPlan, parameters: list[Tensor]) -> tuple[np.ndarray, ..
     return numbers, np.array(index), scratch
 
 
-@njit(**OPTIONS)
+@kernel_part
 def _add_currents(potential, lists, start, source, opening, numerator, denominator):
     """Adds Σ w s E and Σ w s of all synapses to the neurons' sums."""
     size = source.size

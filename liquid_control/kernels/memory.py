@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor, nn
 
 from liquid_control.kernels.autograd import Kept, SequenceKernel, Sizes
 from liquid_control.kernels.batch import Buffer, block_count, new_tile, read_step, write_step
-from liquid_control.kernels.fast_math import OPTIONS, sigmoid, tanh
+from liquid_control.kernels.fast_math import kernel_part, sigmoid, tanh
 from liquid_control.kernels.gated import lstm_arrays, lstm_tick
 from liquid_control.kernels.products import (
     TILE,
@@ -87,14 +86,14 @@ class Workspace(NamedTuple):
 # Within the kernels of neurons
 
 
-@njit(**OPTIONS)
+@kernel_part
 def _workspace(weight, tiles):
     rows = weight.shape[0]
     sums = new_tile(2 * (rows + TILE), weight).reshape(2, -1)
     return Workspace(tiles, sums, new_tile(2 * (rows // GATES), weight).reshape(2, -1))
 
 
-@njit(**OPTIONS)
+@kernel_part
 def open_memory(memory):
     """The workspace of a forward pass."""
     rows, columns = memory.weight.shape
@@ -103,13 +102,13 @@ def open_memory(memory):
     return _workspace(memory.weight, tiles)
 
 
-@njit(**OPTIONS)
+@kernel_part
 def begin_memory(memory, work, block, place):
     """Reads c of a block before its first step; it is the ``place``-th of those that go together."""
     read_step(memory.state, block * LANES, 0, work.cells[place])
 
 
-@njit(**OPTIONS)
+@kernel_part
 def remember(memory, work, values, now, first, count, step, steps):
     """A step of the LSTM, of ``count`` blocks (one or two) from ``first`` on.
 
@@ -153,13 +152,13 @@ def remember(memory, work, values, now, first, count, step, steps):
             store(own, inputs + unit, where_positive(time, shown * show, load(own, inputs + unit)))
 
 
-@njit(**OPTIONS)
+@kernel_part
 def end_memory(memory, work, block, place):
     """Writes c of a block after its last step."""
     write_step(work.cells[place], memory.final, block * LANES, 0)
 
 
-@njit(**OPTIONS)
+@kernel_part
 def open_memory_back(memory, skip):
     """The workspace of a backward pass that leaves out the gradients of the first ``skip`` inputs."""
     rows, columns = memory.weight.shape
@@ -168,13 +167,13 @@ def open_memory_back(memory, skip):
     return _workspace(memory.weight, tiles)
 
 
-@njit(**OPTIONS)
+@kernel_part
 def begin_memory_back(memory, work, block):
     """Reads the gradient of c of a block after its last step."""
     read_step(memory.of_final, block * LANES, 0, work.cells[0])
 
 
-@njit(**OPTIONS)
+@kernel_part
 def remember_back(memory, work, of_values, now, block, step, steps, skip):
     """The reverse of :func:`remember`, of one block.
 
@@ -215,7 +214,7 @@ def remember_back(memory, work, of_values, now, block, step, steps, skip):
     add_product(work.tiles, 0, columns - skip, rows, sums, 0, of_values, skip)
 
 
-@njit(**OPTIONS)
+@kernel_part
 def end_memory_back(memory, work, block, steps):
     """Writes the gradients of a block's weights, biases and first c."""
     rows, columns = memory.weight.shape

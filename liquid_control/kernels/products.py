@@ -11,9 +11,9 @@ matrix (:func:`add_gradients`): a product of two long matrices as BLAS has it, a
 
 from __future__ import annotations
 
-from numba import njit, uint64
+from numba import uint64
 
-from liquid_control.kernels.fast_math import OPTIONS
+from liquid_control.kernels.fast_math import kernel_part
 from liquid_control.kernels.simd import LANES, WIDE, fill, load, store, total, transpose
 
 TILE = 6
@@ -23,13 +23,13 @@ STRIP = 96
 """Rows of a gradient that are summed side by side: what leads to them stays in a near cache for all columns."""
 
 
-@njit(nogil=True, **OPTIONS)
+@kernel_part
 def tiled_size(rows, columns):
     """Numbers in a matrix that :func:`into_tiles` has laid out."""
     return -(-rows // TILE) * TILE * columns
 
 
-@njit(nogil=True, **OPTIONS)
+@kernel_part
 def into_tiles(matrix, begin, row_stride, column_stride, rows, columns, tiles, place):
     """Lays matrix[begin + r·row_stride + c·column_stride] out in tiles from ``place`` on: column after column of
     :data:`TILE` rows, then those of the next rows; zeros where the last tile has no row. Returns the place after it.
@@ -43,7 +43,7 @@ def into_tiles(matrix, begin, row_stride, column_stride, rows, columns, tiles, p
     return place
 
 
-@njit(nogil=True, **OPTIONS)
+@kernel_part
 def add_product(tiles, place, rows, columns, values, first_value, sums, first_sum):
     """sums[first_sum + r] += Σ_c matrix[r, c] · values[first_value + c] in lanes, the matrix from :func:`into_tiles`.
 
@@ -73,7 +73,7 @@ def add_product(tiles, place, rows, columns, values, first_value, sums, first_su
     return place
 
 
-@njit(nogil=True, **OPTIONS)
+@kernel_part
 def add_products(tiles, place, rows, columns, values, first_value, sums, first_sum, pair):
     """:func:`add_product` of values[0] to sums[0], and of values[1] to sums[1] too if ``pair``.
 
@@ -111,13 +111,13 @@ def add_products(tiles, place, rows, columns, values, first_value, sums, first_s
     return place
 
 
-@njit(nogil=True, **OPTIONS)
+@kernel_part
 def row_stride(steps):
     """Sixteens from one row to the next of (rows, T, 16): odd, lest a step of all rows share one set of the cache."""
     return steps + 1 - steps % 2
 
 
-@njit(nogil=True, **OPTIONS)
+@kernel_part
 def outer_products(left, first_left, rows, right, first_right, columns, stride, count, sums, begin):
     """sums[begin + r·columns + c] = Σ_k left[first_left + r·stride + k] · right[first_right + c·stride + k], k < count.
 
@@ -148,7 +148,7 @@ def outer_products(left, first_left, rows, right, first_right, columns, stride, 
             sums[begin + row_2 * columns + column], sums[begin + row_2 * columns + column_1] = total(cx), total(cy)
 
 
-@njit(nogil=True, **OPTIONS)
+@kernel_part
 def turn(values, first, count, turned):
     """Turns the sixteens first to first + count - 1 of values around, sixteen at a time and in place.
 
@@ -161,7 +161,7 @@ def turn(values, first, count, turned):
             store(values, place + row, load(turned, row))
 
 
-@njit(nogil=True, **OPTIONS)
+@kernel_part
 def add_gradients(
     left, first_left, left_apart, rows, right, first_right, right_apart, columns, steps, sums, begin, width
 ):  # fmt: skip
@@ -218,7 +218,7 @@ def add_gradients(
                     store(sums, place + 5 * across, load(sums, place + 5 * across) + f)
 
 
-@njit(nogil=True, **OPTIONS)
+@kernel_part
 def _turned(row, rows):
     """Where a row, or the last one, begins among numbers that are turned around."""
     row = min(row, rows - 1)

@@ -26,7 +26,15 @@ from liquid_control.kernels import is_transformed
 from liquid_control.kernels.autograd import refuse_derivatives_of_gradients
 from liquid_control.kernels.batch import new_tile, over_blocks
 from liquid_control.kernels.dense import add_product, pack, pack_readout, read_out, start_sums, whole_lanes
-from liquid_control.kernels.fast_math import DOUBLE_LOG2_E, OPTIONS, exp2_minus_one, sigmoid, softplus, tanh
+from liquid_control.kernels.fast_math import (
+    DOUBLE_LOG2_E,
+    OPTIONS,
+    exp2_minus_one,
+    kernel_part,
+    sigmoid,
+    softplus,
+    tanh,
+)
 from liquid_control.kernels.simd import LANES, clip, fill, load, store, total
 
 GROUP = 64
@@ -205,7 +213,7 @@ def _backward(
             of_state[row, begin + i] = carried[i]
 
 
-@njit(**OPTIONS)
+@kernel_part
 def _read(drive, place, units, count, targets, paces):
     """What drives so many neurons in a step, from flat ``drive``."""
     for i in range(count):

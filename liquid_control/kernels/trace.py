@@ -27,7 +27,7 @@ from torch import Tensor
 from liquid_control.kernels import is_transformed
 from liquid_control.kernels.autograd import refuse_derivatives_of_gradients
 from liquid_control.kernels.batch import new_tile, over_blocks
-from liquid_control.kernels.fast_math import OPTIONS
+from liquid_control.kernels.fast_math import OPTIONS, kernel_part
 from liquid_control.kernels.simd import LANES, fill, load, store, total
 
 STRETCH = 8
@@ -137,14 +137,14 @@ def _work(k: Tensor, v: Tensor) -> int:
     return k.numel() * v.shape[3] // 16
 
 
-@njit(**OPTIONS)
+@kernel_part
 def _fetch(source, tile):
     """A row into a tile; the lanes behind it stay zero."""
     for i in range(source.size):
         tile[i] = source[i]
 
 
-@njit(**OPTIONS)
+@kernel_part
 def _fetch_rows(source, tile, width):
     """A matrix into a tile, ``width`` numbers from row to row; those behind its own stay as they are."""
     for i in range(source.shape[0]):
@@ -152,7 +152,7 @@ def _fetch_rows(source, tile, width):
             tile[i * width + j] = source[i, j]
 
 
-@njit(**OPTIONS)
+@kernel_part
 def _leave_rows(tile, width, target):
     """The reverse of :func:`_fetch_rows`."""
     for i in range(target.shape[0]):
