@@ -23,7 +23,7 @@ from torch import Tensor
 from liquid_control.kernels.autograd import is_recorded, refuse_more_than_gradients
 from liquid_control.kernels.batch import Buffer, block_count, new_tile, over_blocks, read_step, write_step
 from liquid_control.kernels.convolution import image_size
-from liquid_control.kernels.fast_math import OPTIONS
+from liquid_control.kernels.fast_math import OPTIONS, kernel_part
 from liquid_control.kernels.products import TILE, add_product, into_tiles, row_stride, tiled_size
 from liquid_control.kernels.simd import LANES, fill, load, store, total, where_positive
 
@@ -37,7 +37,7 @@ WIDTH, DEPTH, KERNEL, STRIDE, OUT_HEIGHT, OUT_WIDTH, OUTPUTS, WEIGHT, BIAS, SOUR
 channels of what it makes, where its weights and biases begin, and where image and result lie in a block's record."""
 
 
-@njit(nogil=True, **OPTIONS)
+@kernel_part
 def _see(layer, tiles, bias, record):
     """One layer on the record of a block; its weights (O / 4, K, K·C, 4) are a part of ``tiles``."""
     depth, kernel, stride, outputs = layer[DEPTH], layer[KERNEL], layer[STRIDE], layer[OUTPUTS]
@@ -92,7 +92,7 @@ def _forward(first_block, last_block, images, layers, tiles, bias, y, records):
         write_step(own[last[TARGET] * LANES :], y, block * LANES, 0)
 
 
-@njit(nogil=True, **OPTIONS)
+@kernel_part
 def _add_to_weights(layer, record, planes, sums):
     """Adds the gradients of a layer's weights (O, K, K·C), a sixteen each.
 

@@ -15,7 +15,7 @@ from numba import njit
 from torch import Tensor
 
 from liquid_control.kernels.dense import apply_rows, dot
-from liquid_control.kernels.fast_math import OPTIONS
+from liquid_control.kernels.fast_math import OPTIONS, kernel_part
 
 TINY = np.float32(np.finfo(np.float32).tiny)
 SHORTEST = np.float32(1e-12)
@@ -112,7 +112,7 @@ def _look_up(
     return len(there)
 
 
-@njit(**OPTIONS)
+@kernel_part
 def _nearest_of_block(key, entries, filled, block, best, places):
     """Puts entries of a block among the best so far, in descending order."""
     last = len(best) - 1
@@ -126,7 +126,7 @@ def _nearest_of_block(key, entries, filled, block, best, places):
             best[at], places[at] = score, block * len(entries) + slot
 
 
-@njit(**OPTIONS)
+@kernel_part
 def _recall(best, places, residuals, sharpness, mean, weights):
     """The shares of the best, and the mean of their residuals by those."""
     whole = weights.dtype.type(0)
