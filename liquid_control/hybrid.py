@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,9 +19,11 @@ import torch
 import tyro
 from annotated_types import Ge, Gt, Le
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
 
 from agents.device import resolve_device
 from agents.language import LanguageConfig
+from envs.registration import FAST, VALIDATION_SEEDS
 from liquid_control.data.tokenizers import StreamDecoder, Tokenizer
 from liquid_control.models.cubes import CubeConfig, Cubes
 from liquid_control.models.generation import Generation, load_with_tokenizer
@@ -95,19 +97,11 @@ def _train(words: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """Reads texts with a trained model, while cubes and students learn what its feed-forward parts do, and skip them.
-
-    Writes a folder: rows.jsonl, a line a block of tokens, and memory.safetensors. Where it was stopped, the same
-    command goes on. `hybrid report FOLDER` draws it.
-    """
+class MemoryConfig:
+    """What remembers, and by which rules."""
 
     checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
     """The folder of the model: runs/language-…/best, say."""
-    text: tuple[Path, ...] = ()
-    """Text files, read in this order. A file that is named twice is read twice."""
-    run: Path | None = None
-    """The folder to write into, by default runs/hybrid-NAME with the name of the checkpoint's folder."""
     memory: Path | None = None
     """A memory to begin with, that --keep wrote; it has its own size and rules."""
     keep: Path | None = None
@@ -131,21 +125,35 @@ class RunConfig:
     risk: Annotated[float, Gt(0), Le(1)] = 0.05
     """Share of inputs that may be skipped wrongly."""
     audited: Annotated[float, Gt(0), Le(1)] = 0.03
-    """Share of inputs that are audited while some are skipped; else all are."""
+    """Share of inputs that may run for nothing but an audit."""
     learn: bool = True
     """Whether cubes, students and influence learn."""
+    seed: Seed = 0
+    """Of students, audits and samples."""
+    threads: Processes = 1
+    """Threads; a single text, or a single drive, gains little from more. 0 means one per processor."""
+
+
+@dataclass(frozen=True)
+class RunConfig(MemoryConfig):
+    """Reads texts with a trained model, while cubes and students learn what its feed-forward parts do, and skip them.
+
+    Writes a folder: rows.jsonl, a line a block of tokens, and memory.safetensors. Where it was stopped, the same
+    command goes on. `hybrid report FOLDER` draws it.
+    """
+
+    text: tuple[Path, ...] = ()
+    """Text files, read in this order. A file that is named twice is read twice."""
+    run: Path | None = None
+    """The folder to write into, by default runs/hybrid-NAME with the name of the checkpoint's folder."""
     block: Annotated[int, Ge(1), Le(2**20)] = 1024
     """Tokens of a row."""
     stretch: Annotated[int, Ge(1), Le(4096)] = 64
     """Tokens that are read at once; of one stretch a block the whole model tells what it would have said."""
     save_every: Count = 8
     """Blocks after which the memory is written."""
-    seed: Seed = 0
-    """Of students, audits and samples."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N. Cubes are on the CPU."""
-    threads: Processes = 1
-    """Threads; a single text gains little from more. 0 means one per processor."""
 
 
 def _run(words: Sequence[str]) -> None:
@@ -153,10 +161,7 @@ def _run(words: Sequence[str]) -> None:
     from liquid_control.report.remembered_reading import ROWS, Pace, ReadingFolder, Stream, read_stream
 
     config, console = parse(RunConfig, words, f"{PROGRAM} run"), Console()
-    if config.keep is not None:
-        check_writable(config.keep, ".safetensors")
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    _prepare(config)
     model, tokenizer = _load(config.checkpoint, config.device)
     stream = Stream.of(_texts(config.text), tokenizer)
     path = config.run or Path("runs") / f"hybrid-{config.checkpoint.resolve().name}"
@@ -192,6 +197,56 @@ def _run(words: Sequence[str]) -> None:
         console.print(f"written: {path / ROWS}\nas a page: {PROGRAM} report {path}")
 
 
+@dataclass(frozen=True)
+class DriveConfig(MemoryConfig):
+    """Drives laps with a trained driver of hybrid blocks, which remembers and skips its own work as `run` does texts.
+
+    Of each lap it says what was skipped, how far actions were from those of the driver that skips nothing, in the same
+    state, and what it scored.
+    """
+
+    tracks: tuple[Seed, ...] = (VALIDATION_SEEDS, VALIDATION_SEEDS)
+    """Seeds of the tracks, driven in this order. A track that is named twice is driven twice."""
+    env: str = FAST
+    """The environment."""
+    steps: Annotated[int, Ge(1), Le(2**20)] | None = None
+    """Where a lap ends at the latest; None is where the environment ends it."""
+    json: Path | None = None
+    """Where to write what is printed, and more digits."""
+
+
+def _drive(words: Sequence[str]) -> None:
+    """Drives laps, remembers and skips; says what a second lap saves."""
+    from liquid_control.report.evaluation import check_environment
+    from liquid_control.report.remembered_laps import RememberedLap, drive_lap, lap_table
+    from policies.driver import load_driver
+
+    config, console = parse(DriveConfig, words, f"{PROGRAM} drive"), Console()
+    _prepare(config)
+    if config.json is not None:
+        check_writable(config.json, ".json")
+    driver = load_driver(config.checkpoint)
+    check_environment(driver, config.env)
+    parts, _ = _begin(config, driver)
+    for part in parts:
+        part.learns = config.learn
+    console.print(driver.describe())
+    console.print(f"memory: {parts[0].cube.config.bytes:,} bytes of cubes")
+    laps: list[RememberedLap] = []
+    for track in config.tracks:
+        if all(lap.track != track for lap in laps):
+            laps.append(drive_lap(driver, None, config.env, track, config.steps))
+        laps.append(drive_lap(driver, parts, config.env, track, config.steps))
+        console.print(str(laps[-1]))
+    console.print(lap_table(laps))
+    if config.keep is not None:
+        save_memories(config.keep, driver, parts)
+        console.print(f"memory: {config.keep}")
+    if config.json is not None:
+        write_atomically(config.json, json.dumps([asdict(lap) for lap in laps], indent=1) + "\n")
+        console.print(f"written: {config.json}")
+
+
 def _texts(paths: Sequence[Path]) -> dict[str, str]:
     """Texts by name; one that is read again has a number behind its name."""
     texts: dict[str, str] = {}
@@ -201,19 +256,27 @@ def _texts(paths: Sequence[Path]) -> dict[str, str]:
     return texts
 
 
-def _begin(config: RunConfig, model: LanguageModel) -> tuple[list[PartMemory], int]:
-    """A memory, new or given, and how many tokens it has seen."""
+def _prepare(config: MemoryConfig) -> None:
+    if config.keep is not None:
+        check_writable(config.keep, ".safetensors")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+
+
+def _begin(config: MemoryConfig, model: nn.Module) -> tuple[list[PartMemory], int]:
+    """A memory, new or given, and how many inputs it has seen."""
     if config.memory is not None:
         parts, _ = load_memories(config.memory, model)
         for part in parts:
             part.state = None
         return parts, parts[0].inputs
-    if not feeds(model):
+    there = feeds(model)
+    if not there:
         raise UserError(f"{config.checkpoint} has no feed-forward parts that could be remembered.")
     shape = CubeConfig(
-        width=model.config.width,
-        layers=len(feeds(model)),
-        key_size=min(config.key_size, model.config.width),
+        width=there[0].width,
+        layers=len(there),
+        key_size=min(config.key_size, there[0].width),
         probed=config.probed,
         seed=config.seed,
     ).within(config.budget_bytes)
@@ -367,6 +430,7 @@ def _load(folder: Path, device: str) -> tuple[LanguageModel, Tokenizer]:
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": _train,
     "run": _run,
+    "drive": _drive,
     "generate": _generate,
     "report": _report,
 }

@@ -24,9 +24,14 @@ and none if there is none, as before the first 1 / ``risk`` audits; then the stu
 is there because a risk is a share of all inputs: where few are easy, most of those up to θ could be wrong by the first
 alone, and would earn nothing. An audit is judged by θ as it was before it, and moves it after. If what comes is like
 what was audited, an input is skipped wrongly with a probability of at most ``risk``. Audits must therefore be drawn
-from all inputs alike, whether they would be skipped or not (:meth:`Influence.audits`). While nothing is skipped, all
-inputs are audits, which costs nothing, for the sub-block runs in any case: so θ is found, and influence earned, within
-some hundred inputs.
+from all inputs alike, whether they would be skipped or not (:meth:`Influence.audits`). Those that would not be skipped
+cost nothing, for the sub-block runs in any case. So the share p of all inputs that is audited is the smaller, the more
+are skipped, and what audits cost is bounded:
+
+    p = min(1, ``audited`` / share of the last audits with ℓ ≤ θ),  and 1 while nothing is skipped
+
+So θ is found, and influence earned, within some hundred inputs, and where a student is sure of little, θ follows what
+it learns.
 """
 
 from __future__ import annotations
@@ -69,7 +74,7 @@ class InfluenceConfig:
     calibration: Annotated[int, Ge(1), Le(2**16)] = 512
     """Last audits from which the threshold is set."""
     audited: Annotated[float, Gt(0), Le(1)] = 0.03
-    """Share of inputs that are audited while some are skipped; else all are."""
+    """Share of inputs that may run for nothing but an audit."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,8 @@ class Influence:
         """Number of such audits."""
         self.threshold = -math.inf
         """θ, in logarithms of relative errors; -∞ where there is none."""
+        self.rate = 1.0
+        """Share of inputs that are audited, p."""
         self._audits: deque[tuple[float, float]] = deque()
         self._sorted = np.zeros((2, config.calibration))  # the same, ℓ and errors, by ascending ℓ
         self._numbers = np.arange(1, config.calibration + 1)
@@ -117,7 +124,7 @@ class Influence:
         """Which of so many inputs are audited (N,): all while none is skipped, else some, drawn from all alike."""
         if not self.skipping:
             return torch.ones(number, dtype=torch.bool)
-        return torch.rand(number, generator=generator) < self.config.audited
+        return torch.rand(number, generator=generator) < self.rate
 
     def judge(self, log_errors: Numbers, errors: Numbers) -> None:
         """Takes audits in, one after another.
@@ -174,8 +181,9 @@ class Influence:
         fits = (errors > config.wrong).cumsum() <= allowed
         fits &= errors.cumsum() <= config.low * self._numbers[:number]
         fits[:-1] &= thoughts[1:] > thoughts[:-1]
-        fitting = thoughts[fits]
-        self.threshold = float(fitting[-1]) if len(fitting) else -math.inf
+        fitting = fits.nonzero()[0]
+        self.threshold = float(thoughts[fitting[-1]]) if len(fitting) else -math.inf
+        self.rate = min(1.0, config.audited * number / (fitting[-1] + 1)) if len(fitting) else 1.0
 
     def of(self, log_errors: Numbers) -> Numbers:
         """Influence g on inputs, of ℓ (…)."""

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Gt, Le
-from torch import Tensor
+from torch import Tensor, nn
 
 from liquid_control.models.cubes import CubeConfig, Cubes
 from liquid_control.models.influence import Influence, InfluenceConfig
@@ -58,7 +58,7 @@ class _Record:
 
 def save_memories(
     path: str | os.PathLike[str],
-    model: LanguageModel,
+    model: nn.Module,
     parts: Sequence[PartMemory],
     reading: ReadingState | None = None,
 ) -> None:
@@ -68,7 +68,7 @@ def save_memories(
         path: of the file.
         model: whose work it is.
         parts: what is remembered of each feed-forward part; :attr:`PartMemory.history` and ``shares`` stay behind.
-        reading: of the model, where it is in the middle of a text.
+        reading: of a language model that is in the middle of a text.
 
     Raises:
         UserError: if it cannot be written.
@@ -103,7 +103,7 @@ def save_memories(
     write_tensors(Path(path), to_save(tensors), {"model": weights_digest(model), "memory": json.dumps(record)})
 
 
-def load_memories(path: str | os.PathLike[str], model: LanguageModel) -> tuple[list[PartMemory], ReadingState | None]:
+def load_memories(path: str | os.PathLike[str], model: nn.Module) -> tuple[list[PartMemory], ReadingState | None]:
     """What :func:`save_memories` wrote: the memories, and the state of reading if it is there.
 
     Raises:
@@ -186,9 +186,11 @@ def _restore(path: str | os.PathLike[str], part: PartMemory, said: _PartRecord, 
     part.seconds, part.shared = dict(said.seconds), said.shared
 
 
-def _reading(path: str | os.PathLike[str], layers: Mapping[str, Tensor], model: LanguageModel) -> ReadingState | None:
+def _reading(path: str | os.PathLike[str], layers: Mapping[str, Tensor], model: nn.Module) -> ReadingState | None:
     if not layers:
         return None
+    if not isinstance(model, LanguageModel):
+        raise UserError(f"{path} is damaged: it holds a state of reading, and its model does not read.")
     fresh = model.initial_state(1)
     shapes, wanted = ({name: layer.shape[1:] for name, layer in of.items()} for of in (layers, fresh.layers))
     if shapes != wanted or not all(layer.isfinite().all() for layer in layers.values()):

@@ -1,4 +1,7 @@
-"""A language model that remembers the work of its feed-forward parts, and leaves out what it is sure of.
+"""A network that remembers the work of its feed-forward parts, and leaves out what it is sure of.
+
+Any network whose blocks have such a part, :class:`liquid_control.nn.hybrid.SwiGLU`, under the name ``feed``: a language
+model, a driver of hybrid blocks, a stack of :class:`liquid_control.nn.ResidualBlock`.
 
 For each part: a cube that holds what it made of inputs before, a student that learns beside it, and the influence that
 the student has earned (`liquid_control.models.cubes`, `student`, `influence`). Of the inputs x of a part:
@@ -10,7 +13,7 @@ the student has earned (`liquid_control.models.cubes`, `student`, `influence`). 
 
 While nothing is skipped every input is an audit, so influence is earned as fast as a text is read.
 
-Without influence r itself goes on, so the model says what it says without all this, to the bit.
+Without influence r itself goes on, so the network answers what it answers without all this, to the bit.
 """
 
 from __future__ import annotations
@@ -25,7 +28,6 @@ from torch import Tensor, nn
 
 from liquid_control.models.cubes import Cube, Cubes
 from liquid_control.models.influence import Influence, InfluenceConfig
-from liquid_control.models.language_model import Block, LanguageModel
 from liquid_control.models.student import Distillation, LiquidStudent
 from liquid_control.nn.hybrid import SwiGLU
 
@@ -45,7 +47,7 @@ class PartMemory:
     learns: bool = True
     """Whether student, cube and influence go on learning."""
     state: Tensor | None = None
-    """Of the student; None begins anew. It belongs to the texts that are read side by side."""
+    """Of the student; None begins anew. It belongs to the texts that are read side by side, or to a drive."""
     inputs: int = 0
     """Inputs so far."""
     hits: int = 0
@@ -82,7 +84,7 @@ class PartMemory:
 
 
 def memories(
-    model: LanguageModel, cubes: Cubes, units: int, config: InfluenceConfig | None = None, seed: int = 0
+    model: nn.Module, cubes: Cubes, units: int, config: InfluenceConfig | None = None, seed: int = 0
 ) -> list[PartMemory]:
     """Fresh students without influence, beside the cubes of a model's parts.
 
@@ -96,15 +98,16 @@ def memories(
     Raises:
         ValueError: if the cubes do not fit the model.
     """
-    blocks, width = len(_blocks(model)), model.config.width
-    if (len(cubes.layers), cubes.config.width) != (blocks, width):
+    there = feeds(model)
+    widths = {feed.width for feed in there}
+    if len(cubes.layers) != len(there) or widths != {cubes.config.width}:
         raise ValueError(
-            f"cubes of {len(cubes.layers)} layers of width {cubes.config.width} do not fit a model of {blocks} blocks "
-            f"of width {width} with feed-forward parts."
+            f"cubes of {len(cubes.layers)} layers of width {cubes.config.width} do not fit a model of {len(there)} "
+            f"blocks of width {', '.join(map(str, sorted(widths)))} with feed-forward parts."
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        students = [LiquidStudent(width, units).to(model.embedding.weight.device) for _ in cubes.layers]
+        students = [LiquidStudent(feed.width, units).to(feed.contract.weight.device) for feed in there]
     return [
         PartMemory(
             cube,
@@ -117,7 +120,7 @@ def memories(
 
 
 @contextmanager
-def remembering(model: LanguageModel, parts: Sequence[PartMemory]) -> Iterator[None]:
+def remembering(model: nn.Module, parts: Sequence[PartMemory]) -> Iterator[None]:
     """For its block the model's feed-forward parts remember. It is for reading: no gradient goes through them.
 
     Weights, their names and their digest stay what they are.
@@ -131,17 +134,16 @@ def remembering(model: LanguageModel, parts: Sequence[PartMemory]) -> Iterator[N
 
 @contextmanager
 def replacing_feeds(
-    model: LanguageModel, parts: Sequence[PartMemory], replace: Callable[[SwiGLU, PartMemory], SwiGLU]
+    model: nn.Module, parts: Sequence[PartMemory], replace: Callable[[SwiGLU, PartMemory], SwiGLU]
 ) -> Iterator[None]:
     """For its block something else stands in the place of each feed-forward part, whatever happens there.
 
     Raises:
         ValueError: if there are not as many memories as parts.
     """
-    blocks = _blocks(model)
+    blocks, before = _blocks(model), feeds(model)
     if len(blocks) != len(parts):
         raise ValueError(f"{len(parts)} memories for {len(blocks)} feed-forward parts.")
-    before = [block.feed for block in blocks]
     try:
         for block, feed, part in zip(blocks, before, parts, strict=True):
             block.feed = replace(feed, part)
@@ -151,13 +153,13 @@ def replacing_feeds(
             block.feed = feed
 
 
-def feeds(model: LanguageModel) -> list[SwiGLU]:
-    """The feed-forward parts of a model, in their order."""
-    return [block.feed for block in _blocks(model)]
+def feeds(model: nn.Module) -> list[SwiGLU]:
+    """The feed-forward parts of a network, in their order."""
+    return [block.get_submodule("feed") for block in _blocks(model)]  # type: ignore[misc]
 
 
-def _blocks(model: LanguageModel) -> list[Block]:
-    return [block for block in model.blocks if isinstance(block, Block)]
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    return [block for block in model.modules() if isinstance(getattr(block, "feed", None), SwiGLU)]
 
 
 class RememberedFeed(SwiGLU):
@@ -173,9 +175,12 @@ class RememberedFeed(SwiGLU):
         self.expand, self.contract = feed.expand, feed.contract
         self.part = part
 
-    @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """From (B, T, d) to the same."""
+        with torch.inference_mode(False), torch.no_grad():
+            return self._remember(x.clone() if x.is_inference() else x)  # of the former nothing could be learned
+
+    def _remember(self, x: Tensor) -> Tensor:
         part, flat, number, clock = self.part, x.flatten(0, 1), x[..., 0].numel(), _Clock(self.part.seconds, x.device)
         student, influence = part.distillation.student, part.influence
         if part.state is not None and len(part.state) != len(x):

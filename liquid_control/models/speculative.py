@@ -85,7 +85,7 @@ class DraftedFeed(SwiGLU):
 
 
 @contextmanager
-def drafting(model: LanguageModel, parts: Sequence[PartMemory], draft: Draft, counts: DraftCounts) -> Iterator[None]:
+def drafting(model: nn.Module, parts: Sequence[PartMemory], draft: Draft, counts: DraftCounts) -> Iterator[None]:
     """For its block the model drafts.
 
     Raises:

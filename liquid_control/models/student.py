@@ -26,6 +26,8 @@ from liquid_control.nn import LiquidScan
 
 FEW = 64
 """Inputs that the kernel guesses; of more, the products of torch are fast enough."""
+WHOLE = 64
+"""Inputs of a step of learning that counts in full."""
 LEAST = 1e-6
 """Of a relative error, in its logarithm."""
 
@@ -111,19 +113,40 @@ class LiquidStudent(nn.Module):
 
         place = self.trust.data_ptr()
         if self._weights is None or self._weights[0] != place:  # another device, or a copy
-            parts = (self.norm.weight, self.scan.drive.weight, self.scan.drive.bias, self.readout.weight)
-            parts += (self.expects.weight, self.expects.bias, self.trust, self.doubt.view(1))
-            floor = torch.finfo(torch.float32).eps  # of torch.nn.RMSNorm
-            arrays = (part.detach().numpy() for part in parts)
-            self._weights = place, student.Weights(*arrays, floor, self.scan.tau_min)
-        given = (h.detach(), recall.residual, recall.similarity, recall.dispersion, state)
-        found = student.guess(*(np.ascontiguousarray(each.numpy()) for each in given), self._weights[1])
+            self._weights = (
+                place,
+                student.Weights(
+                    norm=_array(self.norm.weight),
+                    drive=_array(self.scan.drive.weight),
+                    bias=_array(self.scan.drive.bias),
+                    readout=_array(self.readout.weight),
+                    expects=_array(self.expects.weight),
+                    expects_bias=_array(self.expects.bias),
+                    trust=_array(self.trust),
+                    doubt=_array(self.doubt.view(1)),
+                    floor=float(torch.finfo(torch.float32).eps),  # of torch.nn.RMSNorm
+                    tau_min=self.scan.tau_min,
+                ),
+            )
+        found = student.guess(
+            _array(h),
+            _array(recall.residual),
+            _array(recall.similarity),
+            _array(recall.dispersion),
+            _array(state),
+            self._weights[1],
+        )
         return Guess(*map(torch.from_numpy, found))
 
     def operations(self) -> int:
         """Multiplications of an input."""
         units = self.scan.units
         return 2 * units * (2 * self.width + 2) + units * (self.width + 1) + 2 * self.width
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """The memory of a tensor."""
+    return np.ascontiguousarray(tensor.detach().numpy())
 
 
 def relative_error(guessed: Tensor, residual: Tensor) -> Tensor:
@@ -137,7 +160,9 @@ class Distillation:
 
     Args:
         student: who learns.
-        learning_rate: of Adam.
+        learning_rate: of Adam, for steps of :data:`WHOLE` inputs and more. That of a step of fewer is multiplied by the
+            root of their share of those: their gradient is noisy, and Adam makes steps of one size of whatever it gets
+            (Malladi et al. 2022, arXiv 2205.10287, definition 2.3).
     """
 
     def __init__(self, student: LiquidStudent, learning_rate: float = 3e-3):
@@ -192,5 +217,9 @@ class Distillation:
             self.optimizer.zero_grad()
             (error + surprise).mean().backward()
         nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+        (group,) = self.optimizer.param_groups
+        whole = group["lr"]
+        group["lr"] = whole * min(1.0, int(known.sum()) / WHOLE) ** 0.5
         self.optimizer.step()
+        group["lr"] = whole
         return errors

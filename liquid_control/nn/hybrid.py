@@ -38,6 +38,11 @@ class SwiGLU(nn.Module):
         self.expand = nn.Linear(width, 2 * inner, bias=False)
         self.contract = nn.Linear(inner, width, bias=False)
 
+    @property
+    def width(self) -> int:
+        """Numbers of an input and of an output."""
+        return self.expand.in_features
+
     def forward(self, x: Tensor) -> Tensor:
         """From (…, width) to the same."""
         gate, value = self.expand(x).chunk(2, -1)
@@ -198,8 +203,8 @@ class ResidualBlock(LiquidLayer):
         """See :class:`LiquidLayer`; of a mixer that has one."""
         mixer = self.mixer.step_kernel_inside()
         others = [part for name, part in self.named_modules() if name and not name.startswith("mixer")]
-        if mixer is None or settle(others, called=True):
-            return None
+        if mixer is None or settle(others, called=True) or type(self.feed) not in (SwiGLU, type(None)):
+            return None  # one that remembers has no kernel
         from liquid_control.kernels import hybrid  # Numba is optional
 
         join = read(self.join, ("weight",))[0] if isinstance(self.join, nn.Linear) else None
