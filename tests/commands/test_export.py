@@ -1,5 +1,7 @@
 """``export``: the ONNX model is the driver, to 1e-5 over a whole lap, and tells what is needed to drive with it."""
 
+import contextlib
+import io
 import json
 import sys
 from pathlib import Path
@@ -44,10 +46,18 @@ class OnnxDriver:
 
 
 @pytest.fixture(scope="module", params=["cfc", "ltc"])
-def shipped(request):
+def written(request, tmp_path_factory):
+    """A shipped driver, the model that the command has written of it, and what that printed and complained of."""
+    folder, path = CHECKPOINTS / request.param, tmp_path_factory.mktemp("model") / "driver.onnx"
+    with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(io.StringIO()) as errors:
+        main([str(folder), "--output", str(path)])
+    return load_driver(folder), session_of(path.read_bytes()), output.getvalue(), errors.getvalue()
+
+
+@pytest.fixture
+def shipped(written):
     """A shipped driver and its exported model."""
-    driver = load_driver(CHECKPOINTS / request.param)
-    return driver, session_of(export_onnx(driver))
+    return written[:2]
 
 
 def test_the_model_drives_a_whole_lap_as_the_driver_would(shipped):
@@ -111,12 +121,11 @@ def test_other_cores_carry_their_states_through_the_model(policy):
     np.testing.assert_allclose(carried, state.numpy(), rtol=0, atol=1e-5)
 
 
-def test_the_command_writes_the_model_and_says_its_names(checkpoint, command, tmp_path):
-    status, output, errors = command(main, checkpoint, "--output", tmp_path / "driver.onnx")
-    assert (status, errors) == (0, "")
+def test_the_command_writes_the_model_and_says_its_names(written):
+    _, session, output, errors = written
+    assert errors == ""
     assert "19 neurons" in output
     assert "image, gauges, state, elapsed → controls, next_state" in output
-    session = session_of((tmp_path / "driver.onnx").read_bytes())
     assert [item.name for item in session.get_inputs()] == ["image", "gauges", "state", "elapsed"]
 
 
