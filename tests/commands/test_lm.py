@@ -9,7 +9,6 @@ import torch
 
 from liquid_control.data.tokenizers import make_tokenizer
 from liquid_control.experiments.zephyr import VOCABULARY
-from liquid_control.lm import export_onnx
 from liquid_control.lm import main as lm
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig, ReadingState, load_language_model
 from liquid_control.report import language_speed
@@ -100,11 +99,15 @@ def test_frozen_synapses_stay(run, capsys, tmp_path):
         {"blocks": 2, "variant": "origin"},
     ],
 )
-def test_an_exported_step_says_the_same_over_a_thousand_tokens(shape):
+def test_an_exported_step_says_the_same_over_a_thousand_tokens(shape, tmp_path, capsys):
     torch.manual_seed(0)
     tokenizer = make_tokenizer("characters", ["abcdefgh"])
     model = LanguageModel(LanguageModelConfig(vocabulary=tokenizer.size, width=8, window=5, **shape)).eval()
-    session = onnxruntime.InferenceSession(export_onnx(model, tokenizer))
+    model.save(tmp_path / "model", {"tokenizer": tokenizer.config()})
+    path = tmp_path / "model.onnx"
+    lm(["export", str(tmp_path / "model"), "--output", str(path)])
+    assert f"written: {path}, {path.stat().st_size:,} bytes" in capsys.readouterr().out
+    session = onnxruntime.InferenceSession(path)
     assert json.loads(session.get_modelmeta().custom_metadata_map["tokenizer"]) == tokenizer.config()
     given = np.zeros((3, sum(layer.shape[1] for layer in model.initial_state(3).layers.values())), np.float32)
     tokens, logits = np.random.default_rng(0).integers(tokenizer.size, size=(3, 1000)), []
@@ -116,10 +119,7 @@ def test_an_exported_step_says_the_same_over_a_thousand_tokens(shape):
     np.testing.assert_allclose(np.stack(logits, 1), wanted, atol=2e-5)
 
 
-def test_the_command_writes_the_step(run, tmp_path, capsys):
-    path = tmp_path / "model.onnx"
-    lm(["export", str(run / "best"), "--output", str(path)])
-    assert f"written: {path}, {path.stat().st_size:,} bytes" in capsys.readouterr().out
+def test_a_step_is_written_to_an_onnx_file_alone(run, tmp_path):
     with pytest.raises(UserError, match="onnx"):
         lm(["export", str(run / "best"), "--output", str(tmp_path / "model.txt")])
 
