@@ -174,6 +174,20 @@ def under_shift(suite: str) -> str:
     return markdown(head, list(rows.values()))
 
 
+def roads_under_shift() -> str:
+    """What drivers did on roads under shifts: departures and touches a lap; shifts where all did the same are a row."""
+    told = json.loads((ROOT / "docs/results/shift/udacity.json").read_text())
+    policies = [each["policy"] for each in told["policies"]]
+    found: dict[str, list[str]] = {}
+    for cell in told["cells"]:
+        found.setdefault(cell["shift"], []).append(f"{cell['departures']:g} and {cell['touches']:g}")
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for shift, numbers in found.items():
+        alike.setdefault(tuple(numbers), []).append(f"`{shift}`")
+    rows = [(", ".join(shifts), *numbers) for numbers, shifts in alike.items()]
+    return markdown(("shift", *(f"`{name}`" for name in policies)), rows)
+
+
 TABLES = {
     "front": front,
     "car_racing": car_racing,
@@ -182,6 +196,7 @@ TABLES = {
     "shifts": shifts,
     "shift_official": lambda: under_shift("official"),
     "shift_fast": lambda: under_shift("fast"),
+    "shift_roads": roads_under_shift,
 }
 
 
