@@ -189,13 +189,16 @@ class RememberedFeed(SwiGLU):
         recall = part.cube.read(flat)
         clock.lap("reading")
         # Its graph is what it learns from below. A single input that may be skipped is seldom learned from.
-        with torch.set_grad_enabled(part.learns and not (number == 1 and influence.skipping)):
-            guessed = student(x.detach(), recall, before)
-        guess = guessed.detach()
+        if part.learns and not (number == 1 and influence.skipping):
+            with torch.enable_grad():
+                guessed = student(x.detach(), recall, before)
+            guess = guessed.detach()
+        else:
+            guess = guessed = student(x, recall, before)
         thought = guess.log_error.cpu().numpy().ravel()
         skips, audits = influence.skips(thought), influence.audits(number, part.generator).numpy()
         runs = audits | ~skips
-        running = int(runs.sum())
+        running, sure = int(runs.sum()), int(skips.sum())
         clock.lap("student")
         if running == number:
             made = super().forward(x)
@@ -208,9 +211,9 @@ class RememberedFeed(SwiGLU):
             made = guess.residual
         clock.lap("part")
         told = influence.mix(made, guess.residual, guess.log_error) if running else made
-        share = float(influence.of(thought).sum())
+        share = float(sure if influence.skipping else influence.of(thought).sum())
         part.inputs, part.skipped = part.inputs + number, part.skipped + number - running
-        part.audited += running + int(skips.sum()) - number
+        part.audited += running + sure - number
         part.hits += int((1 - recall.similarity.cpu().numpy() < part.cube.config.novel).sum())
         part.spent += recall.operations + number * student.operations()
         part.shared += share
