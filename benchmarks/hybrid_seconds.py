@@ -32,7 +32,9 @@ VOCABULARY = 256
 def build(width: int, blocks: int, entries: int, probed: int, units: int) -> tuple[LanguageModel, list[PartMemory]]:
     """A model, and a full memory of it that learns no more."""
     torch.manual_seed(0)
-    config = LanguageModelConfig(vocabulary=VOCABULARY, width=width, blocks=blocks, pattern=("attention",), expansion=4.0)
+    config = LanguageModelConfig(
+        vocabulary=VOCABULARY, width=width, blocks=blocks, pattern=("attention",), expansion=4.0
+    )
     model = LanguageModel(config).eval()
     shape = CubeConfig(
         width=width, layers=blocks, blocks=max(2, entries // BLOCK), key_size=min(64, width), probed=probed

@@ -339,8 +339,9 @@ class Cube:
 
     def _as_recall(self, found: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]) -> Recall:
         """What a kernel found, with its operations."""
-        *values, blocks = found
-        return Recall(*values, len(values[0]) * self._operations(blocks))
+        residual, similarity, dispersion, places, weights, blocks = found
+        operations = len(residual) * self._operations(blocks)
+        return Recall(residual, similarity, dispersion, places, weights, operations)
 
     def _operations(self, blocks: int) -> int:
         """Multiplications of a reading of one input, of so many blocks that have entries."""
