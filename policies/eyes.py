@@ -97,9 +97,9 @@ def _standardise(image: Tensor) -> Tensor:
     from liquid_control.kernels import convolution as kernel  # without Numba, there is nothing to import
 
     count, height, width, depth = image.shape
-    levels = torch.empty(image.shape)
-    rows = (part.view(count, height, width * depth).numpy() for part in (image.contiguous(), levels))
-    kernel.standardise_all(next(rows), CONTRAST, LEAST_CONTRAST, next(rows))
+    pixels, levels = image.contiguous().numpy(), torch.empty(image.shape)
+    rows = count, height, width * depth
+    kernel.standardise_all(pixels.reshape(rows), CONTRAST, LEAST_CONTRAST, levels.numpy().reshape(rows))
     return levels.permute(0, 3, 1, 2)
 
 
