@@ -23,14 +23,13 @@ from torch import Tensor, nn
 from liquid_control.models.cubes import CubeConfig, Cubes
 from liquid_control.models.influence import Influence, InfluenceConfig
 from liquid_control.models.language_model import LanguageModel, ReadingState
-from liquid_control.models.remembering import CLOCKS, PartMemory, memories
+from liquid_control.models.remembering import CLOCKS, COUNTERS, PartMemory, memories
 from liquid_control.support.checkpoint import weights_digest
 from liquid_control.support.errors import UserError
 from liquid_control.support.optimizer_state import optimizer_tensors, part_of, restore_optimizer, to_save
 from liquid_control.support.schema import validated
 from liquid_control.support.tensor_file import read_tensors, write_tensors
 
-COUNTERS = ("inputs", "hits", "skipped", "audited", "spent", "learned")
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What Adam keeps of a parameter."""
 
@@ -93,7 +92,7 @@ def save_memories(
                 "rules": asdict(part.influence.config),
                 "influence": part.influence.record(),
                 "learning_rate": part.distillation.optimizer.param_groups[0]["lr"],
-                "counters": {name: getattr(part, name) for name in COUNTERS},
+                "counters": part.counts(),
                 "shared": part.shared,
                 "seconds": part.seconds,
             }

@@ -33,6 +33,8 @@ from liquid_control.nn.hybrid import SwiGLU
 
 CLOCKS = ("part", "reading", "student", "learning")
 """What takes time: the part where it runs, its cube's reading, the student's guess, and all that learns."""
+COUNTERS = ("inputs", "hits", "skipped", "audited", "spent", "learned")
+"""What :class:`PartMemory` counts."""
 
 
 @dataclass
@@ -68,6 +70,10 @@ class PartMemory:
     """What influence the student had earned after each call of this process."""
     shares: list[float] = field(default_factory=list)
     """Mean influence on the inputs of each call of this process."""
+
+    def counts(self) -> dict[str, int]:
+        """Its counters by name, see :data:`COUNTERS`."""
+        return {name: getattr(self, name) for name in COUNTERS}
 
     def saved(self, feed: SwiGLU) -> int:
         """Multiplications that were saved, net: of the parts that did not run, less what was spent.

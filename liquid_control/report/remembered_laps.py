@@ -112,7 +112,7 @@ def drive_lap(
 
 
 def _counters(part: PartMemory) -> dict[str, float]:
-    return {name: getattr(part, name) for name in ("inputs", "skipped", "shared", "hits", "spent")}
+    return part.counts() | {"shared": part.shared}
 
 
 def lap_table(laps: Sequence[RememberedLap]) -> Table:

@@ -163,9 +163,7 @@ def _bits(nats: float, size: int) -> float:
 
 
 def _counters(part: PartMemory) -> dict[str, float]:
-    names = ("inputs", "hits", "skipped", "audited", "spent", "learned")
-    counted = {name: getattr(part, name) for name in names}
-    return counted | {
+    return part.counts() | {
         "shared": part.shared,
         "saved_seconds": part.seconds_saved(),
         "learning": part.seconds["learning"],
