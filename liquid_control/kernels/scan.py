@@ -119,6 +119,14 @@ def _items(batch: int, units: int) -> int:
     return batch * -(-units // GROUP)
 
 
+@kernel_part
+def relax(z, target, pace, elapsed, tau_min):
+    """The state after a step: z + (1 - e^(-Δ/τ)) (tanh(target) - z), τ = τ_min + softplus(pace); of Lanes."""
+    tau = tau_min + softplus(pace)
+    passed = -exp2_minus_one(-DOUBLE_LOG2_E * clip(elapsed / tau, 100))
+    return z + passed * (tanh(target) - z)
+
+
 @njit(cache=True, nogil=True, **OPTIONS)
 def _forward(first, last, drive, state, elapsed, tau_min, states, final):
     steps, units = states.shape[1:]
@@ -140,10 +148,7 @@ def _forward(first, last, drive, state, elapsed, tau_min, states, final):
             if time > 0:
                 _read(flat_drive, 2 * units * place + begin, units, count, targets, paces)
                 for k in range((count + LANES - 1) // LANES):
-                    old = load(z, k)
-                    tau = tau_min + softplus(load(paces, k))
-                    passed = -exp2_minus_one(-DOUBLE_LOG2_E * clip(time / tau, 100))
-                    store(z, k, old + passed * (tanh(load(targets, k)) - old))
+                    store(z, k, relax(load(z, k), load(targets, k), load(paces, k), time, tau_min))
             for i in range(count):
                 flat_states[units * place + begin + i] = z[i]
         for i in range(count):
@@ -231,10 +236,7 @@ def tick(x, elapsed, state, y, numbers, scratch):
         for i in range(state.size):
             z[i] = state[i]
         for k in range(width // LANES):
-            old = load(z, k)
-            tau = numbers[0] + softplus(load(sums[width:], k))
-            passed = -exp2_minus_one(-DOUBLE_LOG2_E * clip(elapsed / tau, 100))
-            store(z, k, old + passed * (tanh(load(sums, k)) - old))
+            store(z, k, relax(load(z, k), load(sums, k), load(sums[width:], k), elapsed, numbers[0]))
         for i in range(state.size):
             state[i] = z[i]
     read_out(y, state, readout, scratch)

@@ -11,8 +11,9 @@ import numpy as np
 from numba import njit
 
 from liquid_control.kernels.dense import apply_rows, dot, whole_lanes
-from liquid_control.kernels.fast_math import DOUBLE_LOG2_E, OPTIONS, exp2_minus_one, sigmoid, softplus, tanh
-from liquid_control.kernels.simd import LANES, clip, load, store
+from liquid_control.kernels.fast_math import OPTIONS, sigmoid
+from liquid_control.kernels.scan import relax
+from liquid_control.kernels.simd import LANES, load, store
 
 
 class Weights(NamedTuple):
@@ -89,9 +90,7 @@ def _guess(
                 targets[i] = dot(drive[i], seen) + bias[i]
                 paces[i] = dot(drive[units + i], seen) + bias[units + i]
             for k in range(lanes // LANES):
-                old, tau = load(z, k), single(tau_min) + softplus(load(paces, k))
-                passed = -exp2_minus_one(-DOUBLE_LOG2_E * clip(1 / tau, 100))
-                store(z, k, old + passed * (tanh(load(targets, k)) - old))
+                store(z, k, relax(load(z, k), load(targets, k), load(paces, k), 1, tau_min))
             share = sigmoid(trust[0] - trust[1] * new - trust[2] * apart)
             apply_rows(readout, z[:units], residual[b, t])
             for i in range(width):
