@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from agents.episodes import Conditions, Episode, EpisodePlan, drive_episode
@@ -19,6 +21,18 @@ from policies.precompile import precompile_tick
 def _call(task: bytes) -> Any:
     function, arguments = pickle.loads(task)
     return function(*arguments)
+
+
+def _next(ended: SimpleQueue[Future[Any]]) -> Future[Any]:
+    """The next that has ended.
+
+    A signal that comes just as this process begins to wait, or that reaches another of its threads, is heard when the
+    wait ends: so no wait is long. And no lock of a future is held meanwhile, as `concurrent.futures.wait` holds many:
+    a stop amid would leave some taken, and the pool would never close.
+    """
+    while True:
+        with contextlib.suppress(Empty):
+            return ended.get(timeout=0.5)
 
 
 class EpisodePool(Protocol):
@@ -64,19 +78,20 @@ class RolloutPool:
         Args:
             function: of a module, so that a process finds it.
             shares: its arguments.
-            done: called in this process with each result, in order.
+            done: called in this process as each ends.
         """
-        results = []
-        for future in [self._submit(function, *share) for share in shares]:
-            results.append(self._result(future))
+        results: dict[int, Any] = {}
+        for index, result in self.map_as_completed(function, shares):
+            results[index] = result
             if done is not None:
                 done()
-        return results
+        return [results[index] for index in range(len(results))]
 
     def start(self, function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
         """Has one of the processes call ``function(*arguments)``; returns what waits for the result and gives it."""
-        future = self._submit(function, *arguments)
-        return lambda: self._result(future)
+        ended: SimpleQueue[Future[Any]] = SimpleQueue()
+        future = self._submit(ended, function, *arguments)
+        return lambda: self._result(future if future.done() else _next(ended))
 
     def drive(
         self,
@@ -94,15 +109,11 @@ class RolloutPool:
             done: called in this process with each episode as it ends, in no fixed order.
         """
         precompile_tick(driver)  # or each process would, at the same time
-        futures = {self._submit(drive_episode, driver, plan, conditions): index for index, plan in enumerate(plans)}
         episodes: dict[int, Episode] = {}
-        pending = set(futures)
-        while pending:
-            finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in finished:
-                episode = episodes[futures[future]] = self._result(future)
-                if done is not None:
-                    done(episode)
+        for index, episode in self.map_as_completed(drive_episode, ((driver, plan, conditions) for plan in plans)):
+            episodes[index] = episode
+            if done is not None:
+                done(episode)
         return [episodes[index] for index in range(len(plans))]
 
     def map_as_completed(
@@ -120,20 +131,24 @@ class RolloutPool:
             The place among the shares, counted from 0, and the result.
         """
         waiting, pending = enumerate(shares), dict[Future[Any], int]()
+        ended: SimpleQueue[Future[Any]] = SimpleQueue()
         while True:
             for index, share in itertools.islice(waiting, 2 * self.workers - len(pending)):
-                pending[self._submit(function, *share)] = index
+                pending[self._submit(ended, function, *share)] = index
             if not pending:
                 return
-            for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                yield pending.pop(future), self._result(future)
+            future = _next(ended)
+            yield pending.pop(future), self._result(future)
 
-    def _submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    def _submit(self, ended: SimpleQueue[Future[Any]], function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Has one of the processes call ``function(*arguments)``; what comes of it is in ``ended`` then, too."""
         # Pickled here, tensors go as their values. The executor would send file descriptors of shared memory, which
         # the worker fetches from a thread of this process; a worker that is stopped meanwhile makes that thread print.
         task = pickle.dumps((function, arguments))
         with starting_worker():  # the executor starts one where none is idle
-            return self._executor.submit(_call, task)
+            future = self._executor.submit(_call, task)
+            future.add_done_callback(ended.put)
+            return future
 
     @staticmethod
     def _result(future: Any) -> Any:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Coroutine
+from concurrent import futures
 from typing import Any, NamedTuple, TypeVar
 
 import gymnasium
@@ -172,6 +173,8 @@ class _Bridge:
         """Runs it in the server's thread and gives its result."""
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
+            while not future.done():  # a stop that reached the other thread is heard between two waits
+                futures.wait([future], timeout=0.5)
             return future.result()
         finally:
             future.cancel()  # where this wait was interrupted

@@ -36,7 +36,10 @@ class LocalEngine:
 
     def wait(self) -> Message:
         """The next thing that a trial has to tell."""
-        ready = wait([worker.pipe for worker in self._running.values()])[0]
+        pipes = [worker.pipe for worker in self._running.values()]
+        while not (told := wait(pipes, timeout=0.5)):  # a stop that reached another thread is heard between two waits
+            pass
+        ready = told[0]
         trial, worker = next(item for item in self._running.items() if item[1].pipe is ready)
         try:
             message: Message = worker.pipe.recv()

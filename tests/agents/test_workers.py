@@ -4,6 +4,8 @@ import os
 import re
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import forkserver, spawn
@@ -35,10 +37,10 @@ def test_a_worker_has_one_thread_for_linear_algebra_and_its_parent_keeps_its_own
 
 def test_a_worker_is_deaf_to_ctrl_c_while_it_loads():
     with RolloutPool(1) as pool:
-        answer = pool._submit(os.getpid)
+        answer = pool.start(os.getpid)
         (worker,) = pool._executor._processes
         os.kill(worker, signal.SIGINT)  # it has not begun to work
-        assert pool._result(answer) == worker
+        assert answer() == worker
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
@@ -76,3 +78,20 @@ def test_a_signal_while_a_worker_starts_is_heard_afterwards_whichever_thread_it_
     finally:
         signal.signal(number, before)
     assert heard == [["started"]]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_heard_while_workers_work_whichever_thread_it_reaches(number):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    before, begin = signal.signal(number, stop), time.monotonic()
+    other = threading.Timer(0.5, signal.raise_signal, [number])  # so no call of this thread is interrupted
+    try:
+        with RolloutPool(1) as pool:
+            other.start()
+            with pytest.raises(KeyboardInterrupt):
+                pool.map(time.sleep, [(100,)])
+    finally:
+        signal.signal(number, before)
+    assert time.monotonic() - begin < 50
