@@ -1,35 +1,37 @@
 """``python -m liquid_control.experiments hidden_velocities``: control without velocities, learned from reward by PPO.
 
 A pole is balanced, a pendulum is swung up, a lunar module lands; a driver sees positions and needs a memory. This is
-the table of docs/results/ppo_memory.md. Trainings are those of ``train --agent ppo`` with the configs in
-``configs/ppo``, and each best checkpoint is scored by ``evaluate`` on 100 test episodes. Where it was stopped, the same
-command goes on.
+the table of docs/results/ppo_memory.md. Trainings are those of ``train --agent ppo`` with the config
+``configs/ppo/TASK_hidden.yaml``, or ``TASK_hidden_CELL.yaml`` where a cell has its own. Each best checkpoint is scored
+by ``evaluate`` on 100 test episodes. Where it was stopped, the same command goes on.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from liquid_control.experiments.sequence_report import interval
 from liquid_control.experiments.study import Results, measuring, run_command
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError, check_known
 from liquid_control.support.files import write_atomically
 from liquid_control.support.ranges import Count
+from liquid_control.support.statistics import bootstrap_interval, interquartile_mean
+from policies.driver import load_driver
 
 PROGRAM = "python -m liquid_control.experiments hidden_velocities"
 TASKS = {"cartpole": 500.0, "pendulum": -200.0, "lunar_lander": 200.0}
 """The mean return at which each counts as solved."""
 CELLS = {"cfc": ("cfc",), "ltc": ("ltc",), "lstm": ("lstm",), "mlp": ("mlp", "frames=1")}
 """The policy of each cell and its options; a config of the cell's own is taken in their place."""
-OWN_CONFIG = {"mlp": "feed-forward"}
 EPISODES = 100
 
 
@@ -51,34 +53,49 @@ class HiddenVelocitiesConfig:
     """Further options of each training, as words."""
 
 
-def measure(task: str, cell: str, seed: int, config: HiddenVelocitiesConfig) -> dict[str, Any]:
-    """A training and the score of its best checkpoint, as a line of the results.
+@dataclass(frozen=True)
+class Training:
+    """One of the study."""
 
-    Raises:
-        UserError: if the config is missing, or a command fails.
-    """
-    path = config.folder / f"{task}-{cell}-{seed}"
-    if (path / "config.yaml").exists():
-        if not (path / "last" / "config.json").exists():
-            run_command("train", "--resume", str(path))
-    else:
-        own = config.configs / f"{task}_hidden_{OWN_CONFIG.get(cell, cell)}.yaml"
-        policy, *options = CELLS[cell]
-        chosen = own if own.exists() else config.configs / f"{task}_hidden.yaml"
+    task: str
+    cell: str
+    seed: int
+
+    def folder(self, config: HiddenVelocitiesConfig) -> Path:
+        """Its run folder."""
+        return config.folder / f"{self.task}-{self.cell}-{self.seed}"
+
+    def words(self, config: HiddenVelocitiesConfig) -> list[str]:
+        """What ``train`` is told; a training that was begun goes on as it was begun.
+
+        Raises:
+            UserError: if the task's config is missing.
+        """
+        path = self.folder(config)
+        if (path / "config.yaml").exists():
+            return ["--resume", str(path)]
+        own = config.configs / f"{self.task}_hidden_{self.cell}.yaml"
+        policy, *options = CELLS[self.cell]
+        chosen = own if own.exists() else config.configs / f"{self.task}_hidden.yaml"
         if not chosen.exists():
             raise UserError(f"there is no {chosen}: name the repository's configs/ppo by --configs.")
-        words = ["--config", str(chosen), "--run", str(path), "--seed", str(seed), "--agent", "ppo"]
+        words = ["--config", str(chosen), "--run", str(path), "--seed", str(self.seed), "--agent", "ppo"]
         if chosen != own:
             words += ["--policy", policy, "--policy-options", "neurons=19", *options]
         words += ["--threads", "1", "--workers", "1", "--test-episodes", "0", "--video", "False"]
-        run_command("train", *words, *config.options)
-    best = path / "best"
-    if not (best / "evaluation.json").exists():
-        run_command("evaluate", str(best), "--episodes", str(EPISODES))
-    scores = [episode["score"] for episode in json.loads((best / "evaluation.json").read_text())["episodes"]]
-    record = json.loads((path / "last" / "config.json").read_text())["record"]
-    row = {"task": task, "cell": cell, "seed": seed, "mean": float(np.mean(scores))}
-    return row | {name: record[name] for name in ("decisions", "seconds")}
+        return [*words, *config.options]
+
+    def measure(self, config: HiddenVelocitiesConfig) -> dict[str, Any]:
+        """Trains, unless that is done; what the best checkpoint scores, as a line of the results."""
+        path, best = self.folder(config), self.folder(config) / "best"
+        if not (path / "last" / "config.json").exists():
+            run_command("train", *self.words(config))
+        if not (best / "evaluation.json").exists():
+            run_command("evaluate", str(best), "--episodes", str(EPISODES))
+        scores = [episode["score"] for episode in json.loads((best / "evaluation.json").read_text())["episodes"]]
+        record = json.loads((path / "last" / "config.json").read_text())["record"]
+        row = vars(self) | {"mean": float(np.mean(scores)), "parameters": load_driver(best).core.parameter_count()}
+        return row | {name: record[name] for name in ("decisions", "seconds")}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -90,29 +107,36 @@ def main(arguments: Sequence[str]) -> None:
     config, console = parse(HiddenVelocitiesConfig, arguments, PROGRAM), Console()
     check_known("cell", config.cell, CELLS)
     check_known("task", config.task, TASKS)
+    trainings = [Training(*chosen) for chosen in itertools.product(config.task, config.cell, range(config.seeds))]
     with measuring(config.folder):
         results = Results(config.folder, {"options": config.options, "episodes": EPISODES})
-        text = ["| task | cell | mean return | each seed | solved | decisions | minutes |", "| --- " * 7 + "|"]
-        for task in config.task:
-            for cell in config.cell:
-                rows = [
-                    results.have(
-                        lambda task=task, cell=cell, seed=seed: measure(task, cell, seed, config),  # type: ignore[misc]
-                        **{"task": task, "cell": cell, "seed": seed},
-                    )
-                    for seed in range(config.seeds)
-                ]
-                means = [row["mean"] for row in rows]
-                low, high = interval(means)
-                cells = [f"{task} ({TASKS[task]:g})", cell, f"{np.mean(means):.1f} ({low:.1f} to {high:.1f})"]
-                cells.append(", ".join(f"{mean:.1f}" for mean in means))
-                cells.append(f"{sum(mean >= TASKS[task] for mean in means)}/{len(means)}")
-                cells.append(f"{np.median([row['decisions'] for row in rows]):,.0f}")
-                cells.append(f"{np.median([row['seconds'] for row in rows]) / 60:.1f}")
-                text.append(f"| {' | '.join(cells)} |")
-    report = "\n".join(text) + "\n"
+        rows = [results.have(partial(training.measure, config), **vars(training)) for training in trainings]
+    report = table(rows)
     write_atomically(config.folder / "report.md", report)
     console.print(report)
+
+
+COLUMNS = (
+    "task", "cell", "parameters", "IQM of the seeds, 95 % interval", "worst and best seed", "seeds solved",
+    "decisions, median", "minutes, median",
+)  # fmt: skip
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """In Markdown, a line a task and cell: the interquartile mean over seeds and its bootstrap interval."""
+    text = [f"| {' | '.join(COLUMNS)} |", "| --- " * len(COLUMNS) + "|"]
+    for task, cell in dict.fromkeys((row["task"], row["cell"]) for row in rows):
+        mine = [row for row in rows if (row["task"], row["cell"]) == (task, cell)]
+        means = np.array([row["mean"] for row in mine])
+        low, high = bootstrap_interval(means)
+        cells = [f"{task} ({TASKS[task]:g})", cell, f"{mine[0]['parameters']:,}"]
+        cells.append(f"{float(interquartile_mean(means)):.1f} ({low:.1f} to {high:.1f})")
+        cells.append(f"{means.min():.1f} to {means.max():.1f}")
+        cells.append(f"{int((means >= TASKS[task]).sum())}/{len(mine)}")
+        cells.append(f"{np.median([row['decisions'] for row in mine]):,.0f}")
+        cells.append(f"{np.median([row['seconds'] for row in mine]) / 60:.1f}")
+        text.append(f"| {' | '.join(cells)} |")
+    return "\n".join(text) + "\n"
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ from liquid_control.report.audit_measures import (
     time_constants,
     why_no_norm,
 )
-from liquid_control.report.statistics import bootstrap_interval
 from liquid_control.support.checkpoint import weights_digest
+from liquid_control.support.statistics import bootstrap_interval
 from policies.driver import Driver
 from policies.saliency import saliency
 

@@ -22,9 +22,9 @@ from agents.episodes import Conditions, Episode, EpisodePlan
 from agents.pool import RolloutPool
 from agents.run_folder import versions
 from envs.registration import FAST, OFFICIAL
-from liquid_control.report.statistics import summarize
 from liquid_control.support.checkpoint import weights_digest
 from liquid_control.support.errors import UserError, nearest
+from liquid_control.support.statistics import summarize
 from policies.driver import Driver
 
 EVALUATION_NAME = "evaluation.json"

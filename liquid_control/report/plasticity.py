@@ -14,7 +14,7 @@ from rich.table import Table
 
 from liquid_control.models.language_model import LanguageModel
 from liquid_control.models.plasticity import ARMS, Teacher, margins, right_choices, take_apart
-from liquid_control.report.statistics import bootstrap_interval
+from liquid_control.support.statistics import bootstrap_interval
 
 CLAIM = "synapses alone"
 STRETCH = 128

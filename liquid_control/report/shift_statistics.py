@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from liquid_control.report.statistics import interquartile_mean
+from liquid_control.support.statistics import interquartile_mean
 
 RESAMPLES = 2000
 _CHUNK = 2_000_000  # numbers that are drawn at once

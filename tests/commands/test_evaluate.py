@@ -15,9 +15,9 @@ from envs.registration import FAST, TEST_SEEDS
 from liquid_control import load_driver
 from liquid_control.evaluate import main
 from liquid_control.report.evaluation import Evaluation, evaluate
-from liquid_control.report.statistics import summarize
 from liquid_control.support.checkpoint import CONFIG_NAME
 from liquid_control.support.errors import UserError
+from liquid_control.support.statistics import summarize
 
 
 def drive_by_hand(driver, seed):

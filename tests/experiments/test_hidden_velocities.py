@@ -8,6 +8,7 @@ import pytest
 from liquid_control.experiments import hidden_velocities
 from liquid_control.experiments.hidden_velocities import main
 from liquid_control.support.errors import UserError
+from policies.driver import Driver, DriverConfig
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def commands(monkeypatch):
         if command == "train":
             path = Path(words[words.index("--run") + 1])
             (path / "last").mkdir(parents=True)
-            (path / "best").mkdir()
+            Driver(DriverConfig(env="CartPole-v1", vector={"size": 4, "choices": 2})).save(path / "best", {})
             (path / "config.yaml").write_text("")
             record = {"record": {"decisions": 1000, "seconds": 120.0}}
             (path / "last" / "config.json").write_text(json.dumps(record))
@@ -40,7 +41,7 @@ def test_a_task_is_trained_by_the_commands_and_tabled_once(tmp_path, commands):
     assert train[2][train[2].index("--policy-options") + 1 :][:2] == ("neurons=19", "frames=1")
     assert "configs/ppo/cartpole_hidden.yaml" in train[0] and "--seed" in train[1]
     report = (tmp_path / "report.md").read_text()
-    assert "| cartpole (500) | cfc | 505.0 (505.0 to 505.0) | 505.0, 505.0 | 2/2 | 1,000 | 2.0 |" in report
+    assert "| cartpole (500) | cfc | 1,146 | 505.0 (505.0 to 505.0) | 505.0 to 505.0 | 2/2 | 1,000 | 2.0 |" in report
     main(words)
     assert len(commands) == 8
 

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from liquid_control.report.statistics import bootstrap_interval, interquartile_mean, summarize
+from liquid_control.support.statistics import bootstrap_interval, interquartile_mean, summarize
 
 
 def test_moments_and_order_statistics_of_a_small_set():
