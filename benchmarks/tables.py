@@ -8,6 +8,7 @@ python benchmarks/tables.py --again     # evaluates every checkpoint first, four
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import re
 import subprocess
@@ -15,6 +16,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from envs.shifts import SHIFTS
 
@@ -174,6 +177,26 @@ def under_shift(suite: str) -> str:
     return markdown(head, list(rows.values()))
 
 
+def shift_study() -> str:
+    """What the study of cores came to: each core and training a row, means over the shifts of each family."""
+    with gzip.open(ROOT / "docs/results/shift/study.json.gz", "rt") as file:
+        told = json.load(file)
+    families = list(dict.fromkeys(SHIFTS[cell["shift"]].family for cell in told["cells"] if cell["shift"] != "clean"))
+    rows = []
+    for policy in sorted(told["policies"], key=lambda policy: -policy["iqm"]):
+        mine = [cell for cell in told["cells"] if cell["policy"] == policy["policy"] and cell["shift"] != "clean"]
+        means = [
+            np.mean([cell["mean"] for cell in mine if SHIFTS[cell["shift"]].family == family]) for family in families
+        ]
+        low, high = policy["interval"]
+        core, training = policy["policy"].split("-")
+        cells = [f"`{core}`", training, f"{policy['clean']:.0f}", f"{policy['iqm']:.0f} ({low:.0f} to {high:.0f})"]
+        cells += [f"{mean:.0f}".replace("-", "−") for mean in (policy["mean"], *means)]
+        rows.append((*cells, f"{policy['laps']:.0%}", f"{policy['mce']:.0f}"))
+    head = ("core", "trained", "clean", "IQM of all shifts, 95 % interval", "mean", *families, "laps", "error, %")
+    return markdown(head, rows)
+
+
 def roads_under_shift() -> str:
     """What drivers did on roads under shifts: departures and touches a lap; shifts where all did the same are a row."""
     told = json.loads((ROOT / "docs/results/shift/udacity.json").read_text())
@@ -196,6 +219,7 @@ TABLES = {
     "shifts": shifts,
     "shift_official": lambda: under_shift("official"),
     "shift_fast": lambda: under_shift("fast"),
+    "shift_study": shift_study,
     "shift_roads": roads_under_shift,
 }
 
