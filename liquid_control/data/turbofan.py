@@ -99,11 +99,6 @@ def turbofan(
     return SequenceSplits(*parts if every_flight else map(_last_flight, parts))
 
 
-def rmse(predicted: ArrayLike, true: ArrayLike) -> float:
-    """The root of the mean squared error, in flights."""
-    return float(np.sqrt(np.mean(np.square(np.subtract(predicted, true, dtype=np.float64)))))
-
-
 def nasa_score(predicted: ArrayLike, true: ArrayLike) -> float:
     """The score of the PHM 2008 challenge, a sum over engines; less is better.
 
