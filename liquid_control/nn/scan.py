@@ -13,8 +13,9 @@ sequence is a prefix scan of logarithmic depth (Blelloch 1990; Martin & Cundy 20
 neural nets over sequence length"). A decay that the input sets is the selection of Gu & Dao 2023, "Mamba", algorithm 2.
 A time constant that the input sets is the liquid one of Hasani et al. 2021, equation 1, where the state sets it, too.
 
-Three forms, equal in value: :func:`liquid_scan`, step by step, to read; :func:`parallel_scan`, the prefix scan in plain
-torch, for any device; and the operator of `liquid_control.kernels.scan`, one pass over memory on the CPU.
+Four forms, equal in value: :func:`liquid_scan`, step by step, to read; :func:`parallel_scan`, the prefix scan in plain
+torch, for any device; the operator of `liquid_control.kernels.scan`, one pass over memory on the CPU; and that of
+`liquid_control.kernels.cuda.scan`, prefix scans of chunks on CUDA.
 """
 
 from __future__ import annotations
@@ -163,9 +164,9 @@ class LiquidScan(LiquidLayer):
         return time_constants(self.drive(x)[..., self.units :], self.tau_min)
 
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
-        """See :class:`LiquidLayer`; the reference form, the prefix scan or the operator, whichever may run and is fast.
+        """See :class:`LiquidLayer`; the reference form, the prefix scan or an operator, whichever may run and is fast.
 
-        The operator is one operation to torch, so `torch.compile`, `torch.export` and `make_fx` keep it.
+        An operator is one operation to torch, so `torch.compile`, `torch.export` and `make_fx` keep it.
         """
         drive = self.drive(x.transpose(0, 1))
         if not isinstance(elapsed, Tensor):
@@ -181,6 +182,10 @@ class LiquidScan(LiquidLayer):
             from liquid_control.kernels import scan
 
             states, final = scan.liquid_scan(*given, self.tau_min)
+        elif dtype == torch.float32 and is_operable(*given, device="cuda"):
+            from liquid_control.kernels.cuda import scan as cuda_scan  # Triton is optional
+
+            states, final = cuda_scan.liquid_scan(*given, self.tau_min)
         else:
             states, final = parallel_scan(*given, self.tau_min)
         return self.readout(states.to(x.dtype)).transpose(0, 1), final.to(x.dtype)

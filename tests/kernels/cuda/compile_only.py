@@ -94,6 +94,15 @@ def compile_trace():
         sum(value.sum() for value in outcome).backward()
 
 
+def compile_scan():
+    """A block of neurons that is full, and one that is not."""
+    from liquid_control.kernels.cuda import scan
+
+    for units in (32, 5):
+        drive, state = torch.randn(2, 40, 2 * units, requires_grad=True), torch.randn(2, units)
+        sum(value.sum() for value in scan.liquid_scan(drive, state, torch.ones(2, 40), 0.1)).backward()
+
+
 def compile_lan():
     """Every gate, mode and time, padding, causal windows."""
     from liquid_control.kernels.attention import Pairs
@@ -123,4 +132,5 @@ def compile_lan():
 compile_ltc()
 compile_cfc()
 compile_trace()
+compile_scan()
 compile_lan()

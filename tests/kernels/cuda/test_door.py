@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from liquid_control.kernels.cuda import cfc, lan, ltc, trace
-from liquid_control.nn import LAN, LTC, CfC, Wiring
+from liquid_control.kernels.cuda import cfc, lan, ltc, scan, trace
+from liquid_control.nn import LAN, LTC, CfC, LiquidScan, Wiring
 from liquid_control.nn.liquid_attention import LiquidAttention
 from liquid_control.nn.trace import chunkwise_trace
 
@@ -16,6 +16,7 @@ DOORS = {
     "cfc": (lambda: CfC(8, NCP), cfc, "integrate"),
     "dense cfc": (lambda: CfC(8, 20), cfc, "integrate"),
     "lan": (lambda: LAN(8, 16, 3), lan, "attend_window"),
+    "scan": (lambda: LiquidScan(8, 20), scan, "liquid_scan"),
     "liquid attention": (lambda: LiquidAttention(8, 2), lan, "attend"),
     "trace": (
         lambda: lambda x: chunkwise_trace(*(x[:, :, None],) * 3, *(x.sigmoid()[..., :1],) * 2),
