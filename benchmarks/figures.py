@@ -211,6 +211,18 @@ def irregular() -> str:
     return svg(panels)
 
 
+def second_pass() -> str:
+    """What each arm saves net, from the tables of docs/results/second_pass.md."""
+    text = (RESULTS / "second_pass.md").read_text()
+    panels = []
+    for title in ("The same pages again", "The pages that follow", "Another book"):
+        table = text[text.index(f"\n{title}") :].split("\n\n")[1]
+        found = re.findall(r"^\| ([^|]+) \|.*\| \**(\d+) %\** \|$", table, re.M)
+        rows = [Row(arm, bar=float(share), note=f"{share} %") for arm, share in found]
+        panels.append(Panel(f"{title}: operations saved net at 0.01 bits per byte, %", rows, (0.0, 20.0, 40.0, 60.0)))
+    return svg(panels)
+
+
 def figures() -> dict[str, str]:
     """The text of every figure by the name of its file."""
     names = ("cfc", "ltc", "lan", "plastic", "lstm", "gru", "mlp")
@@ -223,6 +235,7 @@ def figures() -> dict[str, str]:
         "plastic_drift.svg": drift(),
         "shift.svg": shift(),
         "irregular.svg": irregular(),
+        "second_pass.svg": second_pass(),
     }
 
 
