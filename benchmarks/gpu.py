@@ -25,8 +25,9 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from liquid_control.nn import LAN, LTC, CfC, Wiring
+from liquid_control.nn import LAN, LTC, CfC, LiquidScan, Wiring
 from liquid_control.nn.liquid_attention import LiquidAttention, Pairs
+from liquid_control.nn.scan import liquid_scan
 from liquid_control.nn.trace import chunkwise_trace, plastic_trace
 from liquid_control.support.ranges import Count, argument
 
@@ -73,13 +74,21 @@ def contests() -> list[Contest]:
         Contest(f"trace, {rule}, T = {TOKENS}", (1, 8, 32), "SDPA", lambda batch, rule=rule: _trace(rule, batch))
         for rule in ("hebb", "delta")
     ]
-    return [*cells, *attention, *traces]
+    scans = [
+        Contest(
+            f"scan 256, T = {TOKENS}",
+            (1, 8, 32),
+            "nn.LSTM",
+            lambda batch: _cell(LiquidScan(INPUTS, 256).cuda(), batch, TOKENS),
+        )
+    ]
+    return [*cells, *attention, *traces, *scans]
 
 
-def _cell(layer: Any, batch: int) -> dict[str, tuple[Callable[..., Any], list[Tensor]]]:
+def _cell(layer: Any, batch: int, steps: int = STEPS) -> dict[str, tuple[Callable[..., Any], list[Tensor]]]:
     neurons = layer.neuron_count if isinstance(layer, LAN) else layer.state_size
     lstm = nn.LSTM(INPUTS, neurons, batch_first=True).cuda()
-    x = torch.randn(batch, STEPS, INPUTS, device="cuda", requires_grad=True)
+    x = torch.randn(batch, steps, INPUTS, device="cuda", requires_grad=True)
     return {
         "ours": (lambda x, *_: layer(x)[0], [x, *layer.parameters()]),
         "nn.LSTM": (lambda x, *_: lstm(x)[0], [x, *lstm.parameters()]),
@@ -214,7 +223,7 @@ class Comparison:
 
 def comparisons(device: str) -> Iterator[Comparison]:
     """All kernels, at lengths and batches that fit no tile."""
-    from liquid_control.kernels.cuda import lan, trace
+    from liquid_control.kernels.cuda import lan, scan, trace
 
     steps, batch, inputs = 5, 5, 6
     torch.manual_seed(0)
@@ -252,6 +261,16 @@ def comparisons(device: str) -> Iterator[Comparison]:
             lambda *leaves, rule=rule: plastic_trace(*leaves, rule=rule),
             [q, F.normalize(k, dim=-1), v, decay, rate, torch.randn(2, 2, 6, 6, device=device)],
         )
+    yield Comparison(
+        "scan",
+        lambda *leaves: scan.liquid_scan(*leaves, 0.1),
+        lambda *leaves: liquid_scan(*leaves, 0.1),
+        [
+            torch.randn(2, 37, 10, device=device),
+            torch.randn(2, 5, device=device),
+            torch.rand(2, 37, device=device),
+        ],
+    )
     for gate in ("affine", "mlp", "bilinear"):
         for mode in ("exact", "euler", "steady"):
             attention = LiquidAttention(8, 2, gate=gate, mode=mode).to(device)
