@@ -7,6 +7,7 @@ docs/results/ppo_car_racing.png has curves of training runs, which are not commi
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import re
@@ -196,6 +197,22 @@ def shift() -> str:
     return svg([Panel(title, rows, (0.0, 200.0, 400.0, 600.0, 800.0, 1000.0))])
 
 
+def shift_study() -> str:
+    """What cores did under all shifts, from the summary of the study."""
+    with gzip.open(RESULTS / "shift/study.json.gz", "rt") as file:
+        policies = sorted(json.load(file)["policies"], key=lambda policy: -policy["iqm"])
+    rows = [
+        Row(
+            policy["policy"].replace("-", ", "),
+            interval=(policy["interval"][0], policy["iqm"], policy["interval"][1]),
+            note=f"{policy['iqm']:.0f}",
+        )
+        for policy in policies
+    ]
+    title = "Score under 47 shifts at five severities; IQM over five trainings with its 95 % interval"
+    return svg([Panel(title, rows, (0.0, 200.0, 400.0, 600.0, 800.0, 1000.0))])
+
+
 def irregular() -> str:
     """The error of each seed with a liquid core and without, from the table of docs/results/irregular.md."""
     pattern = r"^\| (spiral|sine) \| (\w+) \| ([\d.]+) \| ([\d., ]+) \|"
@@ -234,6 +251,7 @@ def figures() -> dict[str, str]:
         "ppo_memory.svg": memory(),
         "plastic_drift.svg": drift(),
         "shift.svg": shift(),
+        "shift_study.svg": shift_study(),
         "irregular.svg": irregular(),
         "second_pass.svg": second_pass(),
     }

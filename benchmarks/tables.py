@@ -191,8 +191,9 @@ def shift_study() -> str:
         low, high = policy["interval"]
         core, training = policy["policy"].split("-")
         cells = [f"`{core}`", training, f"{policy['clean']:.0f}", f"{policy['iqm']:.0f} ({low:.0f} to {high:.0f})"]
-        cells += [f"{mean:.0f}".replace("-", "−") for mean in (policy["mean"], *means)]
-        rows.append((*cells, f"{policy['laps']:.0%}", f"{policy['mce']:.0f}"))
+        cells += [f"{mean:.0f}" for mean in (policy["mean"], *means)]
+        cells += [f"{policy['laps']:.0%}", f"{policy['mce']:.0f}"]
+        rows.append(tuple(text.replace("-", "−") for text in cells))
     head = ("core", "trained", "clean", "IQM of all shifts, 95 % interval", "mean", *families, "laps", "error, %")
     return markdown(head, rows)
 

@@ -36,6 +36,8 @@ from liquid_control.support.files import write_atomically
 TEMPLATE = Path(__file__).with_suffix(".html")
 LAPS = 8
 """Shifts whose laps are drawn at most: those that cost the first policy most."""
+MOST_COLUMNS = 6
+"""Policies that have a column each in a terminal."""
 
 HOW = (
     "Every policy drives the same tracks under every shift. The score is the undiscounted return. IQM is the mean of "
@@ -88,12 +90,15 @@ class Report:
         return [folder / name for name in files]
 
     def table(self) -> Table:
-        """The summary and the mean scores of shifts as a table to print."""
-        summary = self.summary
-        table = Table(
-            title=f"{self.suite}, {summary.env.rpartition('/')[2]}",
-            caption="mean scores over the severities of a shift",
-        )
+        """The summary and the mean scores of shifts as a table to print; of many policies the summary alone."""
+        summary, title = self.summary, f"{self.suite}, {self.summary.env.rpartition('/')[2]}"
+        if len(summary.names) > MOST_COLUMNS:
+            head, rows = self._summary_rows()
+            table = Table(*head, title=title, caption="all shifts together; the page has each of them")
+            for row in rows:
+                table.add_row(*(value.text for value in row))
+            return table
+        table = Table(title=title, caption="mean scores over the severities of a shift")
         table.add_column("shift")
         for name in summary.names:
             table.add_column(name, justify="right")
