@@ -35,6 +35,18 @@ def _next(ended: SimpleQueue[Future[Any]]) -> Future[Any]:
             return ended.get(timeout=0.5)
 
 
+@contextlib.contextmanager
+def _death_told() -> Iterator[None]:
+    """That a process of the pool has died becomes an error that says what to do."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a rollout process died (out of memory, or killed). What was saved is intact: "
+            "start again, or continue a training with --resume; fewer --workers need less memory."
+        ) from error
+
+
 class EpisodePool(Protocol):
     """Whatever drives episodes: processes of this machine, or those of a cluster."""
 
@@ -145,17 +157,12 @@ class RolloutPool:
         # Pickled here, tensors go as their values. The executor would send file descriptors of shared memory, which
         # the worker fetches from a thread of this process; a worker that is stopped meanwhile makes that thread print.
         task = pickle.dumps((function, arguments))
-        with starting_worker():  # the executor starts one where none is idle
+        with starting_worker(), _death_told():  # the executor starts one where none is idle
             future = self._executor.submit(_call, task)
             future.add_done_callback(ended.put)
             return future
 
     @staticmethod
     def _result(future: Any) -> Any:
-        try:
+        with _death_told():
             return future.result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a rollout process died (out of memory, or killed). What was saved is intact: "
-                "start again, or continue a training with --resume; fewer --workers need less memory."
-            ) from error

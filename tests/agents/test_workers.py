@@ -15,6 +15,7 @@ import pytest
 
 from agents.pool import RolloutPool
 from agents.workers import ONE_THREAD, starting_worker
+from liquid_control.support.errors import UserError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,3 +96,14 @@ def test_a_signal_is_heard_while_workers_work_whichever_thread_it_reaches(number
     finally:
         signal.signal(number, before)
     assert time.monotonic() - begin < 50
+
+
+def test_a_worker_that_dies_between_two_results_is_one_error():
+    with RolloutPool(1) as pool:
+        results = pool.map_as_completed(os.getpid, (() for _ in range(100)))
+        _, worker = next(results)
+        os.kill(worker, signal.SIGKILL)
+        while not pool._executor._broken:
+            time.sleep(0.01)
+        with pytest.raises(UserError, match="a rollout process died"):
+            list(results)
