@@ -219,6 +219,7 @@ TABLES = {
     "udacity": udacity,
     "shifts": shifts,
     "shift_official": lambda: under_shift("official"),
+    "shift_seeds": lambda: under_shift("seeds"),
     "shift_fast": lambda: under_shift("fast"),
     "shift_study": shift_study,
     "shift_roads": roads_under_shift,
