@@ -15,15 +15,11 @@ backward pass, so that `torch.compile`, `torch.export`, `make_fx` and `FakeTenso
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numba import njit
 from torch import Tensor, nn
 
-from liquid_control.kernels import is_transformed
-from liquid_control.kernels.autograd import refuse_derivatives_of_gradients
 from liquid_control.kernels.batch import new_tile, over_blocks
 from liquid_control.kernels.dense import add_product, pack, pack_readout, read_out, start_sums, whole_lanes
 from liquid_control.kernels.fast_math import (
@@ -35,6 +31,7 @@ from liquid_control.kernels.fast_math import (
     softplus,
     tanh,
 )
+from liquid_control.kernels.scan_operator import register
 from liquid_control.kernels.simd import LANES, clip, fill, load, store, total
 
 GROUP = 64
@@ -63,12 +60,6 @@ def liquid_scan(drive: Tensor, state: Tensor, elapsed: Tensor, tau_min: float) -
     return states, final
 
 
-@liquid_scan.register_fake
-def _(drive, state, elapsed, tau_min):
-    batch, steps, width = drive.shape
-    return drive.new_empty(batch, steps, width // 2), torch.empty_like(state, memory_format=torch.contiguous_format)
-
-
 @torch.library.custom_op("liquid_control::liquid_scan_backward", mutates_args=(), device_types="cpu")
 def _liquid_scan_backward(
     drive: Tensor,
@@ -90,24 +81,7 @@ def _liquid_scan_backward(
     return of_drive, of_state, of_elapsed.sum(0)
 
 
-@_liquid_scan_backward.register_fake
-def _(drive, state, elapsed, tau_min, states, of_states, of_final):
-    return drive.new_empty(drive.shape), state.new_empty(state.shape), elapsed.new_empty(elapsed.shape)
-
-
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.tau_min = inputs
-    ctx.save_for_backward(*tensors, output[0])
-
-
-def _differentiate(ctx: Any, of_states: Tensor, of_final: Tensor) -> tuple[Tensor | None, ...]:
-    refuse_derivatives_of_gradients("the liquid scan", of_states, of_final, vectorised=is_transformed())
-    drive, state, elapsed, states = ctx.saved_tensors
-    gradients = _liquid_scan_backward(drive, state, elapsed, ctx.tau_min, states, of_states, of_final)
-    return (*gradients, None)
-
-
-liquid_scan.register_autograd(_differentiate, setup_context=_remember)
+register(liquid_scan, _liquid_scan_backward)
 
 
 def _arrays(*tensors: Tensor) -> list[np.ndarray]:

@@ -16,16 +16,13 @@ neurons have in common, is added afterwards. What is left of the forward pass is
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from liquid_control.kernels import is_transformed
-from liquid_control.kernels.autograd import refuse_derivatives_of_gradients
 from liquid_control.kernels.cuda.activations import tanh
+from liquid_control.kernels.scan_operator import register
 
 CHUNK, LARGEST_TILE = 32, 32
 """Steps and, at most, neurons of a tile."""
@@ -53,12 +50,6 @@ def liquid_scan(drive: Tensor, state: Tensor, elapsed: Tensor, tau_min: float) -
             *given, states, final, steps, tau_min, UNITS=width // 2, LANES=_lanes(width // 2), CHUNK=CHUNK, num_warps=4
         )
     return states, final
-
-
-@liquid_scan.register_fake
-def _(drive, state, elapsed, tau_min):
-    batch, steps, width = drive.shape
-    return drive.new_empty(batch, steps, width // 2), torch.empty_like(state, memory_format=torch.contiguous_format)
 
 
 @torch.library.custom_op("liquid_control::liquid_scan_cuda_backward", mutates_args=())
@@ -92,24 +83,7 @@ def _liquid_scan_backward(
     return of_drive, of_state, of_elapsed.sum(0)
 
 
-@_liquid_scan_backward.register_fake
-def _(drive, state, elapsed, tau_min, states, of_states, of_final):
-    return drive.new_empty(drive.shape), state.new_empty(state.shape), elapsed.new_empty(elapsed.shape)
-
-
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.tau_min = inputs
-    ctx.save_for_backward(*tensors, output[0])
-
-
-def _differentiate(ctx: Any, of_states: Tensor, of_final: Tensor) -> tuple[Tensor | None, ...]:
-    refuse_derivatives_of_gradients("the liquid scan", of_states, of_final, vectorised=is_transformed())
-    drive, state, elapsed, states = ctx.saved_tensors
-    gradients = _liquid_scan_backward(drive, state, elapsed, ctx.tau_min, states, of_states, of_final)
-    return (*gradients, None)
-
-
-liquid_scan.register_autograd(_differentiate, setup_context=_remember)
+register(liquid_scan, _liquid_scan_backward)
 
 
 def _lanes(units: int) -> int:
