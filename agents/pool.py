@@ -92,12 +92,7 @@ class RolloutPool:
             shares: its arguments.
             done: called in this process as each ends.
         """
-        results: dict[int, Any] = {}
-        for index, result in self.map_as_completed(function, shares):
-            results[index] = result
-            if done is not None:
-                done()
-        return [results[index] for index in range(len(results))]
+        return self._in_order(function, shares, lambda _: done() if done is not None else None)
 
     def start(self, function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
         """Has one of the processes call ``function(*arguments)``; returns what waits for the result and gives it."""
@@ -121,12 +116,8 @@ class RolloutPool:
             done: called in this process with each episode as it ends, in no fixed order.
         """
         precompile_tick(driver)  # or each process would, at the same time
-        episodes: dict[int, Episode] = {}
-        for index, episode in self.map_as_completed(drive_episode, ((driver, plan, conditions) for plan in plans)):
-            episodes[index] = episode
-            if done is not None:
-                done(episode)
-        return [episodes[index] for index in range(len(plans))]
+        shares = ((driver, plan, conditions) for plan in plans)
+        return self._in_order(drive_episode, shares, done or (lambda _: None))
 
     def map_as_completed(
         self, function: Callable[..., Any], shares: Iterable[tuple[Any, ...]]
@@ -151,6 +142,16 @@ class RolloutPool:
                 return
             future = _next(ended)
             yield pending.pop(future), self._result(future)
+
+    def _in_order(
+        self, function: Callable[..., Any], shares: Iterable[tuple[Any, ...]], done: Callable[[Any], None]
+    ) -> list[Any]:
+        """Results in the order of the shares; ``done`` is called with each as it comes."""
+        results: dict[int, Any] = {}
+        for index, result in self.map_as_completed(function, shares):
+            results[index] = result
+            done(result)
+        return [results[index] for index in range(len(results))]
 
     def _submit(self, ended: SimpleQueue[Future[Any]], function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Has one of the processes call ``function(*arguments)``; what comes of it is in ``ended`` then, too."""
