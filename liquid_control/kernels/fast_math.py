@@ -225,6 +225,7 @@ def _softplus(x, terms=None):
         square, series = s * s, 0 * s
         for k in range(count):
             series = series * square + 1.0 / (2 * (count - k) - 1)
-        return where_positive(x, x, 0) + 2 * s * series
+        # 0 * x: with a plain 0, LLVM contracts other sums of a LAN, and its drivers change in the last digit.
+        return where_positive(x, x, 0 * x) + 2 * s * series
 
     return implementation

@@ -18,7 +18,7 @@ INTEGRATIONS = {"exponential": 0, "explicit": 1}
 EXPONENTIAL, EXPLICIT = INTEGRATIONS.values()
 
 SOFTPLUS_TERMS = 17
-"""More than there are digits for: the numbers of compiled drivers stay what they were, to the last bit."""
+"""More than there are digits for: compiled drivers stay what they were, to the last bit, exponential or in double."""
 
 
 @njit(cache=True, **OPTIONS)

@@ -120,6 +120,25 @@ def test_a_place_for_kernels_is_found_where_the_source_can_be_written():
     find_place(test_a_place_for_kernels_is_found_where_the_source_can_be_written)
 
 
+def test_kernels_of_older_code_are_forgotten(tmp_path, monkeypatch):
+    """A kernel takes a part from a second file: Numba itself looks at its own alone."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    (tmp_path / "kernel.py").write_text(
+        "import numba, part\nfrom liquid_control.support.compiled import find_place\n"
+        "def begun(x):\n    return x\nfind_place(begun)\n"
+        "@numba.njit(cache=True)\ndef kernel(x):\n    return part.twice(x)\n"
+        "print(kernel(3), sum(kernel.stats.cache_hits.values()))\n"
+    )
+
+    def run(factor):
+        (tmp_path / "part.py").write_text(f"import numba\n@numba.njit\ndef twice(x):\n    return {factor} * x\n")
+        command = [sys.executable, "-B", "kernel.py"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
+
+    assert [run(2), run(2), run(4), run(4)] == [["6", "0"], ["6", "1"], ["12", "0"], ["12", "1"]]
+
+
 def test_every_command_can_be_imported_by_its_name():
     for name in COMMANDS:
         assert (ROOT / "liquid_control" / f"{name}.py").exists()
