@@ -228,10 +228,10 @@ class CfC(LiquidLayer):
     @property
     def cells(self) -> list[CfCCell]:
         """The groups of neurons, from the inputs on."""
-        cell = self.rnn_cell
+        cell = self._modules["rnn_cell"]
         if isinstance(cell, CfCCell):
             return [cell]
-        return cast(list[CfCCell], list(cell._modules.values()))
+        return cast(list[CfCCell], list(cast(nn.Module, cell)._modules.values()))
 
     def follow_modules(self) -> None:
         """See :class:`LiquidLayer`; linear maps that have hooks are called."""

@@ -38,23 +38,35 @@ def find_parameter(module: nn.Module) -> Tensor:
     Raises:
         TypeError: if there is none, as in quantised modules.
     """
-    for part in module.modules():
-        # A replica of torch.nn.DataParallel keeps its parameters elsewhere; those that are None stay.
-        for parameter in (vars(part).get("_former_parameters", {}) | part._parameters).values():
+    parameter = _first_parameter(module)
+    if parameter is None:
+        raise TypeError(f"{type(module).__name__} has no parameters: {_ADVICE}")
+    return parameter
+
+
+def _first_parameter(module: nn.Module) -> Tensor | None:
+    """That of a module or of one inside it: `next(module.parameters())` in a tenth of the time."""
+    # A replica of torch.nn.DataParallel keeps its parameters elsewhere; those that are None stay.
+    for kept in (module.__dict__.get("_former_parameters", {}), module._parameters):
+        for parameter in kept.values():
             if parameter is not None:
-                return parameter
-    raise TypeError(f"{type(module).__name__} has no parameters: {_ADVICE}")
+                return cast(Tensor, parameter)
+    for part in module._modules.values():
+        if part is not None and (parameter := _first_parameter(part)) is not None:
+            return parameter
+    return None
 
 
-def read(module: nn.Module, names: Iterable[str]) -> list[Tensor]:
+def read(module: nn.Module, names: Sequence[str]) -> list[Tensor]:
     """The tensors of these names, parameters or not.
 
     Raises:
         TypeError: if one is no tensor, as in quantised modules.
     """
-    # Straight from the dictionary where it is there: the way through Module.__getattr__ takes ten times as long.
-    own = module._parameters
-    return [cast(Tensor, own[name]) if name in own else _attribute(module, name) for name in names]
+    try:  # straight from the dictionary: the way through Module.__getattr__ takes ten times as long
+        return cast(list[Tensor], list(map(module._parameters.__getitem__, names)))
+    except KeyError:
+        return [_attribute(module, name) for name in names]
 
 
 def _attribute(module: nn.Module, name: str) -> Tensor:
