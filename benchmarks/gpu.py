@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from liquid_control.nn import LAN, LTC, CfC, LiquidScan, Wiring
 from liquid_control.nn.liquid_attention import LiquidAttention, Pairs
 from liquid_control.nn.scan import liquid_scan
-from liquid_control.nn.trace import chunkwise_trace, plastic_trace
+from liquid_control.nn.trace import RULES, chunkwise_trace, plastic_trace
 from liquid_control.support.ranges import Count, argument
 
 STEPS, INPUTS = 64, 32
@@ -72,7 +72,7 @@ def contests() -> list[Contest]:
     ]
     traces = [
         Contest(f"trace, {rule}, T = {TOKENS}", (1, 8, 32), "SDPA", lambda batch, rule=rule: _trace(rule, batch))
-        for rule in ("hebb", "delta")
+        for rule in RULES
     ]
     scans = [
         Contest(
@@ -117,7 +117,7 @@ def _trace(rule: str, batch: int) -> dict[str, tuple[Callable[..., Any], list[Te
     q, k, v = (leaf(WIDTH) for _ in range(3))
 
     def ours(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, rate: Tensor) -> Tensor:
-        return chunkwise_trace(q, F.normalize(k, dim=-1), v, decay, rate, rule=rule)[0]
+        return chunkwise_trace(q, F.normalize(k, dim=-1), F.normalize(v, dim=-1), decay, rate, rule=rule)[0]
 
     def dot_product(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in (q, k, v)), is_causal=True)
@@ -252,14 +252,14 @@ def comparisons(device: str) -> Iterator[Comparison]:
             lambda x, state, elapsed, *_, layer=layer, advance=advance: layer.integrate(x, state, elapsed, advance),
             [x, state, elapsed, *parameters],
         )
-    for rule in ("hebb", "delta"):
-        q, k, v = (torch.randn(2, 21, 2, 6, device=device) for _ in range(3))
+    for rule in trace.RULES:
+        q, k, v = (F.normalize(torch.randn(2, 21, 2, 6, device=device), dim=-1) for _ in range(3))
         decay, rate = (0.5 + 0.5 * torch.rand(2, 21, 2, device=device) for _ in range(2))
         yield Comparison(
             f"trace, {rule}",
             lambda *leaves, rule=rule: trace.plastic_trace(*leaves, rule=rule, chunk=16),
             lambda *leaves, rule=rule: plastic_trace(*leaves, rule=rule),
-            [q, F.normalize(k, dim=-1), v, decay, rate, torch.randn(2, 2, 6, 6, device=device)],
+            [q, k, v, decay, rate, torch.randn(2, 2, 6, 6, device=device)],
         )
     yield Comparison(
         "scan",

@@ -18,13 +18,16 @@ and for the delta rule, whose u solves (1 + η L) u = r with r_t = η_t (v_t - e
 stands beside an exponential gives the gradient of its exponent, and ∂l_r = Σ_{t≥r} ∂g_t + Σ_{t>r} ∂b_t. Only
 differences of g that are ≤ 0 are exponentiated.
 
+Oja is delta on Hᵀ, with keys and values exchanged, but for reading. So it is two passes: delta, asked at every step for
+Hᵀ v, tells p = η (k - λ Hᵀ v), what the step writes under v; then hebb writes v pᵀ, and is asked for H q.
+
 Rows of H (one a value) never meet: a program takes some of them for one head and walks through the chunks with them in
 registers. Its shares of ∂q, ∂k, ∂λ and ∂η, which all rows have in common, are added afterwards.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import triton
@@ -39,8 +42,7 @@ from liquid_control.kernels.autograd import (
     refuse_what_was_not_kept,
 )
 
-RULES = ("hebb", "delta")
-"""The rules that the kernels know."""
+RULES = ("hebb", "oja", "delta")
 LARGEST_KEY = 128
 """Width of a key up to which a program keeps its rows of the trace in registers."""
 # Three products of tensor-float32 parts: single precision at the speed of the matrix units.
@@ -66,7 +68,7 @@ def plastic_trace(
         decay: (B, T, H) λ in (0, 1].
         rate: (B, T, H) η.
         state: (B, H, V, K) the trace before the first step; None is zero.
-        rule: "hebb" or "delta".
+        rule: "hebb", "oja" or "delta".
         chunk: steps at a time, a power of two from 16 on. What a program holds grows with its square: beyond 16 it no
             longer fits the registers, and 64 needs the shared memory of an A100 or better.
 
@@ -79,23 +81,32 @@ def plastic_trace(
     if chunk < 16 or chunk & (chunk - 1):
         raise ValueError(f"chunk is {chunk}, expected a power of two from 16 on.")
     batch, time, heads, width = k.shape
+    widest = max(width, v.shape[3]) if rule == "oja" else width
     if v.dtype == torch.float64 or (state is not None and state.dtype == torch.float64):
         use_reference("the trace's CUDA kernel is for float32 and less, not torch.float64")
         return None
-    if width > LARGEST_KEY:
-        use_reference(f"the trace's CUDA kernel is for keys of {LARGEST_KEY} or narrower, not {width}")
+    if widest > LARGEST_KEY:
+        use_reference(f"the trace's CUDA kernel is for keys of {LARGEST_KEY} or narrower, not {widest}")
         return None
     if time == 0 or not is_known("the trace", "rule", rule, RULES):
         return None
     if state is None:
         state = v.new_zeros(batch, heads, v.shape[3], width, dtype=torch.float32)
-    given = tuple(part.float() for part in (q, k, v, decay, rate, state))
-    saving = is_recorded(*given)
-    if is_traced() or not are_plain(*given):
-        y, final, _ = operator(*given, rule, chunk, saving)
-    else:
-        y, final = _Trace.apply(*given, rule, chunk, saving)
+    queries, keys, values, decay, rate, state = (part.float() for part in (q, k, v, decay, rate, state))
+    if rule == "oja":  # the two passes of the module
+        held, _ = _trace(values, values, keys, decay, rate, state.mT, "delta", chunk)
+        keys, rate, rule = rate[..., None] * (keys - decay[..., None] * held), torch.ones_like(rate), "hebb"
+    y, final = _trace(queries, keys, values, decay, rate, state, rule, chunk)
     return y.to(v.dtype), final
+
+
+def _trace(*given: Any) -> tuple[Tensor, Tensor]:
+    """From q, k, v, λ, η and the trace before, in float32, a rule and a chunk to y and the trace after."""
+    tensors = given[:6]
+    saving = is_recorded(*tensors)
+    if is_traced() or not are_plain(*tensors):
+        return operator(*given, saving)[:2]
+    return cast(tuple[Tensor, Tensor], _Trace.apply(*given, saving))
 
 
 class _Trace(torch.autograd.Function):

@@ -85,7 +85,7 @@ def compile_cfc():
 
 
 def compile_trace():
-    """Both rules."""
+    """Both rules; oja runs the two of them."""
     from liquid_control.kernels.cuda import trace
 
     for rule in ("hebb", "delta"):
