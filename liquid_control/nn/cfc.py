@@ -30,7 +30,7 @@ from liquid_control.kernels import are_plain, use_reference
 from liquid_control.kernels.lockstep import Lockstep, merge_gate
 from liquid_control.kernels.structure import Structured
 from liquid_control.nn.layer import Elapsed, LiquidLayer, by_step
-from liquid_control.nn.parameters import MaskWatch, find_parameter, read, settle
+from liquid_control.nn.parameters import MaskWatch, find_parameter, read, read_each, settle
 from liquid_control.nn.wiring import Circuit, Wiring, build_circuit, reject_other_masks
 
 if TYPE_CHECKING:
@@ -436,10 +436,9 @@ class CfC(LiquidLayer):
 
     def _head_parameters(self) -> list[Tensor]:
         """In the kernels' order: the backbone; of each group weight and bias of each head; in mode "pure" w_τ and A."""
-        parameters = [tensor for linear in self._backbone() for tensor in read(linear, WEIGHT_AND_BIAS)]
+        parameters = read_each(self._backbone(), WEIGHT_AND_BIAS)
         for cell in self.cells:
-            for linear in cell.heads():
-                parameters += read(linear, WEIGHT_AND_BIAS)
+            parameters += read_each(cell.heads(), WEIGHT_AND_BIAS)
             if self.mode == "pure":
                 parameters += read(cell, ("w_tau", "A"))
         return parameters
@@ -461,8 +460,8 @@ class CfC(LiquidLayer):
             weight (heads, S, C + S), zero where there is no synapse, or (heads, S, U) behind a backbone of U units, and
             bias (heads, S).
         """
-        pairs = [read(linear, WEIGHT_AND_BIAS) for cell in self.cells for linear in cell.heads()]
-        weights, biases = [weight for weight, _ in pairs], [bias for _, bias in pairs]
+        both = read_each([linear for cell in self.cells for linear in cell.heads()], WEIGHT_AND_BIAS)
+        weights, biases = both[::2], both[1::2]
         if self.backbone_layers:
             return torch.stack(weights), torch.stack(biases)
         return self.lockstep.heads(weights, biases)

@@ -63,10 +63,16 @@ def read(module: nn.Module, names: Sequence[str]) -> list[Tensor]:
     Raises:
         TypeError: if one is no tensor, as in quantised modules.
     """
+    return read_each([module], names)
+
+
+def read_each(modules: Iterable[nn.Module], names: Sequence[str]) -> list[Tensor]:
+    """:func:`read` of one module after another."""
+    modules = list(modules)
     try:  # straight from the dictionary: the way through Module.__getattr__ takes ten times as long
-        return cast(list[Tensor], list(map(module._parameters.__getitem__, names)))
+        return [module._parameters[name] for module in modules for name in names]  # type: ignore[misc]
     except KeyError:
-        return [_attribute(module, name) for name in names]
+        return [_attribute(module, name) for module in modules for name in names]
 
 
 def _attribute(module: nn.Module, name: str) -> Tensor:
@@ -134,19 +140,25 @@ class MaskWatch:
             ValueError: if one holds anything but 0 and 1.
         """
         given = [mask for mask in masks if mask is not None]
-        if is_traced() or any(mask.is_meta for mask in given) or not self._sees_change(given):
+        if not self._sees_change(given) or is_traced() or any(mask.is_meta for mask in given):
             return None
+        self._seen = [(mask, _writes(mask)) for mask in given]
         held = [None if mask is None else read_mask(mask) for mask in masks]
         return None if all(map(_equal, held, known)) else held
 
-    def _sees_change(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether any is another tensor than when this looked last, or was written to in place."""
-        # Tensors of inference mode do not count what is written to them.
-        now = [(tensor, 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
-        seen, self._seen = self._seen, now
-        return len(seen) != len(now) or any(
-            one is not other or version != written for (one, version), (other, written) in zip(seen, now, strict=True)
-        )
+    def _sees_change(self, masks: Sequence[Tensor]) -> bool:
+        """Whether any is another tensor than when values were looked at last, or was written to in place."""
+        if len(masks) != len(self._seen):
+            return True
+        for mask, (seen, writes) in zip(masks, self._seen, strict=True):  # a loop: any() takes three times as long
+            if mask is not seen or writes != _writes(mask):
+                return True
+        return False
+
+
+def _writes(mask: Tensor) -> int:
+    """How often it was written to in place. Tensors of inference mode do not count that."""
+    return 0 if mask.is_inference() else mask._version
 
 
 def _equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:
