@@ -84,7 +84,7 @@ class SecondPassConfig:
     """Names of two that are not learned from, without .txt: the book, and what is read after it."""
     other: Path | None = None
     """A text of another domain to read after the book; None is the second of the unseen."""
-    steps: Count = 1400
+    steps: Count = 2800
     """Gradient steps of the training, each of 16 windows."""
     width: Count = 256
     """Of the model."""
