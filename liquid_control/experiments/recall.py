@@ -1,8 +1,9 @@
 """``python -m liquid_control.experiments.recall FOLDER``: what a language model of fast weights can look up again.
 
 Multi-query associative recall (Arora et al. 2023, "Zoology", §4.1): a sequence begins with K pairs of a key and a
-value, all keys different. Later each key comes once more, between random tokens, and the model is to say its value
-there. In the forgetting form half of the keys are paired a second time with another value, and the last one counts.
+value, all keys different. Later each key comes once more, and the model is to say its value there. All other tokens are
+random, but none of these keys: with what follows it, that would be one more pair. In the forgetting form half of the
+keys are paired a second time with another value, and the last one counts.
 
 Rules of writing, a model without fast weights, and a transformer that sees the whole sequence learn the same task with
 the same width, depth, steps and choice of learning rates. Where it was stopped, the same command goes on.
@@ -103,7 +104,7 @@ def sequences(count: int, length: int, pairs: int, forgetting: bool, rng: np.ran
     if places < pairs:
         raise ValueError(f"{pairs} pairs and their questions do not fit in {length} tokens.")
     half = VOCABULARY // 2
-    tokens = rng.integers(VOCABULARY, size=(count, length))
+    tokens = np.empty((count, length), np.int64)
     answers = np.full((count, length), -100)
     likely = np.arange(1, places + 1) ** (NEAR - 1.0)
     likely /= likely.sum()
@@ -119,6 +120,7 @@ def sequences(count: int, length: int, pairs: int, forgetting: bool, rng: np.ran
             ]
             values = values.copy()
             values[taught] = written[1][pairs:]
+        tokens[row] = rng.choice(np.setdiff1d(np.arange(VOCABULARY), keys), length)
         tokens[row, :begin] = np.stack(written, 1).ravel()
         asked = begin + 2 * rng.choice(places, pairs, replace=False, p=likely)
         tokens[row, asked], answers[row, asked] = keys, values

@@ -25,6 +25,7 @@ def test_each_key_is_asked_once_and_the_last_value_counts(forgetting):
         assert sorted(row[place] for place in asked) == sorted(taught) and len(taught) == 8
         assert all(taught[row[place]] == wanted[place] for place in asked)
         assert all(key < HALF <= value for key, value in taught.items()) and min(asked) >= begin
+        assert sum(row.count(key) for key in taught) == begin // 2 + 8  # nowhere else
     if forgetting:
         first = [row[1:16:2] for row in tokens.tolist()]
         overwritten = [
