@@ -470,7 +470,8 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary, config.width)
-        nn.init.normal_(self.embedding.weight, std=0.02)
+        # Rows of length one, as they are the head, too: at a std of 0.02 recall is learned after twice as many steps.
+        nn.init.normal_(self.embedding.weight, std=config.width**-0.5)
         self.blocks = nn.ModuleList()
         try:
             for place in range(config.blocks):

@@ -18,7 +18,7 @@ def model():
     torch.manual_seed(1)
     model = LanguageModel(LanguageModelConfig(vocabulary=64, width=16, blocks=2, pattern=("attention",), window=8))
     with torch.no_grad():
-        model.embedding.weight.mul_(50)
+        model.embedding.weight.mul_(4)
         for block in model.blocks:
             block.mixer.readout.weight.mul_(8)
     return model.eval()

@@ -24,7 +24,7 @@ def new_model(seed=1):
     config = LanguageModelConfig(vocabulary=11, width=16, blocks=2, pattern=("attention",), window=8)
     model = LanguageModel(config).eval()
     with torch.no_grad():
-        model.embedding.weight.mul_(50)
+        model.embedding.weight.mul_(4)
     return model
 
 

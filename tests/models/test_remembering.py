@@ -19,7 +19,7 @@ def model():
     config = LanguageModelConfig(vocabulary=VOCABULARY, width=WIDTH, blocks=2, pattern=("attention",), window=8)
     model = LanguageModel(config).eval()
     with torch.no_grad():
-        model.embedding.weight.mul_(50)
+        model.embedding.weight.mul_(4)
     return model
 
 
