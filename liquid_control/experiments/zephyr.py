@@ -95,11 +95,11 @@ class ZephyrConfig:
     """Episodes of a step."""
     width: Count = 128
     """Of the models, which have three blocks of two heads."""
-    episodes: Count = 48
+    episodes: Count = 32
     """Of each test."""
-    facts: tuple[Count, ...] = (4, 16)
+    facts: tuple[Count, ...] = (4, 16, 64)
     """Facts of an episode, K."""
-    windows: tuple[int, ...] = (0, 2, 16, 64)
+    windows: tuple[int, ...] = (0, 2, 16, 64, 128)
     """Words between facts and questions, in segments of 128."""
 
 
