@@ -240,6 +240,19 @@ def second_pass() -> str:
     return svg(panels)
 
 
+def recall() -> str:
+    """What share of the answers each arm gives where most is asked of it, from the tables of docs/results/recall.md."""
+    text = (RESULTS / "recall.md").read_text()
+    panels = []
+    for task, test in (("Recall", "(128, 32)"), ("Recall", "(256, 8)"), ("Forgetting", "(128, 16)")):
+        head, _, *lines = text[text.index(f"\n### {task}") :].split("\n\n")[1].splitlines()
+        names, *cells = ([cell.strip(" *") for cell in line.strip("|").split("|")] for line in (head, *lines))
+        column = names.index(test)
+        rows = [Row(row[0], bar=float(row[column]), note=row[column]) for row in cells]
+        panels.append(Panel(f"{task}, {test}: share of right answers", rows, (0.0, 0.25, 0.5, 0.75, 1.0)))
+    return svg(panels)
+
+
 def figures() -> dict[str, str]:
     """The text of every figure by the name of its file."""
     names = ("cfc", "ltc", "lan", "plastic", "lstm", "gru", "mlp")
@@ -254,6 +267,7 @@ def figures() -> dict[str, str]:
         "shift_study.svg": shift_study(),
         "irregular.svg": irregular(),
         "second_pass.svg": second_pass(),
+        "recall.svg": recall(),
     }
 
 
