@@ -84,7 +84,7 @@ class SecondPassConfig:
     """Names of two that are not learned from, without .txt: the book, and what is read after it."""
     other: Path | None = None
     """A text of another domain to read after the book; None is the second of the unseen."""
-    steps: Count = 2800
+    steps: Count = 3200
     """Gradient steps of the training, each of 16 windows."""
     width: Count = 256
     """Of the model."""
@@ -104,9 +104,9 @@ class SecondPassConfig:
     """Tokens of each text that arms are measured on, spread over it."""
     calibrated: Count = 2048
     """Tokens of a text, before those, that thresholds are set on."""
-    aims: tuple[Annotated[float, Gt(0), Lt(1)], ...] = (0.2, 0.4, 0.6)
+    aims: tuple[Annotated[float, Gt(0), Lt(1)], ...] = (0.2, 0.4, 0.6, 0.8)
     """Shares of the work that are to be left out."""
-    units: Count = 32
+    units: Count = 16
     """Liquid neurons of a student."""
     key_size: Count = 32
     """Numbers of a key."""

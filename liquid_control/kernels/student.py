@@ -34,7 +34,13 @@ class Weights(NamedTuple):
     trust: np.ndarray
     """(3,)."""
     doubt: np.ndarray
-    """(1,)."""
+    """(2,)."""
+    energy: np.ndarray
+    """(1,) mean square of a residual."""
+    near: float
+    """Added to a novelty in its logarithm."""
+    alike: float
+    """Added to how much residuals differ, in its logarithm."""
     floor: float
     """Added to the mean square of an input."""
     tau_min: float
@@ -45,6 +51,7 @@ def guess(
     remembered: np.ndarray,
     similarity: np.ndarray,
     dispersion: np.ndarray,
+    shares: np.ndarray,
     state: np.ndarray,
     weights: Weights,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -55,6 +62,7 @@ def guess(
         remembered: (B T, d) r̂_mem.
         similarity: (B T,).
         dispersion: (B T,).
+        shares: (B T, k) of what was recalled, zeros of an empty cube.
         state: (B, U) before the first.
         weights: of the student.
 
@@ -62,14 +70,14 @@ def guess(
         r̂ (B, T, d), ℓ (B, T), and the state after the last (B, U).
     """
     residual, log_error, after = np.empty_like(h), np.empty(h.shape[:2], np.float32), state.copy()
-    _guess(h, remembered, similarity, dispersion, after, *weights, residual, log_error)
+    _guess(h, remembered, similarity, dispersion, shares, after, *weights, residual, log_error)
     return residual, log_error, after
 
 
 @njit(cache=True, nogil=True, **OPTIONS)
 def _guess(
-    h, remembered, similarity, dispersion, state,
-    norm, drive, bias, readout, expects, expects_bias, trust, doubt, floor, tau_min,
+    h, remembered, similarity, dispersion, shares, state,
+    norm, drive, bias, readout, expects, expects_bias, trust, doubt, energy, near, alike, floor, tau_min,
     residual, log_error,
 ):  # fmt: skip
     batch, steps, width = h.shape
@@ -95,5 +103,8 @@ def _guess(
             apply_rows(readout, z[:units], residual[b, t])
             for i in range(width):
                 residual[b, t, i] += share * remembered[place, i]
-            log_error[b, t] = dot(expects[0], z[:units]) + expects_bias[0] + doubt[0] * new
+            spread = dispersion[place] * dot(remembered[place], remembered[place]) / energy[0]
+            far = np.log(new + single(near))
+            wide = np.log(spread + single(alike)) if shares[place, 0] > 0 else single(0)
+            log_error[b, t] = dot(expects[0], z[:units]) + expects_bias[0] + doubt[0] * far + doubt[1] * wide
         state[b] = z[:units]

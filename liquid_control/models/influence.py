@@ -1,8 +1,8 @@
 """How far a student may stand in for a part of a network: earned slowly by audits, and lost at once.
 
 A student says what a sub-block would have made of an input, r̂, and how wrong it thinks it is: ℓ, the logarithm of its
-relative error ‖r̂ - r‖² / ‖r‖². Where the sub-block runs, the student can be audited. It is sure where ℓ ≤ θ, and
-stands in there alone:
+relative error ‖r̂ - r‖² / E, where E is the mean of ‖r‖². Where the sub-block runs, the student can be audited. It is
+sure where ℓ ≤ θ, and stands in there alone:
 
     earning     ḡ ← min(1, ḡ + ρ)  at an audit where it was sure, while the mean error of those is below ``low``,
                 ḡ ← ḡ / 2          at one while that mean is above ``high``

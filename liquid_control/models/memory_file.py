@@ -152,7 +152,7 @@ def _restore(path: str | os.PathLike[str], part: PartMemory, said: _PartRecord, 
     """
     student, optimizer = part.distillation.student, part.distillation.optimizer
     single, shapes = torch.float32, {name: tuple(value.shape) for name, value in student.named_parameters()}
-    wanted = {f"student.{name}": (shape, single) for name, shape in shapes.items()}
+    wanted = {f"student.{name}": (tuple(value.shape), single) for name, value in student.state_dict().items()}
     if any(name.startswith("optimizer.") for name in tensors):
         for name, shape in shapes.items():
             wanted |= {f"optimizer.{name}.{key}": (() if key == "step" else shape, single) for key in MOMENTS}
@@ -165,7 +165,7 @@ def _restore(path: str | os.PathLike[str], part: PartMemory, said: _PartRecord, 
         if wanted.get(name) != given.get(name):
             raise UserError(f"{path} is damaged: {name[:60]} of a part is not what its students have.")
     for name, tensor in tensors.items():
-        least = 0 if name.endswith((".step", ".exp_avg_sq")) else -torch.inf
+        least = 0 if name.endswith((".step", ".exp_avg_sq", "student.energy", "student.seen")) else -torch.inf
         if name != "generator" and not (tensor.isfinite().all() and (tensor >= least).all()):
             raise UserError(f"{path} is damaged: {name} of a part holds what no student can.")
     if set(said.counters) != set(COUNTERS) or set(said.seconds) != set(CLOCKS):

@@ -5,11 +5,15 @@ A teacher's sub-block makes the residual r of an input h. The student guesses it
 
     z = liquid scan of [norm(h), r̂_mem, u, ν]         `liquid_control.nn.LiquidScan`
     r̂ = m r̂_mem + U z,   m = σ(a - b_ν ν - b_u u)      memory counts while it is near and of one voice
-    ℓ = w · z + c - d_ν ν                              the logarithm of the relative error that it expects
+    ℓ = w · z + c + d_ν log(ν + 0.01) + d_s log(s + 0.001),   s = u ‖r̂_mem‖² / E
 
-It learns while the teacher runs (:class:`Distillation`), from detached tensors, so the teacher never gets its gradient:
+ℓ is the logarithm of the relative error that it expects. An answer that is interpolated is the more wrong, the farther
+its neighbours are and the more they differ among themselves, s. Both are powers, so their logarithms count; of an empty
+cube s is 1. E is the mean of ‖r‖² over what the teacher made: of two errors the larger one changes more of what the
+network says, however large the residual was. It learns while the teacher runs (:class:`Distillation`), from detached
+tensors, so the teacher never gets its gradient:
 
-    loss = mean of e + mean of (ℓ - log e)²,   e = ‖r̂ - r‖² / ‖r‖²
+    loss = mean of e + mean of (ℓ - log(e + 0.0001))²,   e = ‖r̂ - r‖² / E
 """
 
 from __future__ import annotations
@@ -28,8 +32,12 @@ FEW = 64
 """Inputs that the kernel guesses; of more, the products of torch are fast enough."""
 WHOLE = 64
 """Inputs of a step of learning that counts in full."""
-LEAST = 1e-6
-"""Of a relative error, in its logarithm."""
+LEAST = 1e-4
+"""Added to a relative error in its logarithm: of those far below, one is as good as the other."""
+NEAR, ALIKE = 1e-2, 1e-3
+"""The same of a novelty, and of how much residuals differ."""
+HORIZON = 2**14
+"""Residuals over which the mean of their size goes."""
 
 
 class Guess(NamedTuple):
@@ -58,6 +66,9 @@ class LiquidStudent(nn.Module):
         ValueError: if a number is below one.
     """
 
+    energy: Tensor
+    seen: Tensor
+
     def __init__(self, width: int, units: int):
         super().__init__()
         self.width = width
@@ -67,7 +78,9 @@ class LiquidStudent(nn.Module):
         nn.init.zeros_(self.readout.weight)  # to begin with, what is remembered stands alone
         self.expects = nn.Linear(units, 1)
         self.trust = nn.Parameter(torch.tensor([4.0, 8.0, 2.0]))  # a, b of novelty, b of dispersion
-        self.doubt = nn.Parameter(torch.tensor(1.0))
+        self.doubt = nn.Parameter(torch.tensor([0.75, 0.75]))  # d of novelty, d of how much residuals differ
+        self.register_buffer("energy", torch.tensor(1.0))  # E
+        self.register_buffer("seen", torch.tensor(0.0))  # residuals of which it is the mean
         self._weights: tuple[int, Any] | None = None
         """For the kernel: where they lie, and the memory of them."""
 
@@ -104,7 +117,10 @@ class LiquidStudent(nn.Module):
         z, state = self.scan(torch.cat([self.norm(h), remembered, told], 2), state)
         often, new, apart = self.trust
         share = torch.sigmoid(often - new * novelty - apart * dispersion)[..., None]
-        log_error = self.expects(z)[..., 0] + self.doubt * novelty
+        spread = recall.dispersion.view_as(novelty) * remembered.square().sum(2) / self.energy
+        known = (recall.weights[:, 0] > 0).view_as(novelty).to(h.device)
+        far, wide = (novelty + NEAR).log(), torch.where(known, spread + ALIKE, 1.0).log()
+        log_error = self.expects(z)[..., 0] + self.doubt[0] * far + self.doubt[1] * wide
         return Guess(share * remembered + self.readout(z), log_error, state)
 
     def _guess(self, h: Tensor, recall: Recall, state: Tensor) -> Guess:
@@ -123,7 +139,10 @@ class LiquidStudent(nn.Module):
                     expects=_array(self.expects.weight),
                     expects_bias=_array(self.expects.bias),
                     trust=_array(self.trust),
-                    doubt=_array(self.doubt.view(1)),
+                    doubt=_array(self.doubt),
+                    energy=_array(self.energy.view(1)),
+                    near=NEAR,
+                    alike=ALIKE,
                     floor=float(torch.finfo(torch.float32).eps),  # of torch.nn.RMSNorm
                     tau_min=self.scan.tau_min,
                 ),
@@ -133,15 +152,24 @@ class LiquidStudent(nn.Module):
             _array(recall.residual),
             _array(recall.similarity),
             _array(recall.dispersion),
+            _array(recall.weights),
             _array(state),
             self._weights[1],
         )
         return Guess(*map(torch.from_numpy, found))
 
+    @torch.no_grad()
+    def observe(self, residuals: Tensor) -> None:
+        """Takes the size of residuals (N, d) that the teacher made into its mean."""
+        number = len(residuals)
+        self.seen.add_(number).clamp_(max=HORIZON)
+        self.energy.lerp_(residuals.square().sum(1).mean(), min(1.0, number / float(self.seen)))
+        self.energy.clamp_(min=torch.finfo(self.energy.dtype).eps)
+
     def operations(self) -> int:
         """Multiplications of an input."""
         units = self.scan.units
-        return 2 * units * (2 * self.width + 2) + units * (self.width + 1) + 2 * self.width
+        return 2 * units * (2 * self.width + 2) + units * (self.width + 1) + 3 * self.width
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -149,10 +177,9 @@ def _array(tensor: Tensor) -> np.ndarray:
     return np.ascontiguousarray(tensor.detach().numpy())
 
 
-def relative_error(guessed: Tensor, residual: Tensor) -> Tensor:
-    """‖r̂ - r‖² / ‖r‖² of vectors (…, d)."""
-    size = residual.square().sum(-1).clamp(min=torch.finfo(residual.dtype).tiny)
-    return (guessed - residual).square().sum(-1) / size
+def relative_error(guessed: Tensor, residual: Tensor, energy: Tensor | float) -> Tensor:
+    """‖r̂ - r‖² / E of vectors (…, d)."""
+    return (guessed - residual).square().sum(-1) / energy
 
 
 class Distillation:
@@ -210,10 +237,12 @@ class Distillation:
         errors = torch.full_like(guess.log_error, torch.nan, requires_grad=False)
         if not known.any():
             return errors
+        made = residual.detach()[known]
+        self.student.observe(made)
         with torch.enable_grad():
-            error = relative_error(guess.residual[known], residual.detach()[known])
+            error = relative_error(guess.residual[known], made, self.student.energy)
             errors[known] = error.detach()
-            surprise = (guess.log_error[known] - error.detach().clamp(min=LEAST).log()).square()
+            surprise = (guess.log_error[known] - (error.detach() + LEAST).log()).square()
             self.optimizer.zero_grad()
             (error + surprise).mean().backward()
         nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)

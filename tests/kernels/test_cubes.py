@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -97,8 +98,9 @@ def student_of(units):
 @pytest.mark.parametrize(("batch", "steps"), [(1, 1), (1, 7), (3, 4)])
 def test_a_guess_is_that_of_the_torch_form(units, batch, steps, reference):
     student, h, state = student_of(units), draw(2, batch, steps, 24), draw(3, batch, units).tanh()
-    recall = filled(CONFIG, 200).read(h.flatten(0, 1))
-    for begin in (state, None):
+    student.energy.fill_(3.0)
+    cubes = filled(CONFIG, 200), Cube(CONFIG)
+    for recall, begin in itertools.product([cube.read(h.flatten(0, 1)) for cube in cubes], (state, None)):
         with torch.no_grad():
             found, expected = student(h, recall, begin), reference(student, h, recall, begin)
         for one, wanted in zip(found, expected, strict=True):
@@ -118,7 +120,10 @@ def test_a_guess_is_by_the_weights_as_they_are():
     student.load_state_dict(other.state_dict())
     assert torch.equal(student(h, recall).residual, before.residual)
     doubled = copy.deepcopy(other).double().float()
-    doubled.doubt.add_(1)
-    assert float(doubled(h, recall).log_error) == pytest.approx(
-        float(before.log_error + 1 - recall.similarity), abs=1e-5
-    )
+    doubled.doubt[0] += 1
+    doubled.energy.fill_(1e9)  # so that all residuals are as good as equal
+    doubled.doubt[1] = 0
+    far = (1 - recall.similarity + 0.01).log()
+    spread = recall.dispersion * recall.residual.square().sum(1)
+    expected = before.log_error + far - student.doubt[1] * (spread + 0.001).log()
+    torch.testing.assert_close(doubled(h, recall).log_error, expected, atol=1e-5, rtol=1e-5)

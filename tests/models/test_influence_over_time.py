@@ -9,7 +9,7 @@ from liquid_control.models.language_model import LanguageModel, LanguageModelCon
 from liquid_control.models.remembering import memories, remembering
 
 TEXT, PASSES = 48, 24
-RULES = InfluenceConfig(rise=0.05, low=0.1, high=0.3, memory=32, wrong=0.3, risk=0.2, audited=0.2)
+RULES = InfluenceConfig(rise=0.05, low=0.05, high=0.15, memory=32, wrong=0.1, risk=0.1, audited=0.2)
 
 
 @pytest.fixture(scope="module")

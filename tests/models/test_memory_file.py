@@ -147,6 +147,8 @@ def first(record):
         (lambda tensors, told: tensors.pop("parts.0.student.trust"), "student.trust of a part is not what"),
         (lambda tensors, told: tensors.pop("parts.1.optimizer.doubt.step"), "optimizer.doubt.step of a part is not"),
         (lambda tensors, told: tensors["parts.0.student.trust"].fill_(torch.nan), "holds what no student can"),
+        (lambda tensors, told: tensors["parts.0.student.energy"].fill_(-1), "student.energy of a part holds what no"),
+        (lambda tensors, told: tensors.pop("parts.0.student.seen"), "student.seen of a part is not what"),
         (lambda tensors, told: tensors["parts.0.optimizer.trust.exp_avg_sq"].fill_(-1), "holds what no student can"),
         (lambda tensors, told: tensors.update({"parts.0.state": torch.zeros(3)}), "state of a part is not what"),
         (lambda tensors, told: tensors["parts.0.generator"].fill_(255), "its generator of audits is none"),
