@@ -236,7 +236,7 @@ def second_pass() -> str:
         table = text[text.index(f"\n{title}") :].split("\n\n")[1]
         found = re.findall(r"^\| ([^|]+) \|.*\| \**(\d+) %\** \|$", table, re.M)
         rows = [Row(arm, bar=float(share), note=f"{share} %") for arm, share in found]
-        panels.append(Panel(f"{title}: operations saved net at 0.01 bits per byte, %", rows, (0.0, 20.0, 40.0, 60.0)))
+        panels.append(Panel(f"{title}: operations saved net at 0.01 bits per byte, %", rows, (0.0, 25.0, 50.0, 75.0)))
     return svg(panels)
 
 

@@ -104,7 +104,7 @@ class SecondPassConfig:
     """Tokens of each text that arms are measured on, spread over it."""
     calibrated: Count = 2048
     """Tokens of a text, before those, that thresholds are set on."""
-    aims: tuple[Annotated[float, Gt(0), Lt(1)], ...] = (0.2, 0.4, 0.6, 0.8)
+    aims: tuple[Annotated[float, Gt(0), Lt(1)], ...] = (0.2, 0.4, 0.6, 0.8, 0.9)
     """Shares of the work that are to be left out."""
     units: Count = 16
     """Liquid neurons of a student."""
