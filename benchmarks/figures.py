@@ -230,27 +230,30 @@ def irregular() -> str:
 
 def second_pass() -> str:
     """What each arm saves net, from the tables of docs/results/second_pass.md."""
-    text = (RESULTS / "second_pass.md").read_text()
     panels = []
     for title in ("The same pages again", "The pages that follow", "Another book"):
-        table = text[text.index(f"\n{title}") :].split("\n\n")[1]
-        found = re.findall(r"^\| ([^|]+) \|.*\| \**(\d+) %\** \|$", table, re.M)
-        rows = [Row(arm, bar=float(share), note=f"{share} %") for arm, share in found]
+        shares = {row["arm"]: row["net within 0.01"] for row in table("second_pass", title)}
+        rows = [Row(arm, bar=float(share.removesuffix(" %")), note=share) for arm, share in shares.items()]
         panels.append(Panel(f"{title}: operations saved net at 0.01 bits per byte, %", rows, (0.0, 25.0, 50.0, 75.0)))
     return svg(panels)
 
 
 def recall() -> str:
     """What share of the answers each arm gives where most is asked of it, from the tables of docs/results/recall.md."""
-    text = (RESULTS / "recall.md").read_text()
     panels = []
     for task, test in (("Recall", "(128, 32)"), ("Recall", "(256, 8)"), ("Forgetting", "(128, 16)")):
-        head, _, *lines = text[text.index(f"\n### {task}") :].split("\n\n")[1].splitlines()
-        names, *cells = ([cell.strip(" *") for cell in line.strip("|").split("|")] for line in (head, *lines))
-        column = names.index(test)
-        rows = [Row(row[0], bar=float(row[column]), note=row[column]) for row in cells]
+        lines = table("recall", f"### {task}")
+        rows = [Row(line["writes by"], bar=float(line[test]), note=line[test]) for line in lines]
         panels.append(Panel(f"{task}, {test}: share of right answers", rows, (0.0, 0.25, 0.5, 0.75, 1.0)))
     return svg(panels)
+
+
+def table(page: str, title: str) -> list[dict[str, str]]:
+    """The rows of a page's first table after a line that begins with some words: cells by the name of their column."""
+    text = (RESULTS / f"{page}.md").read_text()
+    head, _, *lines = text[text.index(f"\n{title}") :].split("\n|", 1)[1].split("\n\n")[0].splitlines()
+    names, *rows = ([cell.strip(" *") for cell in line.strip("|").split("|")] for line in (head, *lines))
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def figures() -> dict[str, str]:
