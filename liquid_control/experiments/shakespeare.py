@@ -34,7 +34,7 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 """What each arm has instead of the defaults. ``delta`` is a gated DeltaNet and ``hebb`` gated linear attention, but for
 reading a trace before it is written; ``transformer`` has RoPE, RMS norms and SwiGLU as all others do."""
-RATES = (1e-3, 2e-3, 4e-3)
+RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 """Learning rates, of which each arm has the best of seed 0."""
 
 
