@@ -23,7 +23,7 @@ def test_all_arms_have_the_parameters_of_the_first():
 
 
 def test_the_best_rate_of_seed_0_is_that_of_all_seeds_and_nothing_is_trained_twice(tmp_path, monkeypatch, capsys):
-    losses = dict(zip(RATES, (1.8, 1.6, 1.7), strict=True))
+    losses = dict(zip(RATES, (1.8, 1.6, 1.7, 1.9), strict=True))
     trained = []
 
     def measure(arm, rate, seed, config):
