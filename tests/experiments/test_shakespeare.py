@@ -36,9 +36,9 @@ def test_the_best_rate_of_seed_0_is_that_of_all_seeds_and_nothing_is_trained_twi
     words = [str(tmp_path), "text.txt", "--arms", "delta", "--seeds", "3"]
     main(words)
     assert trained == [("delta", rate, 0) for rate in RATES] + [("delta", RATES[1], seed) for seed in (1, 2)]
-    assert "| delta | 1.610 | 1.600, 1.610, 1.620 | 1.610 | 0.002 | 7 | 1.0 |" in capsys.readouterr().out
+    assert "| delta | 1.610 | 1.600, 1.610, 1.620 | 1.610 | 0.001 | 7 | 1.0 |" in capsys.readouterr().out
     main(words)
-    assert len(trained) == 5
+    assert len(trained) == len(RATES) + 2
     with pytest.raises(UserError, match=r"no arm 'deltas'.*'delta'"):
         main([*words[:3], "deltas"])
 
