@@ -163,7 +163,9 @@ def _restore(path: str | os.PathLike[str], part: PartMemory, said: _PartRecord, 
     given = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
     for name in [*wanted, *given]:
         if wanted.get(name) != given.get(name):
-            raise UserError(f"{path} is damaged: {name[:60]} of a part is not what its students have.")
+            raise UserError(
+                f"{path} is damaged, or another version wrote it: {name[:60]} of a part is not what its students have."
+            )
     for name, tensor in tensors.items():
         least = 0 if name.endswith((".step", ".exp_avg_sq", "student.energy", "student.seen")) else -torch.inf
         if name != "generator" and not (tensor.isfinite().all() and (tensor >= least).all()):
