@@ -248,6 +248,17 @@ def recall() -> str:
     return svg(panels)
 
 
+def shakespeare() -> str:
+    """The loss of each training of small models of characters, from the table of docs/results/shakespeare.md."""
+    lines = table("shakespeare", "## Table")
+    rows = [
+        Row(line["model"], [float(loss) for loss in line["each seed"].split(", ")], note=line["validation, nats"])
+        for line in lines
+    ]
+    title = "Validation loss of each of three seeds, nats a character, and the mean"
+    return svg([Panel(title, rows, (1.55, 1.6, 1.65, 1.7, 1.75))])
+
+
 def table(page: str, title: str) -> list[dict[str, str]]:
     """The rows of a page's first table after a line that begins with some words: cells by the name of their column."""
     text = (RESULTS / f"{page}.md").read_text()
@@ -271,6 +282,7 @@ def figures() -> dict[str, str]:
         "irregular.svg": irregular(),
         "second_pass.svg": second_pass(),
         "recall.svg": recall(),
+        "shakespeare.svg": shakespeare(),
     }
 
 
