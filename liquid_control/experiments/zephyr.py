@@ -63,8 +63,10 @@ FRAMES = ((), (3,), (5, 7), (11, 2, 13))
 """What stands before the name: no word, or some of the most frequent ones, by their rank."""
 LONGEST = 17
 """Tokens of a statement and its question at most, the answer included."""
+TOLD = 9
+"""Of the statement alone."""
 SEGMENT = 128
-"""Tokens that gradients go back through; the window of the transformer that has one."""
+"""Tokens that are read at once; the window of the transformer that has one."""
 HELD_OUT = 600
 """Names of 3,600 that no training has."""
 MODELS: dict[str, dict[str, Any]] = {
@@ -196,15 +198,26 @@ class Lesson(NamedTuple):
     """Fewest and most segments that it spreads over."""
     text: float
     """Weight of the loss of all other words; answers have 3, but in the first stage 1 beside 0."""
+    reach: int = SEGMENT
+    """Tokens of a segment, which gradients go back through."""
+    changed: float = 0.0
+    """Share of the facts that are told again with another value, before they are asked."""
 
 
 def curriculum(done: float) -> Lesson:
-    """The lesson at a share of the training: recall alone, then in text, then over segments with the state carried."""
-    if done < 0.3:
+    """The lesson at a share of the training: recall alone, then in text, then over segments with the state carried.
+
+    At last over segments that are four times as long, and some facts change: what the novel writes between fact and
+    question spoils the more, the more of it there is, and only where gradients go through it does a model learn to
+    write less there, and a fact at once.
+    """
+    if done < 0.25:
         return Lesson((2, 6), (1, 1), 0.0)
-    if done < 0.6:
+    if done < 0.45:
         return Lesson((4, 8), (1, 1), 0.05)
-    return Lesson((4, 12), (1, 3), 0.05)
+    if done < 0.6:
+        return Lesson((4, 12), (1, 3), 0.05)
+    return Lesson((8, 24), (1, 2), 0.05, 4 * SEGMENT, 0.25)
 
 
 def lessons(batch: int, lesson: Lesson, filler: Filler, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -213,12 +226,19 @@ def lessons(batch: int, lesson: Lesson, filler: Filler, rng: np.random.Generator
     Facts are told and asked at random times, a question after its fact, and the novel is read in between. Where there
     is no loss on text, events follow each other closely.
 
+    Args:
+        batch: episodes of one segment of 128; of longer ones there are fewer.
+        lesson: what they are made of.
+        filler: the novel.
+        rng: draws.
+
     Returns:
-        Tokens (B, S · 128 + 1), and which of them, from the second on, are answers (B, S · 128).
+        Tokens (B, S · reach + 1), and which of them, from the second on, are answers (B, S · reach).
     """
     segments = int(rng.integers(lesson.segments[0], lesson.segments[1] + 1))
-    length = segments * SEGMENT + 1
-    count = min(int(rng.integers(lesson.facts[0], lesson.facts[1] + 1)), length // LONGEST)
+    length, batch = segments * lesson.reach + 1, max(1, batch * SEGMENT // lesson.reach)
+    longest = LONGEST + (TOLD if lesson.changed else 0)
+    count = min(int(rng.integers(lesson.facts[0], lesson.facts[1] + 1)), length // longest)
     tokens = np.empty((batch, length), np.int64)
     answers = np.zeros((batch, length), bool)
     for row in range(batch):
@@ -226,6 +246,9 @@ def lessons(batch: int, lesson: Lesson, filler: Filler, rng: np.random.Generator
         events: list[tuple[float, list[int], bool]] = []
         for name, value, (said, asked) in zip(facts.names, facts.values.tolist(), facts.frames, strict=True):
             told, later = np.sort(rng.random(2))
+            if rng.random() < lesson.changed:
+                other = WORDS + SYLLABLES + int(rng.integers(VALUES))
+                events.append((told * rng.random(), statement(name, other, said), False))
             events.append((told, statement(name, value, said), False))
             events.append((later, [*question(name, asked), value], True))
         events.sort(key=lambda event: event[0])
@@ -267,8 +290,8 @@ def train(kind: str, seed: int, config: ZephyrConfig, filler: Filler) -> Languag
         weights = torch.where(answers, 3.0 if lesson.text else 1.0, lesson.text)
         optimizer.zero_grad()
         state = None
-        for first in range(0, tokens.shape[1] - 1, SEGMENT):
-            part = slice(first, first + SEGMENT)
+        for first in range(0, tokens.shape[1] - 1, lesson.reach):
+            part = slice(first, first + lesson.reach)
             reading = model(tokens[:, part], state)
             state = reading.state.detach()
             error = F.cross_entropy(reading.logits.flatten(0, 1), tokens[:, 1:][:, part].flatten(), reduction="none")

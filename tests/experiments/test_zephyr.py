@@ -16,6 +16,7 @@ from liquid_control.experiments.zephyr import (
     LONGEST,
     SEGMENT,
     SYLLABLES,
+    TOLD,
     VALUES,
     VOCABULARY,
     WORDS,
@@ -92,6 +93,12 @@ def test_the_longest_fact_is_as_long_as_is_said_and_no_more_are_told_than_fit(fi
     crowded = Lesson((12, 12), (1, 1), 0.05)
     _, answers = lessons(3, crowded, filler, np.random.default_rng(0))
     assert int(answers.sum()) == 3 * ((SEGMENT + 1) // LONGEST)
+    assert len(statement(name, 900, frame)) == TOLD
+    changing = Lesson((99, 99), (1, 1), 0.05, 4 * SEGMENT, 1.0)
+    tokens, answers = lessons(8, changing, filler, np.random.default_rng(0))
+    count = (4 * SEGMENT + 1) // (LONGEST + TOLD)
+    assert tokens.shape == (2, 4 * SEGMENT + 1) and answers.sum(1).tolist() == [count, count]
+    assert (tokens == FACT).sum(1).tolist() == [2 * count, 2 * count]
 
 
 class Scribe(LanguageModel):
