@@ -86,10 +86,10 @@ def test_the_same_command_again_drives_nothing_and_writes_the_same_page(suite, c
 def test_what_was_stopped_and_torn_goes_on_to_the_same_rows(suite, command, tmp_path, python):
     finished, checkpoints, _ = suite
     folder = tmp_path / "killed"
-    words = [python, "-m", "liquid_control.evaluate", *checkpoints, *TINY, "--output", str(folder)]
+    words = [python, "-m", "liquid_control.evaluate", *checkpoints, *TINY, "--workers", "1", "--output", str(folder)]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     path, deadline = folder / "episodes.jsonl", time.monotonic() + 100
-    while not path.exists() or path.read_bytes().count(b"\n") < 6:
+    while not path.exists() or path.read_bytes().count(b"\n") < 4:  # most is left, so that it cannot end before
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
     process.terminate()
