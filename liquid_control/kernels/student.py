@@ -36,7 +36,7 @@ class Weights(NamedTuple):
     doubt: np.ndarray
     """(2,)."""
     energy: np.ndarray
-    """(1,) mean square of a residual."""
+    """(1,) E, the mean of ‖r‖²."""
     near: float
     """Added to a novelty in its logarithm."""
     alike: float
