@@ -215,14 +215,12 @@ def shift_study() -> str:
 
 def irregular() -> str:
     """The error of each seed with a liquid core and without, from the table of docs/results/irregular.md."""
-    pattern = r"^\| (spiral|sine) \| (\w+) \| ([\d.]+) \| ([\d., ]+) \|"
-    table = re.findall(pattern, (RESULTS / "irregular.md").read_text(), re.M)
     panels = []
     for curves, ticks in (("spiral", (0.18, 0.2, 0.22, 0.24)), ("sine", (0.24, 0.26, 0.28, 0.3, 0.32))):
         rows = [
-            Row(core, [float(error) for error in seeds.split(", ")], note=mean)
-            for name, core, mean, seeds in table
-            if name == curves
+            Row(line["core"], [float(error) for error in line["each seed"].split(", ")], note=line["error"])
+            for line in table("irregular", "## Table")
+            if line["curves"] == curves
         ]
         panels.append(Panel(f"{curves.capitalize()}: root mean square error of each of five seeds", rows, ticks))
     return svg(panels)
