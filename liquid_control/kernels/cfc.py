@@ -4,7 +4,7 @@ The equations are in `liquid_control.nn.cfc`. A kernel takes sixteen sequences t
 after group, each driven by the group before it (the first by the inputs) and by its own state. Inputs and states lie
 one after another, [inputs | inter | command | motor], so what drives a group is one piece of them and its heads are one
 small dense product. Synapses that the wiring leaves out are zeros in it: to look up where the others are costs more.
-A dense layer is one group; what drives it is a hidden layer, the backbone, or inputs and states themselves.
+Layers without a wiring have kernels of their own, `liquid_control.kernels.cfc_dense`.
 
 At an elapsed time t that never changes, the gate's t·a(z) + b(z) is linear in z: one head instead of two.
 
@@ -28,7 +28,7 @@ from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 
 from liquid_control.kernels import is_known
-from liquid_control.kernels.activations import ACTIVATIONS, activate
+from liquid_control.kernels.activations import ACTIVATIONS
 from liquid_control.kernels.autograd import Kept, SequenceKernel, Sizes
 from liquid_control.kernels.batch import (
     Buffer,
@@ -40,6 +40,7 @@ from liquid_control.kernels.batch import (
     step_times,
     write_step,
 )
+from liquid_control.kernels.dense import whole_lanes
 from liquid_control.kernels.fast_math import OPTIONS, exp2, kernel_part, sigmoid, tanh
 from liquid_control.kernels.memory import (
     Memory,
@@ -116,8 +117,7 @@ def gated_gradients(mode, g, h, gate, new):
 
 @njit(nogil=True, cache=True, **OPTIONS)
 def _forward(
-    first_block, last_block, x, state, times, weight, bias, pure, groups, mode, units, activation, y, final, sources,
-    activations, memory,
+    first_block, last_block, x, state, times, weight, bias, pure, groups, mode, y, final, sources, activations, memory,
 ):  # fmt: skip
     """All steps of the blocks ``first_block`` to ``last_block``.
 
@@ -132,34 +132,28 @@ def _forward(
         pure: w_τ and A one after the other, or empty.
         groups: of `PackedHeads`.
         mode: DEFAULT, NO_GATE or PURE.
-        units: of the backbone, U, or 0.
-        activation: of the backbone.
         y: (B, T, O) receives the first O neurons of the last group, zeros at padding.
         final: (B, 1, S) receives the state after the last step.
-        sources: (blocks, sources, T, 16) receives what drives the groups, then, if there is a backbone, what drives it;
-            or is empty. Between its rows are :func:`row_stride` sixteens.
-        activations: (blocks, T, (heads, S) and U, 16) receives g, h, gate, a (or g alone), and the slopes of the
-            backbone's activations, unless ``sources`` is empty.
+        sources: (blocks, sources, T, 16) receives what drives the groups; or is empty. Between its rows are
+            :func:`row_stride` sixteens.
+        activations: (blocks, T, heads, S, 16) receives g, h, gate, a (or g alone), unless ``sources`` is empty.
         memory: a :class:`Memory` that writes the state before each step, or None.
     """
     steps, inputs, neurons, outputs = x.shape[1], x.shape[2], state.shape[2], y.shape[2]
     stride, keep = row_stride(steps), sources.size > 0
-    head_rows = bias.size - units
-    heads_each, driven = head_rows // neurons, groups[:, FAN].sum()
-    seen_by_all = driven + (inputs + neurons if units else 0)
+    heads_each, seen_by_all = bias.size // neurons, groups[:, FAN].sum()
     motor = inputs + groups[-1, FIRST]
     # Two blocks at a time, as long as there are two.
-    values, hidden = new_tile(2 * (inputs + neurons), x).reshape(2, -1), new_tile(2 * (units + TILE), x).reshape(2, -1)
-    heads, now = new_tile(2 * (head_rows + TILE), x).reshape(2, -1), new_tile(2, x).reshape(2, -1)
+    values, now = new_tile(2 * (inputs + neurons), x).reshape(2, -1), new_tile(2, x).reshape(2, -1)
+    heads = new_tile(2 * (bias.size + TILE), x).reshape(2, -1)
     now[:] = 1
     if memory is not None:
         work = open_memory(memory)
-    driving = hidden if units else values
-    size = tiled_size(units, inputs + neurons)
+    size = 0
     for group in groups:
         size += tiled_size(heads_each * group[SIZE], group[FAN])
     tiles = np.empty(size, x.dtype)
-    end = into_tiles(weight, head_rows * units, inputs + neurons, 1, units, inputs + neurons, tiles, 0)
+    end = 0
     for group in groups:
         fan = group[FAN]
         end = into_tiles(weight, group[BEGIN], fan, 1, heads_each * group[SIZE], fan, tiles, end)
@@ -180,33 +174,15 @@ def _forward(
             if memory is not None:
                 remember(memory, work, values, now, pair, len(blocks), step, steps)
             place = 0
-            if units:
-                fan = inputs + neurons
-                for block in blocks:
-                    for unit in range(units):
-                        store(hidden[block - pair], unit, fill(bias[head_rows + unit]))
-                place = add_products(tiles, 0, units, fan, values, 0, hidden, 0, len(blocks) == 2)
-                for block in blocks:
-                    own_hidden, own_values = hidden[block - pair], values[block - pair]
-                    record = (block * steps + step) * bias.size + head_rows
-                    for unit in range(units):
-                        value, slope = activate(activation, load(own_hidden, unit), heads[block - pair])
-                        store(own_hidden, unit, value)
-                        if keep:
-                            store(activations, record + unit, slope)
-                    if keep:
-                        for index in range(fan):
-                            row = block * seen_by_all + driven + index
-                            store(sources, row * stride + step, load(own_values, index))
             seen = 0
             for first, size, source, fan, _ in groups:
                 rows = heads_each * size
                 for block in blocks:
                     for row in range(rows):
                         store(heads[block - pair], row, fill(bias[heads_each * first + row]))
-                place = add_products(tiles, place, rows, fan, driving, source, heads, 0, len(blocks) == 2)
+                place = add_products(tiles, place, rows, fan, values, source, heads, 0, len(blocks) == 2)
                 for block in blocks:
-                    own, own_heads, own_driving = values[block - pair], heads[block - pair], driving[block - pair]
+                    own, own_heads = values[block - pair], heads[block - pair]
                     record = (block * steps + step) * bias.size
                     if times.size:
                         time = load(now[block - pair], 0)
@@ -214,7 +190,7 @@ def _forward(
                     if keep:
                         for index in range(fan):
                             row = block * seen_by_all + seen + index
-                            store(sources, row * stride + step, load(own_driving, source + index))
+                            store(sources, row * stride + step, load(own, source + index))
                     for index in range(size):
                         neuron = first + index
                         g = load(own_heads, index)
@@ -255,41 +231,35 @@ def _forward(
 
 @njit(nogil=True, cache=True, **OPTIONS)
 def _backward(
-    first_block, last_block, inputs, times, weight, pure, groups, mode, units, sources, activations, of_y, of_final,
-    of_x, of_state, of_times, of_heads, of_packed, memory,
+    first_block, last_block, inputs, times, weight, pure, groups, mode, sources, activations, of_y, of_final, of_x,
+    of_state, of_times, of_heads, of_packed, memory,
 ):  # fmt: skip
     """The reverse of :func:`_forward`, ``of_…`` being gradients; of_x and of_times are left out if they are empty.
 
-    ``of_heads`` is (blocks, head rows and U, T, 16), strided as ``sources``: what reaches the heads and the backbone
-    before its activation. ``of_packed`` is (blocks, weights, biases, w_τ and A). ``memory`` is a
-    :class:`MemoryGradients` or None.
+    ``of_heads`` is (blocks, head rows, T, 16), strided as ``sources``: what reaches the heads. ``of_packed`` is
+    (blocks, weights, biases, w_τ and A). ``memory`` is a :class:`MemoryGradients` or None.
     """
     steps, neurons, outputs = of_y.shape[1], of_state.shape[2], of_y.shape[2]
-    stride, driven = row_stride(steps), groups[:, FAN].sum()
-    seen_by_all = driven + (inputs + neurons if units else 0)
+    stride, seen_by_all = row_stride(steps), groups[:, FAN].sum()
     all_rows = of_packed.shape[1] - weight.size - pure.size
-    head_rows = all_rows - units
-    heads_each = head_rows // neurons
+    heads_each = all_rows // neurons
     motor, x_wanted = inputs + groups[-1, FIRST], of_x.size > 0
-    values, hidden = new_tile(inputs + neurons + TILE, weight), new_tile(units + TILE, weight)
-    heads = new_tile(head_rows, weight)
+    values, heads = new_tile(inputs + neurons + TILE, weight), new_tile(all_rows, weight)
     now, of_pure = new_tile(1, weight), new_tile(pure.size, weight)
     # The transposed weights in the order of use; what leads to the inputs only if their gradient is wanted.
     skip = 0 if x_wanted else inputs
     now[:] = 1
     if memory is not None:
         work = open_memory_back(memory, skip)
-    size = tiled_size(inputs + neurons, units)
+    size = 0
     for group in groups:
         size += tiled_size(group[FAN], heads_each * group[SIZE])
     tiles = np.empty(size, weight.dtype)
     end = 0
     for group in range(len(groups) - 1, -1, -1):
         _, size, _, fan, begin = groups[group]
-        passed = 0 if group or units else skip
+        passed = 0 if group else skip
         end = into_tiles(weight, begin + passed, 1, fan, fan - passed, heads_each * size, tiles, end)
-    fan = inputs + neurons
-    into_tiles(weight, head_rows * units + skip, 1, fan, fan - skip if units else 0, units, tiles, end)
     zero = fill(weight.dtype.type(0))
     time = zero
     for block in range(first_block, last_block):
@@ -343,17 +313,8 @@ def _backward(
                 rows = heads_each * size
                 for row in range(rows):
                     store(of_heads, (row_0 + heads_each * first + row) * stride + step, load(heads, row))
-                if units:
-                    hidden[:] = 0
-                    place = add_product(tiles, place, units, rows, heads, 0, hidden, 0)
-                    for unit in range(units):
-                        of_unit = load(hidden, unit) * load(activations, record + head_rows + unit)
-                        store(hidden, unit, of_unit)
-                        store(of_heads, (row_0 + head_rows + unit) * stride + step, of_unit)
-                    add_product(tiles, place, inputs + neurons - skip, units, hidden, 0, values, skip)
-                else:
-                    passed = 0 if group else skip
-                    place = add_product(tiles, place, fan - passed, rows, heads, 0, values, source + passed)
+                passed = 0 if group else skip
+                place = add_product(tiles, place, fan - passed, rows, heads, 0, values, source + passed)
             if memory is not None:
                 remember_back(memory, work, values, now, block, step, steps, skip)
             if x_wanted:
@@ -363,7 +324,7 @@ def _backward(
                 write_step(now, of_times, block * LANES, step)
         write_step(values[inputs * LANES :], of_state, block * LANES, 0)
         if memory is not None:
-            end_memory_back(memory, work, block, steps)
+            end_memory_back(memory, work, block)
 
         sums = of_packed[block]
         seen = source_0
@@ -372,9 +333,6 @@ def _backward(
             rows = heads_each * size
             outer_products(of_heads, row * stride, rows, sources, seen * stride, fan, stride, steps, sums, begin)
             seen += fan
-        if units:
-            row, begin, fan = row_0 + head_rows, head_rows * units, inputs + neurons
-            outer_products(of_heads, row * stride, units, sources, seen * stride, fan, stride, steps, sums, begin)
         for row in range(all_rows):
             of_bias = zero
             for step in range(steps):
@@ -386,12 +344,12 @@ def _backward(
             sums[weight.size + all_rows + neuron] *= np.sign(pure[neuron])
 
 
-# One step of one sequence. Lanes are neurons here.
+# One step of one sequence. Lanes are neurons here; sums are made in fours, of sixteen neurons each.
 
 
 @kernel_part
-def _add_sources(sums, values, first, last, numbers, place):
-    """Adds to four sums what values[first:last] drive them with, and returns them and the place after the weights."""
+def add_four_sums(sums, values, first, last, numbers, place):
+    """Adds to four sums what values[first:last] drive them with; returns them and the place after their weights."""
     a, b, c, d = sums
     for source in range(first, last):
         value = values[source]
@@ -404,69 +362,65 @@ def _add_sources(sums, values, first, last, numbers, place):
 
 
 @kernel_part
-def _biases(numbers, place):
+def four_biases(numbers, place):
+    """What four sums begin with."""
     return load(numbers, place), load(numbers, place + 1), load(numbers, place + 2), load(numbers, place + 3)
+
+
+@kernel_part
+def solution(mode, sums, elapsed):
+    """The new state of sixteen neurons, from the sums of their heads, or from those that mode "pure" has instead."""
+    g, h, a, b = sums
+    if mode == PURE:
+        return pure_solution(g, elapsed, a, h)
+    g, h, gate = tanh(g), tanh(h), sigmoid(a * elapsed + b)
+    return gated_solution(mode, g, h, gate)
+
+
+@kernel_part
+def write_outputs(y, values, projected, numbers, begin):
+    """Writes the first values to y, or what the projection, which begins there, makes of the first ``projected``."""
+    if not projected:
+        for output in range(y.size):
+            y[output] = values[output]
+        return
+    bias = begin + y.size * projected
+    for output in range(y.size):
+        mapped = numbers[bias + output]
+        for index in range(projected):
+            mapped += numbers[begin + output * projected + index] * values[index]
+        y[output] = mapped
 
 
 @njit(cache=True, **OPTIONS)
 def tick(x, elapsed, state, y, numbers):
     """A :data:`liquid_control.kernels.step.Tick`; ``numbers`` are :func:`step_numbers`."""
     mode, groups, motors, last = int(numbers[0]), int(numbers[1]), int(numbers[2]), int(numbers[3])
-    units, activation = int(numbers[6]), int(numbers[7])
     scratch = numbers[LANES * int(numbers[4]) :]
-    hidden = scratch[-(-state.size // LANES) * LANES :]
     if elapsed > 0:
         first, before = 0, 0
         place = int(numbers[5])
-        for block in range(-(-units // (4 * LANES))):
-            sums, place = _add_sources(_biases(numbers, place), x, 0, x.size, numbers, place + 4)
-            sums, place = _add_sources(sums, state, 0, state.size, numbers, place)
-            store(hidden, 4 * block, activate(activation, sums[0], scratch)[0])
-            store(hidden, 4 * block + 1, activate(activation, sums[1], scratch)[0])
-            store(hidden, 4 * block + 2, activate(activation, sums[2], scratch)[0])
-            store(hidden, 4 * block + 3, activate(activation, sums[3], scratch)[0])
         for group in range(groups):
-            size = int(numbers[8 + group])
+            size = int(numbers[6 + group])
             # The heads are complete before a neuron changes: it drives the others of its group.
             for block in range(-(-size // LANES)):
-                sums, place = _biases(numbers, place), place + 4
-                if units:
-                    sums, place = _add_sources(sums, hidden, 0, units, numbers, place)
-                else:
-                    sums, place = _add_sources(sums, x, 0, 0 if group else x.size, numbers, place)
-                    sums, place = _add_sources(sums, state, first - before, first + size, numbers, place)
-                g, h, a, b = sums
-                if mode == PURE:
-                    new = pure_solution(g, elapsed, a, h)
-                else:
-                    g, h, gate = tanh(g), tanh(h), sigmoid(a * elapsed + b)
-                    new = gated_solution(mode, g, h, gate)
-                store(scratch, block, new)
+                sums, place = four_biases(numbers, place), place + 4
+                sums, place = add_four_sums(sums, x, 0, 0 if group else x.size, numbers, place)
+                sums, place = add_four_sums(sums, state, first - before, first + size, numbers, place)
+                store(scratch, block, solution(mode, sums, elapsed))
             for neuron in range(size):
                 state[first + neuron] = scratch[neuron]
             before = size
             first += size
-    if motors:
-        begin = 8 + groups
-        bias = begin + y.size * motors
-        for output in range(y.size):
-            mapped = numbers[bias + output]
-            for motor in range(motors):
-                mapped += numbers[begin + output * motors + motor] * state[last + motor]
-            y[output] = mapped
-    else:
-        for output in range(y.size):
-            y[output] = state[last + output]
+    write_outputs(y, state[last:], motors, numbers, 6 + groups)
 
 
 def step_numbers(plan: CfCPlan, parameters: list[Tensor], projection: tuple[Tensor, Tensor] | None) -> np.ndarray:
     """What :func:`tick` takes after y: all in one array, since each costs as much as a quarter of its arithmetic.
 
     First come the mode, the number of groups, the motor neurons to project (0 for none), the first motor neuron, where
-    (in sixteens) its own memory is and where the weights begin, the units of the backbone and its activation; the sizes
-    of the groups; weight and bias of the projection. Then, from a whole sixteen on, four times sixteen sums after
-    another, their biases and their weights, source after source: first of 64 units of the backbone, then of g, h, a
-    and b of sixteen neurons of a group. In mode "pure" the bias of h is A and that of a is the size of w_τ.
+    (in sixteens) its own memory is and where the weights begin; the sizes of the groups; weight and bias of the
+    projection; and from a whole sixteen on what :func:`pack_heads` gives of each group.
 
     Args:
         plan: from :func:`build_plan`.
@@ -476,29 +430,60 @@ def step_numbers(plan: CfCPlan, parameters: list[Tensor], projection: tuple[Tens
     heads = plan.varying
     weight, bias, pure = heads.parts(heads.pack([parameter.detach() for parameter in parameters], 1.0))
     sizes = heads.groups[:, SIZE]
-    mapping = [] if projection is None else [part.detach().numpy().ravel() for part in projection]
     parts = []
-    if plan.units:
-        matrix = np.zeros((-(-plan.units // (4 * LANES)) * 4 * LANES, 1 + heads.inputs + heads.neurons), weight.dtype)
-        matrix[: plan.units, 0] = bias[-plan.units :]
-        matrix[: plan.units, 1:] = weight[-plan.units * (matrix.shape[1] - 1) :].reshape(plan.units, -1)
-        parts.append(matrix.reshape(-1, 4, LANES, matrix.shape[1]).transpose(0, 3, 1, 2).ravel())
     for first, size, _, fan, begin in heads.groups.tolist():
         count = heads.heads_each * size
-        matrix = np.zeros((4, -(-size // LANES) * LANES, 1 + fan), weight.dtype)
-        matrix[: heads.heads_each, :size, 0] = bias[heads.heads_each * first :][:count].reshape(-1, size)
-        matrix[: heads.heads_each, :size, 1:] = weight[begin : begin + count * fan].reshape(-1, size, fan)
-        if plan.mode == PURE:
-            rate, amplitude = pure.reshape(2, -1)[:, first : first + size]
-            matrix[1, :size, 0], matrix[2, :size, 0] = amplitude, abs(rate)
-        parts.append(matrix.reshape(4, -1, LANES, 1 + fan).transpose(1, 3, 0, 2).ravel())
-    begin = -(-(8 + len(sizes) + sum(map(len, mapping))) // LANES)
-    end = begin + sum(map(len, parts)) // LANES
-    memory = -(-heads.neurons // LANES) * LANES + -(-plan.units // (4 * LANES)) * 4 * LANES
+        of_group = bias[heads.heads_each * first :][:count], weight[begin : begin + count * fan]
+        parts.append(pack_heads(size, *of_group, pure.reshape(2, -1)[:, first : first + size]))
     motors = 0 if projection is None else plan.outputs
-    header = [plan.mode, len(sizes), motors, heads.neurons - sizes[-1], end, begin, plan.units, plan.activation, *sizes]
-    front = np.concatenate([header, *mapping])
-    numbers = np.zeros(end * LANES + memory, weight.dtype)
+    header = [plan.mode, len(sizes), motors, heads.neurons - int(sizes[-1])]
+    return tick_numbers(header, sizes.tolist(), projection, parts, whole_lanes(heads.neurons))
+
+
+def pack_heads(size: int, bias: np.ndarray, weight: np.ndarray, pure: np.ndarray) -> np.ndarray:
+    """Sixteen neurons after another, the biases of g, h, a and b, then their weights, source after source.
+
+    In mode "pure" the bias of h is A and that of a is the size of w_τ.
+
+    Args:
+        size: number of neurons, N.
+        bias: (heads · N,).
+        weight: (heads · N · sources,).
+        pure: w_τ and A (2, N), or (2, 0).
+    """
+    count = len(bias) // size
+    matrix = np.zeros((4, whole_lanes(size), 1 + len(weight) // len(bias)), weight.dtype)
+    matrix[:count, :size, 0] = bias.reshape(count, size)
+    matrix[:count, :size, 1:] = weight.reshape(count, size, -1)
+    if pure.size:
+        rate, amplitude = pure
+        matrix[1, :size, 0], matrix[2, :size, 0] = amplitude, abs(rate)
+    return matrix.reshape(4, -1, LANES, matrix.shape[2]).transpose(1, 3, 0, 2).ravel()
+
+
+def tick_numbers(
+    header: Sequence[int],
+    sizes: Sequence[int],
+    projection: tuple[Tensor, Tensor] | None,
+    parts: Sequence[np.ndarray],
+    memory: int,
+) -> np.ndarray:
+    """The array of a tick: [header | where its memory is, where parts begin | sizes | projection | parts | memory].
+
+    Both places are in sixteens, and parts and memory begin at whole ones.
+
+    Args:
+        header: its first numbers.
+        sizes: what follows the places.
+        projection: weight and bias of the outputs, or None.
+        parts: of whole sixteens.
+        memory: numbers that the tick may write.
+    """
+    mapping = [] if projection is None else [part.detach().numpy().ravel() for part in projection]
+    begin = -(-(len(header) + 2 + len(sizes) + sum(map(len, mapping))) // LANES)
+    end = begin + sum(map(len, parts)) // LANES
+    front = np.concatenate([[*header, end, begin, *sizes], *mapping])
+    numbers = np.zeros(end * LANES + memory, parts[0].dtype)
     numbers[: len(front)] = front
     numbers[begin * LANES : end * LANES] = np.concatenate(parts)
     return numbers
@@ -512,15 +497,15 @@ class PackedHeads:
     """How the kernels want a layer's parameters: all in one flat tensor, [weights | biases | w_τ | A].
 
     Weights are group after group; of a group (heads, neurons, sources), the heads in the order g, h, a, b, or g, h,
-    gate if the latter two are merged, or g in mode "pure". The backbone's come last. Biases have the same order.
+    gate if the latter two are merged, or g in mode "pure". Biases have the same order.
 
     Attributes:
         inputs: number of inputs of the layer.
         neurons: number of neurons of all groups.
-        sources: number of sources of all groups and the backbone; what drives two counts twice.
+        sources: number of sources of all groups; what drives two counts twice.
         heads_each: heads of a neuron.
         groups: (groups, 5): first neuron and number of neurons of each, first source and number of sources among
-            [inputs | neurons] or the units of the backbone, where its weights begin.
+            [inputs | neurons], where its weights begin.
         sections: numbers of weights, of biases, and of w_τ and A together.
         places: for each number its place among the layer's parameters laid end to end, or, where the wiring has no
             synapse, the zero behind them.
@@ -602,10 +587,6 @@ class CfCPlan(NamedTuple):
     """One of MODES."""
     outputs: int
     """How many neurons of the last group are the outputs, O."""
-    units: int
-    """Units of the backbone, U, or 0."""
-    activation: int
-    """Of the backbone, one of ACTIVATIONS."""
 
     @property
     def inputs(self) -> int:
@@ -625,13 +606,11 @@ def build_plan(
     masked: Sequence[bool],
     mode: str,
     outputs: int,
-    units: int = 0,
-    activation: str = "lecun_tanh",
 ) -> CfCPlan:
-    """The plan of a layer whose mode and activation are :func:`covered <is_covered>`.
+    """The plan of a wired layer whose mode is :func:`covered <is_covered>`.
 
-    Its parameters are weight and bias of the backbone, if there is one; then, group after group, weight and bias of
-    each head in the order g, h, a, b; in mode "pure" those of g and then w_τ and A.
+    Its parameters are, group after group, weight and bias of each head in the order g, h, a, b; in mode "pure" those of
+    g and then w_τ and A.
 
     Args:
         inputs: number of inputs.
@@ -641,8 +620,6 @@ def build_plan(
         masked: for each head whether the masks hold for it.
         mode: one of MODES, by its name.
         outputs: how many neurons of the last group are the outputs.
-        units: of a backbone that drives the only group, or 0.
-        activation: of the backbone, one of ACTIVATIONS, by its name.
     """
     weights: list[list[np.ndarray]] = []  # of a group and head: the places of its matrix
     others: list[list[np.ndarray]] = []  # of a group: the places of its heads' biases, and of w_τ and A
@@ -653,8 +630,7 @@ def build_plan(
         begin, count = count, count + math.prod(shape)
         return np.arange(begin, count).reshape(shape)
 
-    fans = [units] if units else [before + size for before, size in zip((inputs, *sizes), sizes, strict=False)]
-    backbone = (take(units, inputs + sizes[0]), take(units)) if units else ()
+    fans = [before + size for before, size in zip((inputs, *sizes), sizes, strict=False)]
     for size, fan, mask in zip(sizes, fans, masks, strict=True):
         weights.append([])
         others.append([])
@@ -671,11 +647,8 @@ def build_plan(
         def chosen(places: Sequence[np.ndarray]) -> list[np.ndarray]:
             return [np.full_like(places[0], -1) if head is None else places[head] for head in heads]
 
-        timed = heads[0] is None
         parts = [matrix for group in weights for matrix in chosen(group)]
-        parts += [np.full_like(part, -1) if timed else part for part in backbone[:1]]
         parts += [bias for group in others for bias in chosen(group)]
-        parts += [np.full_like(part, -1) if timed else part for part in backbone[1:]]
         if mode == "pure":
             parts += [group[which] for which in (1, 2) for group in others]
         flat = np.concatenate([part.ravel() for part in parts])
@@ -687,12 +660,7 @@ def build_plan(
     def build(heads: Sequence[int | None], timed: Sequence[int | None] | None = None) -> PackedHeads:
         begins = [0, *itertools.accumulate(len(heads) * size * fan for size, fan in zip(sizes, fans, strict=True))]
         groups = np.array(list(zip(firsts, sizes, sources, fans, begins, strict=False)))
-        hidden = inputs + firsts[-1] if units else 0
-        sections = (
-            begins[-1] + units * hidden,
-            len(heads) * firsts[-1] + units,
-            2 * firsts[-1] if mode == "pure" else 0,
-        )
+        sections = begins[-1], len(heads) * firsts[-1], 2 * firsts[-1] if mode == "pure" else 0
         all_places, timed_places = places(heads), np.arange(0) if timed is None else places(timed)
         origins = np.full(count + 1, len(all_places))
         origins[all_places] = np.arange(len(all_places))
@@ -701,7 +669,7 @@ def build_plan(
         return PackedHeads(
             inputs,
             firsts[-1],
-            sum(fans) + hidden,
+            sum(fans),
             len(heads),
             groups,
             sections,
@@ -715,7 +683,7 @@ def build_plan(
         constant = varying = build([0])
     else:
         constant, varying = build([0, 1, 3], [None, None, 2]), build([0, 1, 2, 3])
-    return CfCPlan(constant, varying, MODES[mode], outputs, units, ACTIVATIONS[activation])
+    return CfCPlan(constant, varying, MODES[mode], outputs)
 
 
 # For torch
@@ -778,8 +746,8 @@ def _integrate(
         records = [buffer.values for buffer in buffers]
     over_blocks(
         _forward, block_count(batch), _work(heads, batch * steps) + work_of(memory, batch * steps), rows,
-        state.detach().contiguous().numpy()[:, None], times, *heads.parts(packed), heads.groups, plan.mode, plan.units,
-        plan.activation, y.numpy(), final.numpy()[:, None], *records, memory,
+        state.detach().contiguous().numpy()[:, None], times, *heads.parts(packed), heads.groups, plan.mode, y.numpy(),
+        final.numpy()[:, None], *records, memory,
     )  # fmt: skip
     return y, final, kept
 
@@ -808,7 +776,7 @@ def _gradients(
     of_heads = Buffer(heads.sections[1] * blocks * row_stride(steps) * LANES, packed.dtype)
     over_blocks(
         _backward, blocks, _work(heads, batch * steps) + work_of(memory, batch * steps), heads.inputs, times, weight,
-        pure, heads.groups, plan.mode, plan.units, sources, activations, of_y.contiguous().numpy(),
+        pure, heads.groups, plan.mode, sources, activations, of_y.contiguous().numpy(),
         of_final.contiguous().numpy()[:, None], of_x.numpy(), of_state.numpy(), of_times.numpy(), of_heads.values,
         of_packed, memory,
     )  # fmt: skip

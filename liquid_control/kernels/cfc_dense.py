@@ -1,4 +1,4 @@
-"""Dense closed-form neurons (CfC) on the CPU, behind any number of hidden layers: whole sequences, both ways.
+"""Dense closed-form neurons (CfC) on the CPU, behind any number of hidden layers: sequences both ways, and a step.
 
 The equations are in `liquid_control.nn.cfc`. Inputs and state drive the first hidden layer, each layer the next one,
 and the last one the heads g, h, a, b of all neurons; without hidden layers, inputs and state drive the heads. Sequences
@@ -42,9 +42,38 @@ from liquid_control.kernels.batch import (
     step_times,
     write_step,
 )
-from liquid_control.kernels.cfc import MODES, PURE, gated_gradients, gated_solution, pure_gradients, pure_solution
+from liquid_control.kernels.cfc import (
+    MODES,
+    PURE,
+    add_four_sums,
+    four_biases,
+    gated_gradients,
+    gated_solution,
+    pack_heads,
+    pure_gradients,
+    pure_solution,
+    solution,
+    tick_numbers,
+    write_outputs,
+)
+from liquid_control.kernels.dense import whole_lanes
 from liquid_control.kernels.fast_math import OPTIONS, sigmoid, tanh
+from liquid_control.kernels.memory import (
+    Memory,
+    MemoryGradients,
+    begin_memory,
+    begin_memory_back,
+    end_memory,
+    end_memory_back,
+    open_memory,
+    open_memory_back,
+    remember,
+    remember_back,
+    with_memory,
+    work_of,
+)
 from liquid_control.kernels.products import (
+    CHUNK,
     TILE,
     add_gradients,
     add_product,
@@ -58,9 +87,6 @@ from liquid_control.kernels.simd import LANES, fill, load, store, total, where_p
 PARTS = 8
 """Parts of a batch whose gradients of weights are summed apart, at most: so many threads can share a backward pass."""
 
-CHUNK = 4
-"""Steps after which the gradients of weights are added up."""
-
 ROWS, COLUMNS, WIDTH, WEIGHT, SUMS, BIAS, SOURCE, TARGET, ERROR = range(9)
 """Columns of :attr:`DensePlan.varying_layers`."""
 
@@ -71,7 +97,7 @@ ROWS, COLUMNS, WIDTH, WEIGHT, SUMS, BIAS, SOURCE, TARGET, ERROR = range(9)
 @njit(nogil=True, cache=True, **OPTIONS)
 def _forward(
     first_block, last_block, x, state, times, tiles, bias, pure, layers, width, mode, activation, bits, dropped, y,
-    final, record,
+    final, record, memory,
 ):  # fmt: skip
     """All steps of the blocks ``first_block`` to ``last_block``.
 
@@ -93,15 +119,19 @@ def _forward(
         y: (B, T, S) receives the neurons, zeros at padding.
         final: (B, 1, S) receives the state after the last step.
         record: (blocks, T, width, 16) receives what the backward pass needs; or is empty.
+        memory: a :class:`Memory` that writes the state before each step, or None.
     """
     steps, inputs, neurons = x.shape[1], x.shape[2], state.shape[2]
     keep, depth = record.size > 0, len(layers) - 1
-    memory = record if keep else new_tile(2 * width, x)
+    room = record if keep else new_tile(2 * width, x)
     apart, onward = (steps * width, width) if keep else (width, 0)
     values_at, heads_at = layers[0, SOURCE], layers[depth, TARGET]
     heads_each = layers[depth, ROWS] // neurons
     units = layers[0, ROWS] if depth else 0
     now, after, turned = new_tile(2, x), new_tile(neurons, x), new_tile(LANES, x)
+    now[:] = 1
+    if memory is not None:
+        work = open_memory(memory)
     drawn, factor = np.empty(bits.shape[2] * LANES, np.int16), new_tile(1, x)
     nothing, kept, least = x.dtype.type(0), x.dtype.type(65536 / (65536 - dropped)), dropped - 32768
     zero = fill(bias.dtype.type(0))
@@ -112,34 +142,38 @@ def _forward(
         origin = pair * apart if keep else 0
         for block in blocks:
             at = origin + (block - pair) * apart + values_at + inputs
-            read_step(state, block * LANES, 0, memory[at * LANES :])
+            read_step(state, block * LANES, 0, room[at * LANES :])
+            if memory is not None:
+                begin_memory(memory, work, block, block - pair)
         for step in range(steps):
             begin = origin + step * onward
             for block in blocks:
-                values = memory[(begin + (block - pair) * apart + values_at) * LANES :]
+                values = room[(begin + (block - pair) * apart + values_at) * LANES :]
                 read_step(x, block * LANES, step, values)
                 if times.size:
                     own_time = now[(block - pair) * LANES :]
                     read_step(times, block * LANES, step, own_time)
                     hide_padding(own_time, values, inputs)
+            first, second = begin, begin + (len(blocks) - 1) * apart
+            if memory is not None:
+                values = room[(first + values_at) * LANES :], room[(second + values_at) * LANES :]
+                remember(memory, work, values, (now, now[LANES:]), pair, len(blocks), step, steps)
             place = 0
             for layer in range(depth + 1):
                 rows, columns, source, target = (
                     layers[layer, ROWS], layers[layer, COLUMNS], layers[layer, SOURCE], layers[layer, TARGET],
                 )  # fmt: skip
-                first = begin
-                second = begin + (len(blocks) - 1) * apart
                 for block in blocks:
                     at = begin + (block - pair) * apart + target
                     for row in range(rows):
-                        store(memory, at + row, fill(bias[layers[layer, BIAS] + row]))
-                driving = memory[(first + source) * LANES :], memory[(second + source) * LANES :]
-                sums = memory[(first + target) * LANES :], memory[(second + target) * LANES :]
+                        store(room, at + row, fill(bias[layers[layer, BIAS] + row]))
+                driving = room[(first + source) * LANES :], room[(second + source) * LANES :]
+                sums = room[(first + target) * LANES :], room[(second + target) * LANES :]
                 place = add_products(tiles, place, rows, columns, driving, 0, sums, 0, len(blocks) == 2)
                 if layer == depth:
                     continue
                 for block in blocks:
-                    own = memory[(begin + (block - pair) * apart) * LANES :]
+                    own = room[(begin + (block - pair) * apart) * LANES :]
                     if bits.size:
                         read_step(bits, block * LANES, step, drawn)
                     for unit in range(units):
@@ -153,7 +187,7 @@ def _forward(
                         if keep:
                             store(own, layer * units + unit, slope)
             for block in blocks:
-                own = memory[(begin + (block - pair) * apart) * LANES :]
+                own = room[(begin + (block - pair) * apart) * LANES :]
                 if times.size:
                     time = load(now, block - pair)
                     time = where_positive(time, time, zero)
@@ -185,9 +219,11 @@ def _forward(
                 if not keep or step + 1 < steps:
                     following = begin + (block - pair) * apart + onward + values_at + inputs
                     for neuron in range(neurons):
-                        store(memory, following + neuron, load(after, neuron))
+                        store(room, following + neuron, load(after, neuron))
                 if step + 1 == steps:
                     write_step(after, final, block * LANES, 0)
+                    if memory is not None:
+                        end_memory(memory, work, block, block - pair)
                 if times.size:
                     hide_padding(now[(block - pair) * LANES :], after, neurons)
                 write_step(after, y, block * LANES, step)
@@ -196,11 +232,12 @@ def _forward(
 @njit(nogil=True, cache=True, **OPTIONS)
 def _backward(
     first_part, last_part, parts, inputs, times, tiles, pure, layers, width, mode, record, of_y, of_final, of_x,
-    of_state, of_times, of_packed,
+    of_state, of_times, of_packed, memory,
 ):  # fmt: skip
     """The reverse of :func:`_forward`, ``of_…`` being gradients; of_x and of_times are left out if they are empty.
 
-    ``of_packed`` is (parts, sums of the weights' gradients, biases, w_τ and A): of the blocks of a part.
+    ``of_packed`` is (parts, sums of the weights' gradients, biases, w_τ and A): of the blocks of a part. ``memory`` is
+    a :class:`MemoryGradients` or None.
     """
     batch, steps, neurons = of_y.shape
     depth, blocks, x_wanted = len(layers) - 1, (batch + LANES - 1) // LANES, of_x.size > 0
@@ -208,12 +245,15 @@ def _backward(
     head_rows, units = layers[depth, ROWS], layers[0, ROWS] if depth else 0
     heads_each = head_rows // neurons
     bias_rows = layers[depth, BIAS] + head_rows
-    apart = layers[0, ERROR] + (layers[0, ROWS] + LANES - 1) // LANES * LANES + TILE | 1
+    apart = layers[0, ERROR] + whole_lanes(layers[0, ROWS]) + TILE | 1
     # What reaches heads and hidden layers in the steps of a chunk, and what reaches inputs and state.
     errors, values = new_tile(CHUNK * apart + TILE, record), new_tile(inputs + neurons + TILE, record)
     of_outputs, now, turned = new_tile(neurons, record), new_tile(1, record), new_tile(LANES, record)
     of_bias, of_pure = new_tile(bias_rows, record), new_tile(pure.size, record)
     skip = 0 if x_wanted else inputs
+    now[:] = 1
+    if memory is not None:
+        work = open_memory_back(memory, skip)
     zero = fill(record.dtype.type(0))
     time = zero
     for part in range(first_part, last_part):
@@ -221,6 +261,8 @@ def _backward(
         of_weight[:], of_bias[:], of_pure[:] = 0, 0, 0
         for block in range(blocks * part // parts, blocks * (part + 1) // parts):
             read_step(of_final, block * LANES, 0, values[inputs * LANES :])
+            if memory is not None:
+                begin_memory_back(memory, work, block)
             for step in range(steps - 1, -1, -1):
                 read_step(of_y, block * LANES, step, of_outputs)
                 if times.size:
@@ -274,7 +316,7 @@ def _backward(
                     for row in range(rows):
                         at = layers[layer, BIAS] + row
                         store(of_bias, at, load(of_bias, at) + load(error, reached + row))
-                    turn(error, reached, (rows + LANES - 1) // LANES * LANES, turned)
+                    turn(error, reached, whole_lanes(rows), turned)
                 if step % CHUNK == 0:
                     for layer in range(depth + 1):
                         add_gradients(
@@ -282,12 +324,16 @@ def _backward(
                             layers[layer, COLUMNS], min(CHUNK, steps - step), of_weight, layers[layer, SUMS],
                             layers[layer, WIDTH],
                         )  # fmt: skip
+                if memory is not None:
+                    remember_back(memory, work, values, now, block, step, steps, skip)
                 if x_wanted:
                     write_step(values, of_x, block * LANES, step)
                 if of_times.size:
                     store(now, 0, of_time)
                     write_step(now, of_times, block * LANES, step)
             write_step(values[inputs * LANES :], of_state, block * LANES, 0)
+            if memory is not None:
+                end_memory_back(memory, work, block)
         weights = layers[depth, SUMS] + head_rows * layers[depth, WIDTH]
         for row in range(bias_rows):
             of_weight[weights + row] = total(load(of_bias, row))
@@ -367,6 +413,11 @@ class DensePlan(NamedTuple):
     matrix begins among the weights and among the sums of their gradients, the first bias, where in the record what
     drives it and what it computes is, and where what reaches it in the backward pass is."""
 
+    @property
+    def neurons(self) -> int:
+        """S, which are all of them outputs."""
+        return self.outputs
+
     def layers(self, time: float | None) -> np.ndarray:
         """Those at this time for all steps, or at times that differ."""
         return self.varying_layers if time is None else self.constant_layers
@@ -389,14 +440,14 @@ def _table(inputs: int, neurons: int, depth: int, units: int, heads: int) -> np.
     weight = sums = bias = error = 0
     source = depth * units
     for layer, (count, columns) in enumerate(zip(rows, drives, strict=True)):
-        width = -(-columns // LANES) * LANES
+        width = whole_lanes(columns)
         layers[layer, :SOURCE] = count, columns, width, weight, sums, bias
         layers[layer, SOURCE:TARGET] = source
         layers[layer, TARGET] = source = source + width
         weight, sums, bias = weight + count * columns, sums + count * width, bias + count
     for layer in range(depth, -1, -1):  # what a product writes behind its last row is computed later
         layers[layer, ERROR] = error
-        error += -(-rows[layer] // LANES) * LANES
+        error += whole_lanes(rows[layer])
     return layers
 
 
@@ -428,6 +479,76 @@ def plan_of(options: str, masks: Sequence[np.ndarray] | None = None) -> DensePla
 @lru_cache(maxsize=256)
 def _plan_of(options: str) -> DensePlan:
     return build_plan(**json.loads(options))
+
+
+# One step of one sequence
+
+
+@njit(cache=True, **OPTIONS)
+def tick(x, elapsed, state, y, numbers):
+    """A :data:`liquid_control.kernels.step.Tick`; ``numbers`` are :func:`step_numbers`."""
+    mode, projected, activation, depth, units = (
+        int(numbers[0]), int(numbers[1]), int(numbers[2]), int(numbers[3]), int(numbers[4]),
+    )  # fmt: skip
+    new = numbers[LANES * int(numbers[5]) :]
+    if elapsed > 0:
+        driving = new[whole_lanes(state.size) :]
+        hidden = driving[-(-units // (4 * LANES)) * 4 * LANES :]
+        place = int(numbers[6])
+        for layer in range(depth):
+            for block in range(-(-units // (4 * LANES))):
+                sums, place = four_biases(numbers, place), place + 4
+                if layer:
+                    sums, place = add_four_sums(sums, driving, 0, units, numbers, place)
+                else:
+                    sums, place = add_four_sums(sums, x, 0, x.size, numbers, place)
+                    sums, place = add_four_sums(sums, state, 0, state.size, numbers, place)
+                store(hidden, 4 * block, activate(activation, sums[0], new)[0])
+                store(hidden, 4 * block + 1, activate(activation, sums[1], new)[0])
+                store(hidden, 4 * block + 2, activate(activation, sums[2], new)[0])
+                store(hidden, 4 * block + 3, activate(activation, sums[3], new)[0])
+            driving, hidden = hidden, driving
+        for block in range(-(-state.size // LANES)):
+            sums, place = four_biases(numbers, place), place + 4
+            if depth:
+                sums, place = add_four_sums(sums, driving, 0, units, numbers, place)
+            else:
+                sums, place = add_four_sums(sums, x, 0, x.size, numbers, place)
+                sums, place = add_four_sums(sums, state, 0, state.size, numbers, place)
+            store(new, block, solution(mode, sums, elapsed))
+        for neuron in range(state.size):
+            state[neuron] = new[neuron]
+    write_outputs(y, state, projected, numbers, 7)
+
+
+def step_numbers(plan: DensePlan, parameters: Sequence[Tensor], projection: tuple[Tensor, Tensor] | None) -> np.ndarray:
+    """What :func:`tick` takes after y: all in one array, since each costs as much as a quarter of its arithmetic.
+
+    First come the mode, the neurons to project (0 for none), the activation, the number of hidden layers and of their
+    units, where (in sixteens) its own memory is and where the weights begin; weight and bias of the projection; and
+    from a whole sixteen on of each hidden layer 64 units after another, their biases, then their weights, source after
+    source; at last what :func:`pack_heads` gives.
+
+    Args:
+        plan: of the layer.
+        parameters: of each hidden layer and each head weight and bias; in mode "pure" w_τ and A.
+        projection: weight (O, S) and bias (O) of the outputs, or None.
+    """
+    arrays = [parameter.detach().numpy() for parameter in parameters]
+    hidden, heads = arrays[: 2 * plan.depth], arrays[2 * plan.depth :]
+    width = -(-plan.units // (4 * LANES)) * 4 * LANES
+    parts = []
+    for weight, bias in zip(hidden[::2], hidden[1::2], strict=True):
+        matrix = np.zeros((width, 1 + weight.shape[1]), weight.dtype)
+        matrix[: plan.units, 0], matrix[: plan.units, 1:] = bias, weight
+        parts.append(matrix.reshape(-1, 4, LANES, matrix.shape[1]).transpose(0, 3, 1, 2).ravel())
+    pure = np.empty((2, 0))
+    if plan.mode == PURE:
+        heads, pure = heads[:2], np.concatenate(heads[2:])
+    weight, bias = (np.concatenate([part.ravel() for part in heads[which::2]]) for which in (0, 1))
+    parts.append(pack_heads(plan.outputs, bias, weight, pure))
+    header = [plan.mode, 0 if projection is None else plan.outputs, plan.activation, plan.depth, plan.units]
+    return tick_numbers(header, [], projection, parts, whole_lanes(plan.outputs) + 2 * width)
 
 
 # For torch
@@ -491,6 +612,7 @@ def _integrate(
     parameters: Sequence[Tensor],
     keep: bool,
     bits: Tensor | None = None,
+    memory: Memory | None = None,
 ) -> tuple[Tensor, Tensor, Kept]:
     """Y (B, T, S), the final state (B, S), and what a backward pass needs if ``keep``."""
     batch, steps, _ = x.shape
@@ -510,9 +632,10 @@ def _integrate(
         kept, record = [packed, times, buffer], buffer.values
     drawn = np.empty((0, 0, 0), np.int16) if bits is None else bits.contiguous().numpy()
     over_blocks(
-        _forward, block_count(batch), _work(plan, layers, batch * steps), rows,
+        _forward, block_count(batch), _work(plan, layers, batch * steps) + work_of(memory, batch * steps), rows,
         state.detach().contiguous().numpy()[:, None], times, _lay_out(weight, layers, False, 0), bias, pure, layers,
         plan.width(layers), plan.mode, plan.activation, drawn, plan.dropped, y.numpy(), final.numpy()[:, None], record,
+        memory,
     )  # fmt: skip
     return y, final, kept
 
@@ -526,6 +649,7 @@ def _gradients(
     of_final: Tensor,
     wants_x: bool,
     wants_elapsed: bool,
+    memory: MemoryGradients | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of x (B, T, C), the initial state (B, S), the elapsed times (B, T), and the parameters, end to end."""
     batch, steps, _ = of_y.shape
@@ -537,14 +661,14 @@ def _gradients(
     of_times = of_y.new_empty((batch, steps, 1) if wants_elapsed else (0, 0, 0))
     of_state = of_y.new_empty(batch, 1, plan.outputs)
     # Rows of whole sixteens.
-    size = int(layers[-1, SUMS] + layers[-1, ROWS] * layers[-1, WIDTH]) + -(-(biases + others) // LANES) * LANES
+    size = int(layers[-1, SUMS] + layers[-1, ROWS] * layers[-1, WIDTH]) + whole_lanes(biases + others)
     sums = Buffer(parts * size, packed.dtype)
     of_packed = sums.values.reshape(parts, size)
     over_blocks(
-        _backward, parts, _work(plan, layers, batch * steps), parts, plan.inputs, times,
-        _lay_out(weight, layers, True, 0 if wants_x else plan.inputs), pure, layers, plan.width(layers), plan.mode,
-        record, of_y.contiguous().numpy(), of_final.contiguous().numpy()[:, None], of_x.numpy(), of_state.numpy(),
-        of_times.numpy(), of_packed,
+        _backward, parts, _work(plan, layers, batch * steps) + work_of(memory, batch * steps), parts, plan.inputs,
+        times, _lay_out(weight, layers, True, 0 if wants_x else plan.inputs), pure, layers, plan.width(layers),
+        plan.mode, record, of_y.contiguous().numpy(), of_final.contiguous().numpy()[:, None], of_x.numpy(),
+        of_state.numpy(), of_times.numpy(), of_packed, memory,
     )  # fmt: skip
     of_parameters = torch.from_numpy(_unpack(plan, layers, of_packed, time))
     return of_x, of_state[:, 0], of_times.flatten(1), of_parameters
@@ -552,6 +676,11 @@ def _gradients(
 
 integrate = SequenceKernel("the dense CfC", "cfc_dense", plan_of, _integrate, _gradients, _sizes_kept, reads_x=False)
 """What `CfC.fused_cpu` of a dense layer gives before a projection; for dropout it takes bits."""
+
+integrate_with_memory = with_memory(
+    "the dense CfC with a memory", "cfc_dense_with_memory", plan_of, _integrate, _gradients, _sizes_kept, reads_x=False
+)
+"""The same of `CfC.fused_cpu_with_memory`."""
 
 
 def _work(plan: DensePlan, layers: np.ndarray, steps: int) -> int:

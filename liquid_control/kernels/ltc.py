@@ -432,7 +432,7 @@ def _backward(
                 write_step(of_time, of_times, row, step)
         write_step(of_path, of_state, row, 0)
         if memory is not None:
-            end_memory_back(memory, work, block, steps)
+            end_memory_back(memory, work, block)
         for k in range(block_sums.shape[1]):
             block_sums[block, k] = total(load(sums, k))
 

@@ -4,8 +4,8 @@ The equations are in `liquid_control.nn.mixed_memory`. The kernels of whole sequ
 step of their neurons, and :func:`remember_back` after its reverse. Both take a tile [inputs | h] of sixteen sequences,
 and know nothing of the neurons. A kernel that is given no memory, None, is compiled without these calls.
 
-The backward pass needs the LSTM's sources, its gates, and what they acted on. The gradients of its weights are products
-over all steps of a block at once, as those of the neurons are.
+The backward pass needs the LSTM's sources, its gates, and what they acted on. The sources are kept turned around
+(`kernels.products`), and multiplied with what reaches the gates every few steps, while that is in a near cache.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from torch import Tensor, nn
 
 from liquid_control.kernels.autograd import Kept, SequenceKernel, Sizes
 from liquid_control.kernels.batch import Buffer, block_count, new_tile, read_step, write_step
+from liquid_control.kernels.dense import whole_lanes
 from liquid_control.kernels.fast_math import kernel_part, sigmoid, tanh
 from liquid_control.kernels.gated import lstm_arrays, lstm_tick
 from liquid_control.kernels.products import (
+    CHUNK,
     TILE,
+    add_gradients,
     add_product,
     add_products,
     into_tiles,
-    outer_products,
-    row_stride,
     tiled_size,
+    turn,
 )
 from liquid_control.kernels.simd import LANES, fill, load, store, total, where_positive
 from liquid_control.kernels.step import Tick
@@ -51,7 +53,7 @@ class Memory(NamedTuple):
     final: np.ndarray
     """(B, 1, N) receives c after the last step."""
     sources: np.ndarray
-    """(blocks, C + N, T, 16) receives what drives it, with :func:`row_stride` sixteens between its rows; or empty."""
+    """(blocks, T, C + N, 16), with zeros up to whole sixteens of C + N, receives what drives it, turned; or empty."""
     activations: np.ndarray
     """(blocks, T, RECORDS, N, 16) receives what :data:`RECORDS` says, unless ``sources`` is empty."""
 
@@ -66,10 +68,8 @@ class MemoryGradients(NamedTuple):
     """(B, 1, N) of c after the last step."""
     of_state: np.ndarray
     """(B, 1, N) receives that of c before the first step."""
-    of_sums: np.ndarray
-    """(blocks, 4 N, T, 16), memory for what reaches the sums, strided as ``sources``."""
     of_weights: np.ndarray
-    """(blocks, 4 N (C + N) and 4 N) receives those of weights and biases."""
+    """(blocks, 4 N W and 4 N) receives those of weights, W being C + N up to whole sixteens, and of biases."""
 
 
 class Workspace(NamedTuple):
@@ -78,19 +78,23 @@ class Workspace(NamedTuple):
     tiles: np.ndarray
     """The weights, for a backward pass transposed, in the order of use."""
     sums: np.ndarray
-    """(2, (4 N + TILE) · 16) of two blocks."""
+    """(2, (4 N + TILE) · 16) of two blocks; for a backward pass CHUNK of them, with 4 N up to whole sixteens."""
     cells: np.ndarray
     """(2, N · 16): c of two blocks, or its gradient."""
+    of_bias: np.ndarray
+    """(4 N · 16), for a backward pass."""
+    turned: np.ndarray
+    """(16 · 16)."""
 
 
 # Within the kernels of neurons
 
 
 @kernel_part
-def _workspace(weight, tiles):
+def _workspace(weight, tiles, count, apart):
     rows = weight.shape[0]
-    sums = new_tile(2 * (rows + TILE), weight).reshape(2, -1)
-    return Workspace(tiles, sums, new_tile(2 * (rows // GATES), weight).reshape(2, -1))
+    sums, cells = new_tile(count * apart, weight).reshape(count, -1), new_tile(2 * (rows // GATES), weight)
+    return Workspace(tiles, sums, cells.reshape(2, -1), new_tile(rows, weight), new_tile(LANES, weight))
 
 
 @kernel_part
@@ -99,7 +103,7 @@ def open_memory(memory):
     rows, columns = memory.weight.shape
     tiles = np.empty(tiled_size(rows, columns), memory.weight.dtype)
     into_tiles(memory.weight.reshape(-1), 0, columns, 1, rows, columns, tiles, 0)
-    return _workspace(memory.weight, tiles)
+    return _workspace(memory.weight, tiles, 2, rows + TILE)
 
 
 @kernel_part
@@ -123,8 +127,9 @@ def remember(memory, work, values, now, first, count, step, steps):
         steps: T.
     """
     rows, columns = memory.weight.shape
-    units, stride, keep = rows // GATES, row_stride(steps), memory.sources.size > 0
-    inputs = columns - units
+    units, keep = rows // GATES, memory.sources.size > 0
+    inputs, width = columns - units, whole_lanes(columns)
+    zero = fill(memory.bias.dtype.type(0))
     for place in range(count):
         for row in range(rows):
             store(work.sums[place], row, fill(memory.bias[row]))
@@ -132,8 +137,12 @@ def remember(memory, work, values, now, first, count, step, steps):
     for place in range(count):
         own, sums, cells, block = values[place], work.sums[place], work.cells[place], first + place
         if keep:
+            at = (block * steps + step) * width
             for index in range(columns):
-                store(memory.sources, (block * columns + index) * stride + step, load(own, index))
+                store(memory.sources, at + index, load(own, index))
+            for index in range(columns, width):
+                store(memory.sources, at + index, zero)
+            turn(memory.sources, at, width, work.turned)
         time, record = load(now[place], 0), (block * steps + step) * RECORDS * units
         for unit in range(units):
             candidate, write = tanh(load(sums, unit)), sigmoid(load(sums, units + unit))
@@ -164,12 +173,13 @@ def open_memory_back(memory, skip):
     rows, columns = memory.weight.shape
     tiles = np.empty(tiled_size(columns - skip, rows), memory.weight.dtype)
     into_tiles(memory.weight.reshape(-1), skip, 1, columns, columns - skip, rows, tiles, 0)
-    return _workspace(memory.weight, tiles)
+    return _workspace(memory.weight, tiles, CHUNK, whole_lanes(rows) + TILE)
 
 
 @kernel_part
 def begin_memory_back(memory, work, block):
     """Reads the gradient of c of a block after its last step."""
+    work.of_bias[:], memory.of_weights[block, :] = 0, 0
     read_step(memory.of_final, block * LANES, 0, work.cells[0])
 
 
@@ -189,8 +199,8 @@ def remember_back(memory, work, of_values, now, block, step, steps, skip):
         skip: as :func:`open_memory_back` had it.
     """
     rows, columns = memory.weight.shape
-    units, stride = rows // GATES, row_stride(steps)
-    inputs, sums, cells = columns - units, work.sums[0], work.cells[0]
+    units = rows // GATES
+    inputs, sums, cells = columns - units, work.sums[step % CHUNK], work.cells[0]
     time, record = load(now, 0), (block * steps + step) * RECORDS * units
     for unit in range(units):
         candidate = load(memory.activations, record + unit)
@@ -210,24 +220,24 @@ def remember_back(memory, work, of_values, now, block, step, steps, skip):
         store(cells, unit, of_cell * kept + staying_cell)
         store(of_values, inputs + unit, staying_h)
     for row in range(rows):
-        store(memory.of_sums, (block * rows + row) * stride + step, load(sums, row))
+        store(work.of_bias, row, load(work.of_bias, row) + load(sums, row))
     add_product(work.tiles, 0, columns - skip, rows, sums, 0, of_values, skip)
+    turn(sums, 0, whole_lanes(rows), work.turned)
+    if step % CHUNK == 0:
+        width, chunk = whole_lanes(columns), work.sums.reshape(-1)
+        add_gradients(
+            chunk, 0, whole_lanes(rows) + TILE, rows, memory.sources, (block * steps + step) * width, width, columns,
+            min(CHUNK, steps - step), memory.of_weights[block], 0, width,
+        )  # fmt: skip
 
 
 @kernel_part
-def end_memory_back(memory, work, block, steps):
-    """Writes the gradients of a block's weights, biases and first c."""
+def end_memory_back(memory, work, block):
+    """Writes the gradients of a block's biases and first c."""
     rows, columns = memory.weight.shape
-    stride, sums, begin = row_stride(steps), memory.of_weights[block], block * rows * row_stride(steps)
     write_step(work.cells[0], memory.of_state, block * LANES, 0)
-    outer_products(
-        memory.of_sums, begin, rows, memory.sources, block * columns * stride, columns, stride, steps, sums, 0
-    )
     for row in range(rows):
-        of_bias = load(memory.of_sums, begin + row * stride)
-        for step in range(1, steps):
-            of_bias += load(memory.of_sums, begin + row * stride + step)
-        sums[rows * columns + row] = total(of_bias)
+        memory.of_weights[block, rows * whole_lanes(columns) + row] = total(load(work.of_bias, row))
 
 
 # For torch
@@ -248,7 +258,7 @@ def with_memory(
     Plan and text stay those of the neurons. The state is [h | c], and after the neurons' parameters come the LSTM's
     weight (4 N, C) and bias (4 N,) of the inputs and its weight (4 N, N) of h.
 
-    ``integrate`` and ``gradients`` take a :class:`Memory` and :class:`MemoryGradients` at last, and a plan has
+    ``integrate`` and ``gradients`` take a :class:`Memory` and :class:`MemoryGradients` as ``memory``, and a plan has
     ``inputs`` and ``neurons``.
     """
 
@@ -257,7 +267,7 @@ def with_memory(
         return (
             *sizes_kept(plan, batch, steps, time, masked),
             (rows, sources),
-            (lanes * sources * row_stride.py_func(steps),),
+            (lanes * steps * whole_lanes.py_func(sources),),
             (lanes * steps * RECORDS * plan.neurons,),
         )
 
@@ -269,6 +279,7 @@ def with_memory(
         mask: Tensor | None,
         parameters: Sequence[Tensor],
         keep: bool,
+        **noise: Tensor,
     ) -> tuple[Tensor, Tensor, Kept]:
         *own, of_inputs, bias, of_h = parameters
         (batch, steps, _), neurons = x.shape, plan.neurons
@@ -285,7 +296,7 @@ def with_memory(
             records = [Buffer(sources, weight.dtype), Buffer(activations, weight.dtype)]
             kept_values = [buffer.values for buffer in records]
         memory = Memory(weight, shifted, c[:, None].contiguous().numpy(), final_c.numpy(), *kept_values)
-        y, final_h, kept = integrate(plan, x, h, elapsed, mask, own, keep, memory)
+        y, final_h, kept = integrate(plan, x, h, elapsed, mask, own, keep, memory=memory, **noise)
         final = torch.cat([final_h, final_c[:, 0]], 1)
         return y, final, [*kept, weight, *records] if keep else []
 
@@ -300,19 +311,22 @@ def with_memory(
         wants_elapsed: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         *own, weight, sources, activations = kept
-        (batch, steps, _), neurons, blocks = of_y.shape, plan.neurons, block_count(len(of_y))
+        batch, neurons, blocks = len(of_y), plan.neurons, block_count(len(of_y))
         of_h, of_c = of_final.chunk(2, 1)
         of_first_c = of_y.new_empty(batch, 1, neurons)
-        of_sums = Buffer(blocks * len(weight) * row_stride(steps) * LANES, weight.dtype)
-        of_weights = np.empty((blocks, weight.size + len(weight)), weight.dtype)
+        rows, columns = weight.shape
+        width = whole_lanes(columns)
+        weights_buffer = Buffer(blocks * (rows * width + whole_lanes(rows)), weight.dtype)
+        of_weights = weights_buffer.values.reshape(blocks, -1)
         memory = MemoryGradients(
-            weight, sources, activations, of_c[:, None].contiguous().numpy(), of_first_c.numpy(), of_sums.values,
-            of_weights,
-        )  # fmt: skip
-        of_x, of_h, of_elapsed, of_own = gradients(plan, x, time, own, of_y, of_h, wants_x, wants_elapsed, memory)
+            weight, sources, activations, of_c[:, None].contiguous().numpy(), of_first_c.numpy(), of_weights
+        )
+        of_x, of_h, of_elapsed, of_own = gradients(
+            plan, x, time, own, of_y, of_h, wants_x, wants_elapsed, memory=memory
+        )
         sums = of_weights.sum(0)
-        of_weight = sums[: weight.size].reshape(weight.shape)
-        parts = [of_weight[:, : plan.inputs], sums[weight.size :], of_weight[:, plan.inputs :]]
+        of_weight, of_bias = sums[: rows * width].reshape(rows, width), sums[rows * width :][:rows]
+        parts = [of_weight[:, : plan.inputs], of_bias, of_weight[:, plan.inputs : columns]]
         of_lstm = torch.from_numpy(np.concatenate([part.ravel() for part in parts]))
         return of_x, torch.cat([of_h, of_first_c[:, 0]], 1), of_elapsed, torch.cat([of_own, of_lstm])
 

@@ -19,6 +19,9 @@ from liquid_control.kernels.simd import LANES, WIDE, fill, load, store, total, t
 TILE = 6
 """Rows of a matrix whose sums are in registers at the same time: with sixteen lanes of AVX2, twelve of its sixteen."""
 
+CHUNK = 4
+"""Steps after which gradients are best added up by :func:`add_gradients`."""
+
 STRIP = 96
 """Rows of a gradient that are summed side by side: what leads to them stays in a near cache for all columns."""
 

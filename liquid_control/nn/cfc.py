@@ -13,6 +13,7 @@ itself: a step of zero elapsed time leaves the state as it is.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections.abc import Callable, Sequence
@@ -206,8 +207,6 @@ class CfC(LiquidLayer):
                 "masked": [self._masked(head) for head in range(1 if mode == "pure" else 4)],
                 "mode": mode,
                 "outputs": outputs,
-                "units": self.backbone_units if self.backbone_layers else 0,
-                "activation": activation,
             }
         )
         self._dropped = min(round(DRAWS * self.backbone_dropout), DRAWS - 1)
@@ -308,6 +307,13 @@ class CfC(LiquidLayer):
         words = -(-self.backbone_layers * self.backbone_units // 4)
         return torch.randint(-(1 << 63), (1 << 63) - 1, (batch, steps, words), device=device).view(torch.int16)
 
+    def _draw_for_kernel(self, x: Tensor, by_step: bool) -> Tensor:
+        """:meth:`_draw_bits` for x (B, T, C), in the order of :meth:`integrate` or of steps that are calls of it."""
+        batch, steps, _ = x.shape
+        if by_step:
+            return self._draw_bits(steps, batch, x.device).transpose(0, 1)
+        return self._draw_bits(batch, steps, x.device)
+
     def _dropout_factors(self, x: Tensor) -> list[list[Tensor | None]]:
         """Of each step and backbone layer 0 (B, U) where a unit is dropped, else 1 / (1 - rate); for x (T, B, C)."""
         steps, batch, _ = x.shape
@@ -370,19 +376,16 @@ class CfC(LiquidLayer):
 
         if not cfc.is_covered(self.mode, self.activation):
             return None
-        if lstm and (self.backbone_layers > 1 or self._drops):
-            use_reference("the kernel of a CfC with a memory takes one backbone layer, and no dropout")
-            return None
         parameters = [*self._head_parameters(), *lstm]
-        if self.circuit is None and not lstm:
+        if self.circuit is None:
             from liquid_control.kernels import cfc_dense
 
-            options = self._dense_options
-            outcome = cfc_dense.integrate(
+            options, dense = self._dense_options, cfc_dense.integrate_with_memory if lstm else cfc_dense.integrate
+            outcome = dense(
                 lambda: cfc_dense.plan_of(options),
                 lambda: (options, []),
                 *(x, state, elapsed, mask, parameters),
-                (lambda: self._draw_bits(x.shape[0], x.shape[1], x.device)) if self._drops else None,
+                functools.partial(self._draw_for_kernel, x, bool(lstm)) if self._drops else None,
             )
         else:
             kernel = cfc.integrate_with_memory if lstm else cfc.integrate
@@ -398,14 +401,16 @@ class CfC(LiquidLayer):
 
     def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]] | None:
         """See :class:`LiquidLayer`."""
-        if self.backbone_layers > 1:
-            return None
-        from liquid_control.kernels import cfc
+        from liquid_control.kernels import cfc, cfc_dense
 
         if not cfc.is_covered(self.mode, self.activation):
             return None
         projection = (self.fc.weight, self.fc.bias) if isinstance(self.fc, nn.Linear) else None
-        return cfc.tick, (cfc.step_numbers(self._plan, self._head_parameters(), projection),)
+        parameters = self._head_parameters()
+        if self.circuit is None:
+            plan = cfc_dense.plan_of(self._dense_options)
+            return cfc_dense.tick, (cfc_dense.step_numbers(plan, parameters, projection),)
+        return cfc.tick, (cfc.step_numbers(self._plan, parameters, projection),)
 
     def _kernel_calls_nothing(self) -> bool:
         """Whether no linear map must be called; says so if one must."""
@@ -425,13 +430,13 @@ class CfC(LiquidLayer):
 
     @cached_property
     def _plan(self) -> CfCPlan:
-        """Of the kernels on the CPU."""
+        """Of the kernels of a wired layer on the CPU."""
         from liquid_control.kernels.cfc import plan_of
 
         return plan_of(self._plan_options, self.masks)
 
     def _description(self) -> tuple[str, list[Tensor]]:
-        """What `kernels.cfc.plan_of` makes the plan of: options and masks."""
+        """What `kernels.cfc.plan_of` makes the plan of a wired layer of: options and masks."""
         return self._plan_options, [cell.sparsity_mask for cell in self.cells if cell.sparsity_mask is not None]
 
     def _head_parameters(self) -> list[Tensor]:

@@ -44,8 +44,8 @@ def frozen_memory():
     return layer
 
 
-def of_two_backbone_layers(inputs):
-    return CfC(inputs, 4, backbone_units=6, backbone_layers=2)
+def of_explicit_solver(inputs):
+    return LTC(inputs, 4, solver="explicit")
 
 
 def of_far_paces():
@@ -65,6 +65,9 @@ CASES = {
     "ltc-no-mapping": lambda: LTC(INPUTS, NCP, input_mapping=None, output_mapping="linear"),
     "cfc-ncp": lambda: CfC(INPUTS, NCP),
     "cfc-dense": lambda: CfC(INPUTS, 4, backbone_units=6),
+    "cfc-no-backbone": lambda: CfC(INPUTS, 33, backbone_layers=0, mode="no_gate", learn_initial_state=True),
+    "cfc-three-layers": lambda: CfC(INPUTS, 17, 2, backbone_units=70, backbone_layers=3, activation="gelu"),
+    "cfc-two-layers-pure": lambda: CfC(INPUTS, 4, backbone_units=6, backbone_layers=2, mode="pure", activation="relu"),
     "lan-mlp": lambda: LAN(INPUTS, 4, 2, window=18, hidden=3),
     "lan-affine-sigmoid": lambda: LAN(INPUTS, 6, heads=3, window=4, gate="affine", pseudo_time="sigmoid"),
     "lan-bilinear-log": lambda: LAN(INPUTS, 4, 2, heads=1, window=3, gate="bilinear", pseudo_time="log"),
@@ -87,6 +90,7 @@ CASES = {
     "gru-readout": lambda: GRU(INPUTS, 4, output_size=2),
     "gru-wide-readout": lambda: GRU(INPUTS, 2, output_size=150),
     "mixed-memory-cfc": lambda: MixedMemory(CfC(INPUTS, NCP, 2, learn_initial_state=True)),
+    "mixed-memory-cfc-dense": lambda: MixedMemory(CfC(INPUTS, 5, backbone_units=6, backbone_layers=2)),
     "mixed-memory-ltc": lambda: MixedMemory(LTC(INPUTS, 18)),
     "mixed-memory-leaky": lambda: MixedMemory(Leaky(INPUTS, NCP)),
     "mixed-memory-scan": lambda: MixedMemory(LiquidScan(INPUTS, 4)),
@@ -132,11 +136,10 @@ def random_layer(make, dtype):
 
 WITHOUT_KERNEL = {
     "ltc-explicit-solver": lambda: LTC(INPUTS, NCP, solver="explicit"),
-    "cfc-two-backbone-layers": lambda: of_two_backbone_layers(INPUTS),
     "plastic-memory-eligibility": lambda: PlasticMemory(INPUTS, 4, rule="hebb", eligibility=True),
     "mixed-memory-stepped-by-torch": lambda: MixedMemory(LTC(INPUTS, NCP, solver="explicit")),
-    "stack-stepped-by-torch": lambda: Stack([GRU(INPUTS, 4), of_two_backbone_layers(4)]),
-    "hybrid-stepped-by-torch": lambda: ResidualStack(INPUTS, hybrid_blocks(4, of_two_backbone_layers(4)), 2),
+    "stack-stepped-by-torch": lambda: Stack([GRU(INPUTS, 4), of_explicit_solver(4)]),
+    "hybrid-stepped-by-torch": lambda: ResidualStack(INPUTS, hybrid_blocks(4, of_explicit_solver(4)), 2),
 }
 
 
