@@ -106,15 +106,19 @@ def build_cells() -> list[Cell]:
             functions = heads * width + backbone
             merged = sum(cell.time_b.weight.numel() for cell in ours.cells)
             synapses = ours.parameter_count() - 4 * width - backbone - merged
-        mixed = MixedMemory(copy.deepcopy(ours))
-        flat = FlatMemory(kind(INPUTS, copy.deepcopy(units), mixed_memory=True))
-        weights = {key: value for key, value in flat.state_dict().items() if not key.startswith("cell.lstm.")}
-        mixed.load_state_dict(weights)
+        mixed, flat = with_memory(copy.deepcopy(ours), kind(INPUTS, copy.deepcopy(units), mixed_memory=True))
         lstm = 4 * width * (INPUTS + width)
         cells.append(Cell(name, ours, theirs, width, synapses, functions))
         counts = synapses + lstm, functions + 5 * width, lstm
         cells.append(Cell(f"{name[:3]} {width}, memory", mixed, flat, width, *counts))
     return sorted(cells, key=lambda cell: cell.lstm > 0)
+
+
+def with_memory(ours: LTC | CfC, theirs: nn.Module) -> tuple[MixedMemory, FlatMemory]:
+    """Our layer with an LSTM before it, and a layer of ncps that has one, with the same weights."""
+    mixed, flat = MixedMemory(ours), FlatMemory(theirs)
+    mixed.load_state_dict({key: value for key, value in flat.state_dict().items() if not key.startswith("cell.lstm.")})
+    return mixed, flat
 
 
 WALKER_INPUTS = 17
@@ -136,7 +140,7 @@ LARGE: list[tuple[str, int, int, dict[str, Any], int]] = [
         "walker2d, mixed: 128, 2 x 128, dropout",
         WALKER_INPUTS,
         128,
-        {"backbone_layers": 2, "backbone_dropout": 0.2},
+        {"backbone_layers": 2, "backbone_dropout": 0.2, "mixed_memory": True},
         128,
     ),
 ]
@@ -144,12 +148,17 @@ LARGE: list[tuple[str, int, int, dict[str, Any], int]] = [
 
 
 def build_large(name: str, inputs: int, units: int, options: dict[str, Any], batch: int) -> Cell:
-    """A dense CfC of any size, with the weights of ncps."""
-    ours, theirs = CfC(inputs, units, **options), ncps.torch.CfC(inputs, units, **options)
-    ours.load_state_dict(theirs.state_dict())
-    functions = 3 * units + (ours.backbone_units * ours.backbone_layers)
-    weights = sum(parameter.numel() for parameter in ours.parameters() if parameter.dim() == 2)
-    return Cell(name, ours, theirs, units, weights, functions, batch=batch, inputs=inputs)
+    """A dense CfC of any size, perhaps with mixed memory, with the weights of ncps."""
+    theirs = ncps.torch.CfC(inputs, units, **options)
+    cell = CfC(inputs, units, **{option: value for option, value in options.items() if option != "mixed_memory"})
+    functions = 3 * units + (cell.backbone_units * cell.backbone_layers)
+    weights = sum(parameter.numel() for parameter in cell.parameters() if parameter.dim() == 2)
+    if options.get("mixed_memory"):
+        lstm = 4 * units * (inputs + units)
+        counts = weights + lstm, functions + 5 * units, lstm
+        return Cell(name, *with_memory(cell, theirs), units, *counts, batch=batch, inputs=inputs)
+    cell.load_state_dict(theirs.state_dict())
+    return Cell(name, cell, theirs, units, weights, functions, batch=batch, inputs=inputs)
 
 
 # Passes
