@@ -148,8 +148,7 @@ def cells() -> str:
 
 def memory() -> str:
     """The scores of cores on tasks without velocities, from the table of docs/results/ppo_memory.md."""
-    pattern = r"^\| ([\w-]+) \((\S+)\) \| ([^|]+) \| [\d,]+ \| \**(\S+?)\** \((\S+) to (\S+)\)"
-    table = re.findall(pattern, (RESULTS / "ppo_memory.md").read_text().replace("−", "-"), re.M)
+    lines = table("ppo_memory", "## Table")
     axes = {
         "CartPole-v1": (0.0, 100.0, 200.0, 300.0, 400.0, 500.0),
         "Pendulum-v1": (-1400.0, -1000.0, -600.0, -200.0, 0.0),
@@ -157,23 +156,18 @@ def memory() -> str:
     }
     panels = []
     for task, ticks in axes.items():
-        rows = [
-            Row(core.split(",")[0], interval=(float(low), float(iqm), float(high)), note=iqm)
-            for name, _, core, iqm, low, high in table
-            if name == task
-        ]
-        solved = next(goal for name, goal, *_ in table if name == task)
+        own = [line for line in lines if line["task"].startswith(f"{task} ")]
+        rows = [measured(line["core"].split(",")[0], line["IQM of the seeds, 95 % interval"]) for line in own]
+        solved = own[0]["task"].removeprefix(f"{task} (").removesuffix(")").replace("−", "-")
         panels.append(Panel(f"{task}: IQM of five seeds with its 95 % interval; solved at {solved}", rows, ticks))
     return svg(panels)
 
 
 def drift() -> str:
     """Scores of the plastic driver under the drift, from the table of docs/results/plastic_drift.md."""
-    pattern = r"^\| (clean|drift:\d) \| (\w+) \| [\d.]+ \| ([\d.]+) \((\d+) to (\d+)\)"
-    table = re.findall(pattern, (RESULTS / "plastic_drift.md").read_text(), re.M)
     rows = [
-        Row(f"{cell}, {policy}", interval=(float(low), float(iqm), float(high)), note=iqm)
-        for cell, policy, iqm, low, high in table
+        measured(f"{line['shift']}, {line['policy']}", line["IQM, 95 % interval"])
+        for line in table("plastic_drift", "## Table")
     ]
     ticks = (0.0, 200.0, 400.0, 600.0, 800.0, 1000.0)
     return svg([Panel("Score on ten tracks; IQM with its 95 % interval", rows, ticks)])
@@ -255,6 +249,13 @@ def shakespeare() -> str:
     ]
     title = "Validation loss of each of three seeds, nats a character, and the mean"
     return svg([Panel(title, rows, (1.55, 1.6, 1.65, 1.7, 1.75))])
+
+
+def measured(name: str, cell: str) -> Row:
+    """A row of what a cell such as "**−3.5** (−4 to −3)" tells: a value and its interval."""
+    middle, interval = cell.replace("−", "-").replace("*", "").rstrip(")").split(" (")
+    low, high = interval.split(" to ")
+    return Row(name, interval=(float(low), float(middle), float(high)), note=middle)
 
 
 def table(page: str, title: str) -> list[dict[str, str]]:
