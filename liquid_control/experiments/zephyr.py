@@ -67,6 +67,8 @@ TOLD = 9
 """Of the statement alone."""
 SEGMENT = 128
 """Tokens that are read at once; the window of the transformer that has one."""
+FEWEST_SYLLABLES = 8
+"""Of the names of an episode for training that are hard to tell apart; more than enough for 24 of them."""
 HELD_OUT = 600
 """Names of 3,600 that no training has."""
 MODELS: dict[str, dict[str, Any]] = {
@@ -143,6 +145,7 @@ def _places(spoken: Sequence[str], words: Sequence[str]) -> np.ndarray:
     return np.array([rank[word] for word in spoken if word in rank], np.int64)
 
 
+@functools.cache
 def names_of(tests: bool) -> np.ndarray:
     """The names (N, 2) of training or of tests, as the tokens of their syllables; the same in every process."""
     order = np.random.default_rng(0).permutation(SYLLABLES**2)
@@ -178,9 +181,12 @@ class Facts(NamedTuple):
     """Of statement and question."""
 
     @classmethod
-    def draw(cls, count: int, tests: bool, rng: np.random.Generator) -> Facts:
-        """So many at random."""
+    def draw(cls, count: int, tests: bool, rng: np.random.Generator, syllables: int = SYLLABLES) -> Facts:
+        """So many at random, whose names have so many different syllables at most."""
         known = names_of(tests)
+        if syllables < SYLLABLES:
+            chosen = WORDS + rng.choice(SYLLABLES, syllables, replace=False)
+            known = known[np.isin(known, chosen).all(1)]
         names = known[rng.choice(len(known), count, replace=False)]
         values = WORDS + SYLLABLES + rng.choice(VALUES, count, replace=False)
         return cls(names, values, [pair_of(rng, tests) for _ in range(count)])
@@ -202,11 +208,14 @@ class Lesson(NamedTuple):
     """Tokens of a segment, which gradients go back through."""
     changed: float = 0.0
     """Share of the facts that are told again with another value, before they are asked."""
+    syllables: int = SYLLABLES
+    """Fewest syllables that the names of an episode are made of: the fewer, the more names share one."""
 
 
 def curriculum(done: float) -> Lesson:
     """The lesson at a share of the training: recall alone, then in text, then over segments with the state carried.
 
+    Once there is recall, many names of an episode may share a syllable: else a model may know a name by one of its two.
     At last over segments that are four times as long, and some facts change: what the novel writes between fact and
     question spoils the more, the more of it there is, and only where gradients go through it does a model learn to
     write less there, and a fact at once.
@@ -214,10 +223,10 @@ def curriculum(done: float) -> Lesson:
     if done < 0.25:
         return Lesson((2, 6), (1, 1), 0.0)
     if done < 0.45:
-        return Lesson((4, 8), (1, 1), 0.05)
+        return Lesson((4, 8), (1, 1), 0.05, syllables=FEWEST_SYLLABLES)
     if done < 0.6:
-        return Lesson((4, 12), (1, 3), 0.05)
-    return Lesson((8, 24), (1, 2), 0.05, 4 * SEGMENT, 0.25)
+        return Lesson((4, 12), (1, 3), 0.05, syllables=FEWEST_SYLLABLES)
+    return Lesson((8, 24), (1, 2), 0.05, 4 * SEGMENT, 0.25, FEWEST_SYLLABLES)
 
 
 def lessons(batch: int, lesson: Lesson, filler: Filler, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -242,7 +251,7 @@ def lessons(batch: int, lesson: Lesson, filler: Filler, rng: np.random.Generator
     tokens = np.empty((batch, length), np.int64)
     answers = np.zeros((batch, length), bool)
     for row in range(batch):
-        facts = Facts.draw(count, False, rng)
+        facts = Facts.draw(count, False, rng, int(rng.integers(lesson.syllables, SYLLABLES + 1)))
         events: list[tuple[float, list[int], bool]] = []
         for name, value, (said, asked) in zip(facts.names, facts.values.tolist(), facts.frames, strict=True):
             told, later = np.sort(rng.random(2))
