@@ -11,6 +11,7 @@ from liquid_control.experiments import zephyr
 from liquid_control.experiments.zephyr import (
     ASK,
     FACT,
+    FEWEST_SYLLABLES,
     FRAMES,
     IS,
     LONGEST,
@@ -61,6 +62,14 @@ def test_a_question_of_the_tests_is_put_as_no_training_puts_it():
     rng = np.random.default_rng(1)
     taught, tested = ({pair for _ in range(50) for pair in Facts.draw(4, tests, rng).frames} for tests in (False, True))
     assert len(taught) == 12 and len(tested) == len(FRAMES) and not taught & tested
+
+
+def test_names_of_few_syllables_are_different_ones_of_the_training():
+    taught = {tuple(name) for name in names_of(False)}
+    for seed in range(50):
+        facts = Facts.draw(24, False, np.random.default_rng(seed), FEWEST_SYLLABLES)
+        names = {tuple(name) for name in facts.names}
+        assert len(names) == 24 and names <= taught and len(np.unique(facts.names)) <= FEWEST_SYLLABLES
 
 
 def test_novels_are_parted_and_words_are_by_rank(filler):
