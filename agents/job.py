@@ -61,8 +61,8 @@ class JobConfig(RunConfig, Drive):
 
 Config = TypeVar("Config", bound=RunConfig)
 
-WHERE = ("device", "workers", "threads", "strategy")
-"""Options that say where a run runs: another machine may continue it with others."""
+WHERE = ("device", "workers", "threads", "strategy", "data")
+"""Options that say where a run runs and where its text lies: another machine may continue it with others."""
 
 
 def begin_run(config: Config, path: Path, processors: int) -> Config:

@@ -8,6 +8,8 @@ from an empty state, as transformers are trained.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from annotated_types import Ge, Lt
+from annotated_types import Gt, Lt
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
@@ -33,7 +35,7 @@ from liquid_control.data.text_sources import text_source
 from liquid_control.data.text_streams import TextStreams, random_windows, whole_text
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig, ModelShape, ReadingState
 from liquid_control.support.checkpoint import CONFIG_NAME
-from liquid_control.support.errors import DivergedError, UserError
+from liquid_control.support.errors import DivergedError, LostRunError, UserError
 from liquid_control.support.optimizer_state import optimizer_tensors, part_of, restore_optimizer, to_save
 from liquid_control.support.ranges import Count, CountOrZero, NotNegative, Share, Size
 
@@ -53,10 +55,11 @@ class LanguageConfig(RunConfig, ModelShape):
     """What parts the documents of a file, for example <|endoftext|>; without it a file is one document."""
     tokenizer: str = "characters"
     """bytes, characters, bpe:4096 or another number, or gpt2."""
-    validation_share: Annotated[float, Ge(0), Lt(1)] = 0.1
+    validation_share: Annotated[float, Gt(0), Lt(1)] = 0.1
     """Share of the text, its end, that is not learned from. The best checkpoint is that of its least loss."""
     data: Path | None = None
-    """The folder of the prepared tokens, by default one in the run folder; several runs may share it."""
+    """The folder of the prepared tokens, by default one in the run folder; several runs may share it. Another text that
+    was prepared there is replaced."""
     reading: Literal["stream", "windows"] = "stream"
     """stream: documents in order, with the state carried on. windows: from random places, each with an empty state."""
     forget: Share = 0.1
@@ -98,6 +101,8 @@ class LanguageProgress(RunProgress):
     """Mean steps that deep mixers took for a token, in the last validation."""
     streams: dict[str, Any] = field(default_factory=dict)
     """Where the streams of text are."""
+    text: str = ""
+    """The digest of what is learned from, and of how it is made tokens."""
 
     @property
     def done(self) -> int:
@@ -130,8 +135,31 @@ def begin_language(config: LanguageConfig, path: Path, processors: int) -> Langu
     data = _prepare(config)
     for split, what in ((data.training, "training"), (data.validation, "validation")):
         if len(split) <= config.time:
-            raise UserError(f"the text for {what} has {len(split)} tokens, too few for stretches of {config.time}.")
-    return replace(config, data=config.data or path / "text")
+            raise UserError(
+                f"the text for {what} has {len(split)} tokens, too few for stretches of {config.time}: give a longer "
+                "text, a shorter --time, or another --validation-share."
+            )
+    return config if config.text else _as_prepared(config, data)
+
+
+def _as_prepared(config: LanguageConfig, data: TextData) -> LanguageConfig:
+    """The config with what a text was prepared with that is not prepared again.
+
+    Raises:
+        UserError: if the config asks for something else.
+    """
+    there: dict[str, Any] = {
+        "tokenizer": data.tokenizer.name,
+        "validation_share": data.validation_share,
+        "separator": data.source.get("separator") or "",
+    }
+    for name, value in there.items():
+        if getattr(config, name) not in (value, getattr(LanguageConfig, name)):
+            raise UserError(
+                f"{config.data} was prepared with the {name.replace('_', ' ')} {value!r}, not "
+                f"{getattr(config, name)!r}: leave --{name.replace('_', '-')} out, or prepare it again with --text."
+            )
+    return replace(config, **there)
 
 
 def _check_batch(config: LanguageConfig, processes: int) -> None:
@@ -152,6 +180,21 @@ def _prepare(config: LanguageConfig) -> TextData:
         return TextData(folder)
     source = text_source(config.text, config.separator or None)
     return prepare_text(source, config.tokenizer, folder, config.validation_share)
+
+
+def _prepare_again(config: LanguageConfig, path: Path) -> None:
+    """Prepares the text of a run that goes on, if it was lost and --text is still there."""
+    try:
+        TextData(config.data or path / "text")
+    except UserError:
+        if config.text:
+            _prepare(replace(config, run=path))
+
+
+def text_digest(data: TextData) -> str:
+    """By which a text that is learned from, and its tokenizer, are recognised."""
+    told = json.dumps([data.training.digest, data.tokenizer.config()], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 class Reader(nn.Module):
@@ -188,29 +231,31 @@ class LanguageTraining:
         self.device = resolve_device(config.device)
         together.on_first(self._check_shares)
         self.rows = together.rows(config.batch)
+        together.on_first(lambda: _prepare_again(config, folder.path))
         self.data = TextData(config.data or folder.path / "text")
         torch.manual_seed(config.seed)
         shape = LanguageModelConfig(**_shape(config), vocabulary=self.data.tokenizer.size)
         self.model = LanguageModel(shape).to(self.device)
-        self.progress = LanguageProgress()
+        text = text_digest(self.data)
         self.streams = TextStreams(self.data.training, config.batch, config.time, np.random.default_rng(config.seed))
         self.state: ReadingState | None = None
         self._parts = self.model.initial_state(1).parts
+        self.progress = LanguageProgress()
         saved = folder.load_state()
         if saved is not None:
             tensors, progress = saved
             self.progress = LanguageProgress(**progress)
-            began, now = len(tensors["model.embedding.weight"]), self.data.tokenizer.size
-            if began != now:
-                raise UserError(
-                    f"the prepared text has {now:,} different tokens and had {began:,} when the run in {folder.path} "
-                    "began: prepare it with the same tokenizer again."
+            if self.progress.text not in ("", text) or len(tensors["model.embedding.weight"]) != shape.vocabulary:
+                raise LostRunError(
+                    f"the run in {folder.path} began with another text or tokenizer than that in "
+                    f"{config.data or folder.path / 'text'}: restore it, or begin a new run."
                 )
             self.model.load_state_dict(part_of(tensors, "model."))
             if self.progress.streams:
                 self.streams.load_state_dict(self.progress.streams)
                 layers = {name: layer[self.rows].to(self.device) for name, layer in part_of(tensors, "state.").items()}
                 self.state = ReadingState(layers, self._parts)
+        self.progress.text = text
         unused = config.variant == "origin" or config.liquid_steps == 1
         parts = (*self.model.blocks, self.model)
         self.reader = together.share_out(Reader(self.model, config), parts, config.strategy, self.device, unused)

@@ -28,7 +28,7 @@ from typing import Any
 from torch import Tensor
 
 from agents.workers import processor_count
-from liquid_control.support.errors import UserError
+from liquid_control.support.errors import LostRunError, UserError
 from liquid_control.support.files import remove_leftovers, write_atomically
 from liquid_control.support.lock import held
 from liquid_control.support.tensor_file import read_tensors, write_tensors
@@ -81,14 +81,22 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.best, self.last = path / "best", path / "last"
 
+    def check_free(self) -> None:
+        """To be asked before anything is written for a new run.
+
+        Raises:
+            UserError: if the folder holds a run already.
+        """
+        if self.config.exists():
+            raise UserError(f"{self.path} holds a run already: continue it with --resume {self.path}, or name another.")
+
     def begin(self, config_yaml: str) -> None:
         """Writes what does not change during the run.
 
         Raises:
             UserError: if the folder holds a run already, or cannot be written.
         """
-        if self.config.exists():
-            raise UserError(f"{self.path} holds a run already: continue it with --resume {self.path}, or name another.")
+        self.check_free()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -143,7 +151,7 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except UserError as error:
-            raise UserError(f"{error} The run cannot be resumed from it.") from None
+            raise LostRunError(f"{error} The run cannot be resumed from it.") from None
         return tensors, json.loads(told["progress"])
 
 

@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 
@@ -240,6 +240,20 @@ def recall() -> str:
     return svg(panels)
 
 
+def zephyr() -> str:
+    """What share of the facts a model knows by its synapses alone, from the first table of docs/results/zephyr.md."""
+    panels = []
+    for facts in ("4", "16", "64"):
+        rows = []
+        for line in table("zephyr", "### By part of the state"):
+            if line["facts"] == facts:
+                others = float(line["another's synapses"].split()[0])
+                rows.append(replace(measured(f"{line['windows']} windows", line["synapses alone"]), dots=[others]))
+        title = f"{facts} facts: right answers by the synapses alone, with its 95 % interval; the dot: by another's"
+        panels.append(Panel(title, rows, (0.0, 0.25, 0.5, 0.75, 1.0)))
+    return svg(panels)
+
+
 def shakespeare() -> str:
     """The loss of each training of small models of characters, from the table of docs/results/shakespeare.md."""
     lines = table("shakespeare", "## Table")
@@ -281,6 +295,7 @@ def figures() -> dict[str, str]:
         "irregular.svg": irregular(),
         "second_pass.svg": second_pass(),
         "recall.svg": recall(),
+        "zephyr.svg": zephyr(),
         "shakespeare.svg": shakespeare(),
     }
 

@@ -13,9 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import tyro
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MinLen
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
@@ -66,8 +67,8 @@ class GenerateConfig:
 
     checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
     """The folder of the model: runs/language-…/best, say."""
-    prompt: str = "\n"
-    """What is to be continued."""
+    prompt: str | None = None
+    """What is to be continued; by default the end of a line, or of a document where the tokenizer knows no lines."""
     tokens: Count = 200
     """Tokens to say; it ends sooner where a document ends."""
     temperature: Annotated[float, Ge(0), Le(100)] = 0.8
@@ -95,15 +96,19 @@ def _generate(words: Sequence[str]) -> None:
     config = parse(GenerateConfig, words, f"{PROGRAM} generate")
     if config.threads:
         torch.set_num_threads(config.threads)
+    if config.keep is not None:
+        check_writable(config.keep, ".safetensors")
     model, tokenizer = load_with_tokenizer(config.checkpoint)
     model = model.to(resolve_device(config.device))
     state = model.initial_state(1) if config.state is None else ReadingState.load(config.state, model)
+    if state.batch != 1:
+        raise UserError(f"{config.state} is the state of {state.batch} texts: give one of a single text.")
     state = state.freeze(config.freeze).to(model.embedding.weight.device)
-    for text in ([read_text(config.teach)] if config.teach else []) + [config.prompt]:
-        tokens = torch.from_numpy(tokenizer.encode(text)).to(model.embedding.weight.device)
+    prompt = beginning(tokenizer) if config.prompt is None else tokenizer.encode(config.prompt)
+    for tokens in [*([tokenizer.encode(read_text(config.teach))] if config.teach else []), prompt]:
         if not len(tokens):
             raise UserError("there is nothing to read: --prompt is empty, or the file of --teach.")
-        logits, state = model.read(tokens[None], state)
+        logits, state = model.read(torch.from_numpy(tokens)[None].to(model.embedding.weight.device), state)
     spoken = Generation(model, logits[0], state, config.temperature, config.top_p, config.seed)
     _speak(config, tokenizer, spoken)
     if config.keep is not None:
@@ -111,16 +116,30 @@ def _generate(words: Sequence[str]) -> None:
         Console().print(f"state: {config.keep}")
 
 
+def beginning(tokenizer: Tokenizer) -> np.ndarray:
+    """The tokens (N,) after which a text may begin: the end of a line, or of a document where there are no lines."""
+    try:
+        return tokenizer.encode("\n")
+    except UserError:
+        return np.array([tokenizer.end], np.int64)
+
+
 def _speak(config: GenerateConfig, tokenizer: Tokenizer, spoken: Iterator[int]) -> None:
-    """Writes the prompt and what follows it, as it comes."""
+    """Writes the prompt and what follows it, as it comes. Where a state is kept, nobody need listen."""
     decoder = StreamDecoder(tokenizer)
-    sys.stdout.write(config.prompt)
-    for token in islice(spoken, config.tokens):
-        if token == tokenizer.end:
-            break
-        sys.stdout.write(decoder.feed(token))
+    try:
+        sys.stdout.write("\n" if config.prompt is None else config.prompt)
+        for token in islice(spoken, config.tokens):
+            if token == tokenizer.end:
+                break
+            sys.stdout.write(decoder.feed(token))
+            sys.stdout.flush()
+        sys.stdout.write(decoder.finish() + "\n")
         sys.stdout.flush()
-    sys.stdout.write(decoder.finish() + "\n")
+    except BrokenPipeError:
+        if config.keep is None:
+            raise
+        Console().on_broken_pipe()
 
 
 @dataclass(frozen=True)
@@ -188,9 +207,9 @@ class PlasticityTestConfig:
     """The folder of the model: runs/language-…/best, say."""
     output: Path | None = None
     """The folder to write into, by default runs/plasticity-NAME with the name of the checkpoint's folder."""
-    facts: tuple[Annotated[int, Ge(2), Le(400)], ...] = (4, 16)
+    facts: Annotated[tuple[Annotated[int, Ge(2), Le(400)], ...], MinLen(1)] = (4, 16)
     """Facts of an episode, K."""
-    gaps: tuple[CountOrZero, ...] = (0, 256, 1024, 4096)
+    gaps: Annotated[tuple[CountOrZero, ...], MinLen(1)] = (0, 256, 1024, 4096)
     """Tokens that are read between facts and questions."""
     episodes: Annotated[int, Ge(2), Le(65_536)] = 32
     """Of each test, read side by side."""
@@ -260,7 +279,7 @@ class BenchmarkConfig:
     """The folder of the model: runs/language-…/best, say."""
     output: Path | None = None
     """The file to write, by default runs/benchmark-NAME.json with the name of the checkpoint's folder."""
-    tokens: tuple[Annotated[int, Ge(1), Le(2**20)], ...] = (1024, 4096, 16384)
+    tokens: Annotated[tuple[Annotated[int, Ge(1), Le(2**20)], ...], MinLen(1)] = (1024, 4096, 16384)
     """Lengths of the texts."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
@@ -276,17 +295,21 @@ def _benchmark(words: Sequence[str]) -> None:
     config, console = parse(BenchmarkConfig, words, f"{PROGRAM} benchmark"), Console()
     if config.threads:
         torch.set_num_threads(config.threads)
-    model, _ = load_language_model(config.checkpoint)
+    model, told = load_language_model(config.checkpoint)
     model = model.to(resolve_device(config.device))
     output = config.output or Path("runs") / f"benchmark-{config.checkpoint.resolve().name}.json"
     check_writable(output, ".json")
     console.print(model.describe())
-    first = seconds_to_the_first_token(config.checkpoint, config.device, config.threads)
-    console.print(f"first token of a new process: {first:.2f} s")
+    first = None
+    if "tokenizer" in told:
+        first = seconds_to_the_first_token(config.checkpoint, config.device, config.threads)
+        console.print(f"first token of a new process: {first:.2f} s")
+    else:
+        console.print("first token of a new process: not measured, for the checkpoint has no tokenizer")
     paces = list(measure_pace(model, sorted(set(config.tokens))))
-    told = {"checkpoint": config.checkpoint.as_posix(), "model": model.describe(), "first_token_seconds": first}
+    about = {"checkpoint": config.checkpoint.as_posix(), "model": model.describe(), "first_token_seconds": first}
     place = {"device": str(model.embedding.weight.device), "threads": config.threads, "machine": machine()}
-    write_atomically(output, pace_json(paces, told | place | {"versions": versions()}))
+    write_atomically(output, pace_json(paces, about | place | {"versions": versions()}))
     console.print(pace_table(paces))
     console.print(f"written: {output}")
 

@@ -200,7 +200,10 @@ def _splits(
     _check_names("bearing", chosen, sorted(there), source, folder)
     runs = [[read(there[name]) for name in names] for names in chosen]
     mean, deviation = _scale(np.concatenate([_inputs(run, time_feature) for run in runs[0]]))
-    return SequenceSplits(*(_windows(part, mean, deviation, window, stride, time_feature) for part in runs))
+    strides = stride, 1, 1
+    return SequenceSplits(
+        *(_windows(part, mean, deviation, window, each, time_feature) for part, each in zip(runs, strides, strict=True))
+    )
 
 
 def _check_names(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import io
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -107,8 +108,8 @@ class TextFiles(TextSource):
         rest = ""
         for block in _blocks(path):
             *whole, rest = (rest + block).split(self.separator)
-            yield from (text.strip("\r\n") for text in whole)
-        yield rest.strip("\r\n")
+            yield from (text.strip("\n") for text in whole)
+        yield rest.strip("\n")
 
     def _named(self) -> str:
         others = len(self.paths) - 1
@@ -138,8 +139,8 @@ def _read_blocks(path: Path) -> Iterator[bytes]:
 
 
 def _blocks(path: Path) -> Iterator[str]:
-    """The text of a file, a block at a time."""
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    """The text of a file as :func:`read_text` has it, a block at a time."""
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8-sig")(), translate=True)
     position = 0
     for block in _read_blocks(path):
         if b"\0" in block:
@@ -150,7 +151,7 @@ def _blocks(path: Path) -> Iterator[str]:
     yield _decoded(decoder, b"", position, path)
 
 
-def _decoded(decoder: codecs.IncrementalDecoder, block: bytes, position: int, path: Path) -> str:
+def _decoded(decoder: io.IncrementalNewlineDecoder, block: bytes, position: int, path: Path) -> str:
     kept = len(decoder.getstate()[0])
     try:
         return decoder.decode(block, final=not block)

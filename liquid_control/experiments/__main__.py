@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from annotated_types import Ge
 
 from liquid_control.experiments.sequence_cells import CELLS
 from liquid_control.experiments.sequence_report import report
-from liquid_control.experiments.sequence_study import CellStudy, Engine, Job, LocalEngine, run_study
+from liquid_control.experiments.sequence_study import CellStudy, Engine, Job, LocalEngine, load_splits, run_study
+from liquid_control.experiments.sequence_task import SequenceTask
 from liquid_control.experiments.tasks import STUDIES, TASKS, find_task
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError, check_known
 from liquid_control.support.files import read_text, write_atomically
-from liquid_control.support.ranges import Count, CountOrZero
+from liquid_control.support.ranges import Count, CountOrZero, NotNegative
 
 PROGRAM = "python -m liquid_control.experiments"
 
@@ -45,9 +45,9 @@ class SequenceStudyConfig:
     """Of the results, a line a training. Where a study was stopped, the same command goes on."""
     trials: Count = 8
     """Trainings of the search of each cell, scored on validation data."""
-    epochs: Annotated[float, Ge(0)] = 0.0
+    epochs: NotNegative = 0.0
     """Passes over the training data; 0 is what the task says."""
-    trial_epochs: Annotated[float, Ge(0)] = 0.0
+    trial_epochs: NotNegative = 0.0
     """The same of a trial; 0 is what the task says, and no more than --epochs."""
     rows: CountOrZero = 0
     """Sequences of each split at most, to try something out; 0 is all."""
@@ -56,7 +56,7 @@ class SequenceStudyConfig:
     address: str = ""
     """Of a running Ray cluster ("auto" finds it); empty begins one on this machine."""
     report: bool = False
-    """Trains nothing: writes page and figure from the rows that there are; its last two sections stay."""
+    """Trains nothing: writes page and figure from all rows in the folder; what someone wrote at the end stays."""
     page: Path = Path("docs/results/sequences.md")
     """The page that --report writes, its figure beside it."""
 
@@ -83,18 +83,15 @@ def main(arguments: Sequence[str]) -> None:
     config, console = parse(SequenceStudyConfig, arguments, PROGRAM, _note()), Console()
     check_known("task", [config.name], [*TASKS, "all", *STUDIES])
     check_known("cell", config.cell, CELLS)
+    if config.report:
+        _write_report(config, console)
+        return
     tasks = list(TASKS.values()) if config.name == "all" else [find_task(config.name)]
     if config.protocol:
         check_known("protocol", [config.protocol], {name for task in tasks for name in task.protocols})
         tasks = [task for task in tasks if config.protocol in task.protocols]
-    if config.report:
-        figure = config.page.with_suffix(".svg")
-        before = read_text(config.page) if config.page.exists() else ""
-        page, picture = report(config.folder, tasks, figure.name, before)
-        write_atomically(config.page, page)
-        write_atomically(figure, picture)
-        console.print(f"{config.page} and {figure} are written.")
-        return
+    if config.name == "all":
+        tasks = [task for task in tasks if _has_data(task, config.protocol or next(iter(task.protocols)), console)]
     studies = [
         CellStudy(
             task,
@@ -108,7 +105,7 @@ def main(arguments: Sequence[str]) -> None:
             config.rows,
         )
         for task in tasks
-        for cell in config.cell or CELLS
+        for cell in dict.fromkeys(config.cell or CELLS)
     ]
 
     def tell(study: CellStudy, row: dict[str, Any]) -> None:
@@ -122,6 +119,27 @@ def main(arguments: Sequence[str]) -> None:
 
     with _engine(config, console) as engine:
         run_study(studies, engine, tell)
+
+
+def _write_report(config: SequenceStudyConfig, console: Console) -> None:
+    if config.name != "all" or config.cell or config.protocol:
+        raise UserError(f"a page is of all that was measured in a folder: {PROGRAM} all --report --folder …")
+    figure = config.page.with_suffix(".svg")
+    before = read_text(config.page) if config.page.exists() else ""
+    page, picture = report(config.folder, list(TASKS.values()), figure.name, before)
+    write_atomically(config.page, page)
+    write_atomically(figure, picture)
+    console.print(f"{config.page} and {figure} are written.")
+
+
+def _has_data(task: SequenceTask, protocol: str, console: Console) -> bool:
+    """Whether a task's data are there, or can be downloaded now; says so if not."""
+    try:
+        load_splits(task, protocol, 0)
+    except UserError as error:
+        console.print(f"{task.name} is left out: {error}")
+        return False
+    return True
 
 
 @contextmanager

@@ -164,7 +164,7 @@ def main(arguments: Sequence[str]) -> None:
     check_known("arm", config.arms, ARMS)
     torch.set_num_threads(1)  # tensors as small as these gain nothing from more
     with measuring(config.folder):
-        results = Results(config.folder, {"steps": config.steps, "batch": config.batch})
+        results = Results(config.folder, {"steps": config.steps, "batch": config.batch}, ("arm",))
         rows = []
         for arm in config.arms:
             rows.append(results.have(lambda arm=arm: measure(arm, config), arm=arm))  # type: ignore[misc]

@@ -26,6 +26,7 @@ from liquid_control.experiments.study import (
     Results,
     find_novels,
     hierarchical_interval,
+    identity_of,
     measuring,
     train_language_model,
 )
@@ -148,7 +149,7 @@ def main(arguments: Sequence[str]) -> None:
     novels = find_novels(config.novels, config.unseen)
     with measuring(config.folder):
         kept = {name: getattr(config, name) for name in ("unseen", "tokenizer", "steps", "width", "half")}
-        results = Results(config.folder, kept | {"novels": list(novels)})
+        results = Results(config.folder, kept | {"novels": [identity_of(path) for path in novels.values()]}, ("seed",))
         for seed in range(config.seeds):
             results.have(functools.partial(measure, seed, config, novels), seed=seed)
     report = _report(results.rows, config)

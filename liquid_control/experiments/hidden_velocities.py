@@ -109,7 +109,7 @@ def main(arguments: Sequence[str]) -> None:
     check_known("task", config.task, TASKS)
     trainings = [Training(*chosen) for chosen in itertools.product(config.task, config.cell, range(config.seeds))]
     with measuring(config.folder):
-        results = Results(config.folder, {"options": config.options, "episodes": EPISODES})
+        results = Results(config.folder, {"options": config.options, "episodes": EPISODES}, ())
         rows = [results.have(partial(training.measure, config), **vars(training)) for training in trainings]
     report = table(rows)
     write_atomically(config.folder / "report.md", report)

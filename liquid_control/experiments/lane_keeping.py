@@ -80,8 +80,9 @@ def windows(stretches: list[list[Row]]) -> SequenceSet:
 @functools.lru_cache(maxsize=20_000)
 def _frame(row: Row) -> np.ndarray:
     picture = cv2.imread(str(row.center))
-    if picture is None:
-        raise UserError(f"{row.center} is no picture: record the drive again, or take its row out of the log.")
+    if picture is None or len(picture) < ROAD.stop:
+        found = "no picture" if picture is None else f"a picture of {len(picture)} rows, expected {ROAD.stop} at least"
+        raise UserError(f"{row.center} is {found}: record the drive again, or take its row out of the log.")
     small = cv2.resize(cv2.cvtColor(picture[ROAD], cv2.COLOR_BGR2YUV), (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
     return (small.astype(np.float32) / 127.5 - 1).ravel()
 

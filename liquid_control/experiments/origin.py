@@ -16,7 +16,7 @@ from typing import Annotated, Any, get_args
 import numpy as np
 import tyro
 
-from liquid_control.experiments.study import best_of_arms, hierarchical_interval, train_language_model
+from liquid_control.experiments.study import best_of_arms, hierarchical_interval, identity_of, train_language_model
 from liquid_control.models.language_model import Mend, load_language_model
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     config, console = parse(OriginConfig, arguments, PROGRAM), Console()
     check_known("arm", config.arms, ARMS)
-    options = {"steps": config.steps, "width": config.width, "text": config.text.name}
+    options = {"steps": config.steps, "width": config.width, "text": identity_of(config.text)}
     report = _report(
         best_of_arms(
             config.folder,

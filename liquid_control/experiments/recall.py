@@ -186,7 +186,7 @@ def main(arguments: Sequence[str]) -> None:
     check_known("task", config.tasks, TESTS)
     with measuring(config.folder):
         kept = {name: getattr(config, name) for name in ("steps", "batch", "width", "tested")}
-        results = Results(config.folder, kept)
+        results = Results(config.folder, kept, ("task", "arm"))
 
         def row(task: str, arm: str, rate: float, seed: int) -> dict[str, Any]:
             key = {"arm": arm, "task": task, "rate": rate, "seed": seed}

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from liquid_control.data.tokenizers import Tokenizer
-from liquid_control.experiments.study import Results, find_novels, measuring, train_language_model
+from liquid_control.experiments.study import Results, find_novels, identity_of, measuring, train_language_model
 from liquid_control.models.cubes import BLOCK, CubeConfig, Cubes
 from liquid_control.models.generation import load_with_tokenizer
 from liquid_control.models.language_model import LanguageModel
@@ -378,7 +378,8 @@ def main(arguments: Sequence[str]) -> None:
             name: value for name, value in vars(config).items() if name not in ("folder", "novels", "aims", "other")
         }
         other = None if config.other is None else config.other.as_posix()
-        results = Results(config.folder, kept | {"novels": list(novels), "other": other})
+        kept |= {"novels": [identity_of(path) for path in novels.values()], "other": other}
+        results = Results(config.folder, kept, ())
         model, tokenizer = load_with_tokenizer(_teach(config, novels))
         model = model.eval()
         texts = _texts(config, novels, tokenizer)

@@ -9,7 +9,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from liquid_control.experiments.sequence_cells import CELLS, SequenceCell
 from liquid_control.experiments.sequence_study import Job, Number, run_job
+from liquid_control.experiments.sequence_task import SequenceTask
+from liquid_control.experiments.tasks import TASKS
 from liquid_control.support.errors import UserError
 
 
@@ -38,7 +41,7 @@ class RayEngine:
 
     def start(self, number: Number, job: Job) -> None:
         """Begins a training when a processor is free."""
-        self._running[_run.remote(job)] = number, job
+        self._running[_run.remote(job, TASKS[job.task], CELLS[job.cell])] = number, job
 
     def wait(self) -> tuple[Number, dict[str, Any]]:
         """The next training that has come to its end.
@@ -60,5 +63,6 @@ class RayEngine:
 
 
 @ray.remote(num_cpus=1)
-def _run(job: Job) -> dict[str, Any]:
+def _run(job: Job, task: SequenceTask, cell: SequenceCell) -> dict[str, Any]:
+    TASKS[job.task], CELLS[job.cell] = task, cell  # which a program may have entered that this process does not know
     return run_job(job)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -12,27 +12,17 @@ from typing import Any
 import numpy as np
 
 from liquid_control.experiments.sequence_cells import CELLS
+from liquid_control.experiments.sequence_study import EFFORT, ROW
 from liquid_control.experiments.sequence_task import SequenceTask
+from liquid_control.experiments.study import read_results
 from liquid_control.support.errors import UserError
 
 PEER = "lstm"
 """The cell that differences are from."""
 _LIQUID = tuple(list(CELLS)[: list(CELLS).index(PEER)])
 _LAN, _CONTROLS = ("lan", "lan_euler", "lan_steady"), ("lan_uniform", "lan_fixed", "attention")
-T_QUANTILES = {
-    1: 12.706,
-    2: 4.303,
-    3: 3.182,
-    4: 2.776,
-    5: 2.571,
-    6: 2.447,
-    7: 2.365,
-    8: 2.306,
-    9: 2.262,
-    19: 2.093,
-    99: 1.984,
-}
-"""The 0.975 quantile of Student's t by degrees of freedom."""
+OWN_WORDS = "<!-- By the numbers alone: written anew with each report, until this line is taken out. -->"
+"""Before what nobody has written."""
 _LABELS, _WIDTH, _NOTES, _ROW = 190, 760, 80, 20
 _INK, _FAINT, _DOT, _MARK = "#24292f", "#c4cad2", "#4c8fd0", "#d9722b"
 
@@ -42,18 +32,25 @@ class Measured:
     """What was measured of a cell in a protocol of a task."""
 
     cell: str
-    trials: int
-    """Of the search behind the rows."""
+    effort: Mapping[str, float]
+    """What other cells are compared with it by: trials of the search, and :data:`EFFORT`."""
     rows: Sequence[Mapping[str, Any]]
     """Trainings by their seeds, ascending."""
 
-    def values(self, metric: str) -> list[float]:
-        """The test scores of one metric."""
-        return [row["test"][metric] for row in self.rows]
+    def values(self, metric: str, of: str = "test") -> list[float]:
+        """The scores of one metric."""
+        return [row[of][metric] for row in self.rows]
+
+    def rank(self, task: SequenceTask, of: str) -> float:
+        """The mean over seeds of the task's first metric, so that more is better; one that diverged is worst."""
+        mean = float(np.mean(self.values(task.metric, of)))
+        return -math.inf if math.isnan(mean) else mean if task.higher else -mean
 
 
 def read_measured(folder: Path, task: str, protocol: str) -> list[Measured]:
-    """The cells that have been tested at all, each with the rows of its longest search, in the order of the table.
+    """The cells that have been tested at all, in the order of the table.
+
+    Each has the rows of the search that most trainings followed, of the longest one if several have as many.
 
     Args:
         folder: of the study.
@@ -68,30 +65,43 @@ def read_measured(folder: Path, task: str, protocol: str) -> list[Measured]:
         path = folder / task / protocol / cell / "results.jsonl"
         if not path.exists():
             continue
-        try:
-            rows = [json.loads(line) for line in path.read_text().splitlines()[1:]]
-        except ValueError:
-            raise UserError(f"{path} is damaged: restore it, or remove it and measure again.") from None
-        tested = [row for row in rows if row["kind"] == "seed"]
-        trials = max((row["trials"] for row in tested), default=0)
-        tested = sorted((row for row in tested if row["trials"] == trials), key=lambda row: row["seed"])
-        if tested:
-            found.append(Measured(cell, trials, tested))
+        head, rows = read_results(path, ROW, EFFORT)
+        searches: dict[int, list[dict[str, Any]]] = {}
+        for row in rows:
+            if row["kind"] == "seed":
+                searches.setdefault(row["trials"], []).append(row)
+        if searches:
+            trials = max(searches, key=lambda trials: (len(searches[trials]), trials))
+            effort = {"trials": trials} | {name: head[name] for name in EFFORT}
+            found.append(Measured(cell, effort, sorted(searches[trials], key=lambda row: row["seed"])))
     return found
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the mean over seeds, by Student's t; with one value it is that value."""
+    """The 95 % interval of the mean over two seeds or more, by Student's t.
+
+    Raises:
+        UserError: if SciPy is missing.
+    """
+    try:
+        from scipy.stats import t
+    except ImportError:
+        raise UserError('intervals need SciPy: pip install "liquid-control[sequences]".') from None
     mean, count = float(np.mean(values)), len(values)
-    if count == 1:
-        return mean, mean
-    quantile = np.interp(count - 1, list(T_QUANTILES), list(T_QUANTILES.values()))
-    half = float(quantile * np.std(values, ddof=1) / np.sqrt(count))
+    half = float(t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count))
     return mean - half, mean + half
 
 
+def _told(values: Sequence[float]) -> str:
+    """The mean, and its interval if there is more than one value."""
+    mean = f"{np.mean(values):.4g}"
+    return mean if len(values) < 2 else f"{mean} ({interval(values)[0]:.4g} to {interval(values)[1]:.4g})"
+
+
 def difference(one: Measured, other: Measured, metric: str) -> tuple[float, float, float] | None:
-    """The mean difference of two cells over seeds that both have, and its interval; None with fewer than two.
+    """The mean difference of two cells over seeds that both have, and its interval.
+
+    None with fewer than two, where one diverged, and of cells that were not given as much.
 
     Args:
         one: what is compared.
@@ -100,7 +110,9 @@ def difference(one: Measured, other: Measured, metric: str) -> tuple[float, floa
     """
     of_other = {row["seed"]: row["test"][metric] for row in other.rows}
     apart = [row["test"][metric] - of_other[row["seed"]] for row in one.rows if row["seed"] in of_other]
-    return None if len(apart) < 2 else (float(np.mean(apart)), *interval(apart))
+    if len(apart) < 2 or not np.isfinite(apart).all() or one.effort != other.effort:
+        return None
+    return float(np.mean(apart)), *interval(apart)
 
 
 def report(folder: Path, tasks: Sequence[SequenceTask], figure: str, page: str = "") -> tuple[str, str]:
@@ -110,7 +122,7 @@ def report(folder: Path, tasks: Sequence[SequenceTask], figure: str, page: str =
         folder: of the study.
         tasks: in the order of the page.
         figure: what the page calls the figure's file.
-        page: as it stands; what it says of what mattered and what failed is kept.
+        page: as it stands; what someone has written there of what mattered and what failed is kept.
 
     Raises:
         UserError: if nothing has been measured, or a file of results is damaged.
@@ -143,7 +155,8 @@ def report(folder: Path, tasks: Sequence[SequenceTask], figure: str, page: str =
         "and what each is: [sequence tasks](../how_to/sequence_tasks.md).",
         "## Table",
         "Tables have the mean over seeds and its 95 % interval (Student's t). The last column is the paired difference "
-        "from the equally tuned LSTM, bold where the interval leaves out zero.",
+        "from the LSTM where it was tuned as much, bold where the interval leaves out zero. Trials are those of the "
+        "search, with what else was not as the task has it.",
         *tables,
         *_versus("Liquid cells beside the LSTM", found, _LIQUID, (PEER,)),
         *_versus("LAN's attention beside its controls", found, _LAN, _CONTROLS),
@@ -151,7 +164,7 @@ def report(folder: Path, tasks: Sequence[SequenceTask], figure: str, page: str =
         f"![Test scores of every seed and their means]({figure})",
     ]
     _, mark, prose = page.partition("## What mattered\n")
-    kept = mark + prose.rstrip() if mark else _prose(found)
+    kept = mark + prose.rstrip() if mark and OWN_WORDS not in prose else _prose(found)
     return "\n\n".join([*parts, kept]) + "\n", _figure(panels)
 
 
@@ -177,12 +190,7 @@ def _versus(
 
 def _best(task: SequenceTask, cells: Sequence[Measured]) -> Measured | None:
     """The cell that is best on validation data, mean over seeds."""
-    sign = 1 if task.higher else -1
-    return max(
-        cells,
-        key=lambda cell: sign * float(np.mean([row["validation"][task.metric] for row in cell.rows])),
-        default=None,
-    )
+    return max(cells, key=lambda cell: cell.rank(task, "validation"), default=None)
 
 
 def _verdict(task: SequenceTask, apart: tuple[float, float, float]) -> str:
@@ -202,7 +210,10 @@ def _prose(found: Mapping[tuple[str, str], tuple[SequenceTask, list[Measured]]])
                 told[_verdict(task, apart)].append(f"{CELLS[cell.cell].title} ({name}, {protocol})")
     better, worse = ("; ".join(told[verdict]) or "none" for verdict in ("better", "worse"))
     return "\n\n".join(
-        ["## What mattered", f"Better than the LSTM: {better}.", "## What failed", f"Worse than the LSTM: {worse}."]
+        [
+            *("## What mattered", OWN_WORDS, f"Better than the LSTM: {better}."),
+            *("## What failed", f"Worse than the LSTM: {worse}."),
+        ]
     )
 
 
@@ -224,22 +235,26 @@ def _table(task: SequenceTask, protocol: str, measured: Sequence[Measured]) -> s
     head += ["parameters", "s an epoch", "trials", "validation", "from LSTM"]
     rows = [head, ["---"] * len(head)]
     peer = next((cell for cell in measured if cell.cell == PEER), None)
-    ordered = sorted(measured, key=lambda cell: np.mean(cell.values(task.metric)), reverse=task.higher)
-    for cell in ordered:
-        values = cell.values(task.metric)
-        low, high = interval(values)
-        first = cell.rows[0]
-        row = [CELLS[cell.cell].title, f"{np.mean(values):.4g} ({low:.4g} to {high:.4g})"]
+    for cell in sorted(measured, key=lambda cell: cell.rank(task, "test"), reverse=True):
+        values, first = cell.values(task.metric), cell.rows[0]
+        row = [CELLS[cell.cell].title, _told(values)]
         row.append(", ".join(f"{value:.4g}" for value in values))
         row += [f"{np.mean(cell.values(name)):.4g}" for name in others]
         if published:
             row.append(f"{published[cell.cell]:g}" if cell.cell in published else "")
         row += [f"{first['parameters']:,}", f"{np.median([each['seconds_per_epoch'] for each in cell.rows]):.1f}"]
-        row += [str(cell.trials), f"{np.mean([each['validation'][task.metric] for each in cell.rows]):.4g}"]
+        row += [_effort(task, cell), f"{np.mean(cell.values(task.metric, 'validation')):.4g}"]
         apart = difference(cell, peer, task.metric) if peer and cell is not peer else None
         told = "" if apart is None else f"{apart[0]:+.3g} ({apart[1]:+.3g} to {apart[2]:+.3g})"
         rows.append([*row, f"**{told}**" if apart and apart[1] * apart[2] > 0 else told])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _effort(task: SequenceTask, cell: Measured) -> str:
+    """The trials of a search, and whatever of :data:`EFFORT` is not the task's own."""
+    own = {"rows": 0, "trial_epochs": task.trial_epochs or task.epochs, "epochs": task.epochs}
+    others = [f"{name.replace('_', ' ')} {cell.effort[name]:g}" for name in EFFORT if cell.effort[name] != own[name]]
+    return ", ".join([f"{cell.effort['trials']:g}", *others])
 
 
 def _figure(panels: Sequence[tuple[str, SequenceTask, Sequence[Measured]]]) -> str:
@@ -247,10 +262,11 @@ def _figure(panels: Sequence[tuple[str, SequenceTask, Sequence[Measured]]]) -> s
     parts: list[str] = []
     top = 4.0
     for title, task, measured in panels:
-        values = [value for cell in measured for value in cell.values(task.metric) if np.isfinite(value)]
-        if not values:
+        finite = [cell.values(task.metric) for cell in measured if np.isfinite(cell.values(task.metric)).all()]
+        if not finite:
             continue
-        low, high = min(values), max(values)
+        shown = [value for scores in finite for value in (*scores, *(interval(scores) if len(scores) > 1 else ()))]
+        low, high = min(shown), max(shown)
         room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
         low, high = low - room, high + room
 
@@ -270,8 +286,9 @@ def _figure(panels: Sequence[tuple[str, SequenceTask, Sequence[Measured]]]) -> s
             parts.append(_text(_WIDTH - _NOTES + 10, y + 4, f"{np.mean(scores):.4g}"))
             for value in scores:
                 parts.append(f'<circle cx="{x(value):.1f}" cy="{y:.1f}" r="3" fill="{_DOT}" fill-opacity="0.5"/>')
-            begin, end = map(x, interval(scores))
-            parts.append(_line(begin, y, end, y, _MARK, 3))
+            if len(scores) > 1:
+                begin, end = map(x, interval(scores))
+                parts.append(_line(begin, y, end, y, _MARK, 3))
             parts.append(_line(x(float(np.mean(scores))), y - 6, x(float(np.mean(scores))), y + 6, _MARK, 3))
         top = bottom + 30
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {top:.0f}" width="{_WIDTH}" font-size="12" '

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from liquid_control.data.sequences import SequenceSplits
 from liquid_control.experiments.sequence_task import Range, Recipe, SequenceTask, Space
 from liquid_control.experiments.sequence_training import Progress, Sequences, score, train
 from liquid_control.experiments.study import Results, measuring
@@ -26,6 +27,10 @@ from liquid_control.support.errors import UserError
 
 TRIAL_SEED = 1000
 """Seed of the trainings of a search; those that are reported have 0, 1, …"""
+EFFORT = ("rows", "trial_epochs", "epochs")
+"""What cells must have in common besides trials to be compared; see :class:`CellStudy`."""
+ROW = ("kind", "seed", "recipe", "validation")
+"""What every row has."""
 RANDOM = 6
 """Trials before the search follows what it has found."""
 
@@ -53,10 +58,23 @@ class Job:
         return f"{self.task} {self.protocol}, {self.cell}, {self.curves.name.replace('-', ' ')}"
 
 
-@functools.lru_cache(maxsize=4)
+def load_splits(task: SequenceTask, protocol: str, fold: int) -> SequenceSplits:
+    """The data of a task.
+
+    Raises:
+        UserError: if they cannot be had, are malformed, or leave nothing for one of the three parts.
+    """
+    splits = task.load(protocol, fold)
+    for name, part in zip(splits._fields, splits, strict=True):
+        if not len(part.x):
+            raise UserError(f"the data of {task.name} have no sequence for {name}: get all of them, or longer ones.")
+    return splits
+
+
+@functools.lru_cache(maxsize=8)
 def data_of(task: str, protocol: str, fold: int, rows: int) -> tuple[Sequences, Sequences, Sequences]:
     """Training, validation and test data as tensors, kept for the next training."""
-    splits = find_task(task).load(protocol, fold)
+    splits = load_splits(find_task(task), protocol, fold)
     if rows:
         splits = type(splits)(*(type(part)(*(array[:rows] for array in part)) for part in splits))
     train_data, validation, test = (Sequences(part) for part in splits)
@@ -149,9 +167,11 @@ class CellStudy:
         epochs: of the others.
         rows: sequences of each split at most; 0 is all.
 
-    Raises:
-        UserError: if the folder holds results of other options.
+    Attributes:
+        results: the rows that there are, from :meth:`open` on.
     """
+
+    results: Results
 
     def __init__(
         self,
@@ -168,10 +188,22 @@ class CellStudy:
         self.task, self.protocol, self.cell = task, protocol, cell
         self.seeds, self.trials, self.trial_epochs, self.epochs, self.rows = seeds, trials, trial_epochs, epochs, rows
         self.folder = folder / task.name / protocol / cell
-        head = {"task": task.name, "protocol": protocol, "cell": cell, "metric": task.metric, "higher": task.higher}
-        head |= {"trial_epochs": trial_epochs, "epochs": epochs, "parameters": task.parameters, "rows": rows}
-        self.results = Results(self.folder, head)
         self._begun: set[tuple[str, int]] = set()
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """For its block this process alone measures the cell, and knows the rows that there are.
+
+        Raises:
+            UserError: if another one does, or the folder holds results of other options.
+        """
+        task = self.task
+        head: dict[str, Any] = {"task": task.name, "protocol": self.protocol, "cell": self.cell}
+        head |= {"metric": task.metric, "higher": task.higher, "parameters": task.parameters}
+        head |= {name: getattr(self, name) for name in EFFORT}
+        with measuring(self.folder):
+            self.results = Results(self.folder, head, ROW)
+            yield
 
     def jobs(self) -> Iterator[tuple[str, int, Job]]:
         """What can be begun now and was not: a trial, or all trainings that are missing."""
@@ -269,11 +301,12 @@ def run_study(cells: Sequence[CellStudy], engine: Engine, tell: Callable[[CellSt
         tell: is told each new row.
 
     Raises:
-        UserError: if another process measures one of the cells, or something cannot be written.
+        UserError: if another process measures one of the cells, its folder holds results of other options, or something
+            cannot be written.
     """
     with contextlib.ExitStack() as stack:
         for cell in cells:
-            stack.enter_context(measuring(cell.folder))
+            stack.enter_context(cell.open())
         running: dict[Number, tuple[str, int]] = {}
         begun = itertools.count()
 

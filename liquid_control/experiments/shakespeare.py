@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import tyro
 
-from liquid_control.experiments.study import best_of_arms, train_language_model
+from liquid_control.experiments.study import best_of_arms, identity_of, train_language_model
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig, load_language_model
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     config, console = parse(ShakespeareConfig, arguments, PROGRAM), Console()
     check_known("arm", config.arms, ARMS)
-    options = {"steps": config.steps, "width": config.width, "text": config.text.name}
+    options = {"steps": config.steps, "width": config.width, "text": identity_of(config.text)}
     lines = best_of_arms(
         config.folder,
         options,

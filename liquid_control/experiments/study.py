@@ -6,6 +6,7 @@ Measurements are a line each, so that a study that was stopped measures only wha
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from liquid_control.data.text_sources import text_source
 from liquid_control.support.errors import UserError
 from liquid_control.support.files import write_atomically
 from liquid_control.support.lock import held
@@ -26,22 +28,21 @@ class Results:
     """The lines of ``results.jsonl`` in a folder; the first one holds the options that all others depend on.
 
     Args:
-        folder: of the study.
+        folder: of the study, in which no other process measures (:func:`measuring`).
         options: JSON values, or what becomes them.
+        names: of values that every line has.
 
     Raises:
-        UserError: if the folder holds results of other options, or damaged ones.
+        UserError: if the folder holds results of other options, or damaged ones, or cannot be written.
     """
 
-    def __init__(self, folder: Path, options: Mapping[str, Any]):
+    def __init__(self, folder: Path, options: Mapping[str, Any], names: Sequence[str]):
         self._path, self._head = folder / "results.jsonl", json.loads(json.dumps(options))
         self.rows: list[dict[str, Any]] = []
         if not self._path.exists():
+            self._write()  # now: a training that is stopped before the first line is one of these options, too
             return
-        try:
-            head, *self.rows = [json.loads(line) for line in self._path.read_text().splitlines()]
-        except ValueError:
-            raise UserError(f"{self._path} is damaged: restore it, or name another folder.") from None
+        head, self.rows = read_results(self._path, names)
         if head != self._head:
             raise UserError(f"{self._path} holds results of other options, {head}: name another folder.")
 
@@ -64,8 +65,44 @@ class Results:
             UserError: if it cannot be written.
         """
         self.rows.append(row)
+        self._write()
+
+    def _write(self) -> None:
         lines = [json.dumps(line) for line in (self._head, *self.rows)]
         write_atomically(self._path, "\n".join(lines) + "\n")
+
+
+def identity_of(text: Path) -> str:
+    """The name of a text file and the sha256 of what it holds, for the options of :class:`Results`.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    return f"{text.name} {text_source(text).identity()['sha256']}"
+
+
+def read_results(
+    path: Path, names: Sequence[str], options: Sequence[str] = ()
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The options that a file of :class:`Results` begins with, and its lines.
+
+    Args:
+        path: of the file.
+        names: of values that every line has.
+        options: names of some that it begins with.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    try:
+        head, *rows = [json.loads(line) for line in path.read_text().splitlines()]
+        expected = [(head, options), *((row, names) for row in rows)]
+        whole = all(isinstance(line, dict) and line.keys() >= set(needed) for line, needed in expected)
+    except ValueError:
+        whole = False
+    if not whole:
+        raise UserError(f"{path} is damaged: restore it, or remove it and measure again.")
+    return head, rows
 
 
 @contextmanager
@@ -83,7 +120,7 @@ def measuring(folder: Path) -> Iterator[None]:
 def with_best_rate(
     row: Callable[[float, int], dict[str, Any]], rates: Sequence[float], seeds: int, loss: str
 ) -> list[dict[str, Any]]:
-    """Rows of the seeds 0, 1, …, all of the learning rate that gave seed 0 the least loss.
+    """Rows of the seeds 0, 1, …, all of the learning rate that gave seed 0 the least loss, NaN being the most.
 
     Args:
         row: the row of a learning rate and a seed.
@@ -91,7 +128,8 @@ def with_best_rate(
         seeds: how many.
         loss: which value of a row it is.
     """
-    best = min(rates, key=lambda rate: float(row(rate, 0)[loss]))
+    losses = {rate: float(row(rate, 0)[loss]) for rate in rates}
+    best = min(rates, key=lambda rate: math.inf if math.isnan(losses[rate]) else losses[rate])
     return [row(best, seed) for seed in range(seeds)]
 
 
@@ -119,7 +157,7 @@ def best_of_arms(
         UserError: if the folder holds results of other options, or another process works in it.
     """
     with measuring(folder):
-        results = Results(folder, options)
+        results = Results(folder, options, ("arm", "rate", "seed"))
 
         def row(arm: str, rate: float, seed: int) -> dict[str, Any]:
             return results.have(partial(measure, arm, rate, seed), arm=arm, rate=rate, seed=seed)

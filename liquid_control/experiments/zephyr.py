@@ -29,10 +29,11 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import torch
 import tyro
+from annotated_types import Ge, Le, MinLen
 from torch import Tensor
 from torch.nn import functional as F
 
-from liquid_control.experiments.study import Results, hierarchical_interval, measuring
+from liquid_control.experiments.study import Results, hierarchical_interval, identity_of, measuring
 from liquid_control.models.language_model import (
     LanguageModel,
     LanguageModelConfig,
@@ -51,7 +52,7 @@ from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError, check_known
 from liquid_control.support.files import read_text, write_atomically
-from liquid_control.support.ranges import Count
+from liquid_control.support.ranges import Count, CountOrZero
 
 PROGRAM = "python -m liquid_control.experiments.zephyr"
 WORDS, SYLLABLES, VALUES = 800, 60, 100
@@ -99,11 +100,11 @@ class ZephyrConfig:
     """Episodes of a step."""
     width: Count = 128
     """Of the models, which have three blocks of two heads."""
-    episodes: Count = 32
-    """Of each test."""
-    facts: tuple[Count, ...] = (4, 16, 64)
+    episodes: Annotated[int, Ge(2), Le(65_536)] = 32
+    """Of each test; one of them gets the synapses of another."""
+    facts: Annotated[tuple[Annotated[int, Ge(2), Le(VALUES)], ...], MinLen(1)] = (4, 16, 64)
     """Facts of an episode, K."""
-    windows: tuple[int, ...] = (0, 2, 16, 64, 128)
+    windows: Annotated[tuple[CountOrZero, ...], MinLen(1)] = (0, 2, 16, 64, 128)
     """Words between facts and questions, in segments of 128."""
 
 
@@ -470,7 +471,7 @@ def main(arguments: Sequence[str]) -> None:
     filler = Filler.read(config.text)
     with measuring(config.folder):
         kept = {name: getattr(config, name) for name in ("steps", "batch", "width", "episodes", "facts", "windows")}
-        results = Results(config.folder, kept | {"text": config.text.name})
+        results = Results(config.folder, kept | {"text": identity_of(config.text)}, ("model", "seed"))
         for seed, kind in itertools.product(range(config.seeds), config.models):
             row = results.have(functools.partial(measure, kind, seed, config, filler), model=kind, seed=seed)
             console.print(f"{kind}, seed {seed}: {row['seconds']:.0f} s")

@@ -80,9 +80,10 @@ class CompiledLanguageModel:
         self._told = state
         self._embedding = array(model.embedding.weight)
         with model.holding(state.frozen):
-            self._blocks = [_CompiledBlock(block) for block in model.blocks if isinstance(block, Block)]
-        for block, layer in zip(self._blocks, state.layers.values(), strict=True):
-            block.mix.state[:] = layer[0].numpy()
+            blocks = [_CompiledBlock(block) for block in model.blocks if isinstance(block, Block)]
+        self._blocks = dict(zip(model.initial_state(1).layers, blocks, strict=True))
+        for name, block in self._blocks.items():
+            block.mix.state[:] = state.layers[name][0].numpy()
         self._norm = _CompiledNorm(cast(nn.RMSNorm, model.norm))
 
     def step(self, token: int) -> Tensor:
@@ -94,17 +95,14 @@ class CompiledLanguageModel:
         if not 0 <= token < len(self._embedding):
             raise ValueError(f"token {token} is unknown: the vocabulary has {len(self._embedding)}, from 0 on.")
         x = self._embedding[token]
-        for block in self._blocks:
+        for block in self._blocks.values():
             x = block(x)
         return torch.from_numpy(self._embedding @ self._norm(x))
 
     @property
     def state(self) -> ReadingState:
         """See :class:`Reader`; a copy."""
-        layers = {
-            name: torch.from_numpy(block.mix.state.copy())[None]
-            for name, block in zip(self._told.layers, self._blocks, strict=True)
-        }
+        layers = {name: torch.from_numpy(block.mix.state.copy())[None] for name, block in self._blocks.items()}
         return ReadingState(layers, self._told.parts, self._told.frozen)
 
 

@@ -20,7 +20,7 @@ def sample(logits: Tensor, temperature: float, top_p: float, rng: torch.Generato
 
     Args:
         logits: (V,).
-        temperature: they are divided by it; 0 takes the likeliest.
+        temperature: they are divided by it; 0 takes the likeliest, as does what is next to nothing.
         top_p: only the likeliest tokens are drawn from, as few as have this share of the probability together
             (Holtzman et al. 2020, "The curious case of neural text degeneration", §3.1).
         rng: draws, on the CPU.
@@ -48,7 +48,8 @@ def distribution(logits: Tensor, temperature: float, top_p: float) -> Tensor:
 
 def _likeliest(logits: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
     """Probabilities (V,) in descending order, zero behind ``top_p``, and their tokens; on the CPU."""
-    likely, tokens = (logits.float() / temperature).softmax(-1).cpu().sort(descending=True)
+    logits = logits.float() - logits.max()  # no quotient overflows upwards
+    likely, tokens = (logits / temperature).softmax(-1).cpu().sort(descending=True)
     return torch.where(likely.cumsum(-1) - likely < top_p, likely, 0), tokens
 
 
@@ -107,7 +108,9 @@ def tokenizer_of(folder: Path, model: LanguageModel, told: Mapping[str, Any]) ->
     Raises:
         UserError: if there is none, or it has other tokens than the model.
     """
-    tokenizer = tokenizer_from_config(told.get("tokenizer"))
+    if "tokenizer" not in told:
+        raise UserError(f"{folder} holds a model without a tokenizer: it is none that lm train has made.")
+    tokenizer = tokenizer_from_config(told["tokenizer"])
     if tokenizer.size != model.config.vocabulary:
         raise UserError(
             f"{folder} is damaged: its tokenizer has {tokenizer.size} tokens, its model {model.config.vocabulary}."

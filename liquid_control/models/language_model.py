@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MinLen
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -65,7 +65,7 @@ class ModelShape:
     """Numbers that stand for a token inside."""
     blocks: Depth = 4
     """Blocks, or cells of the origin: the first half of those fast, the second deep and plastic."""
-    pattern: tuple[Mixer, ...] = ("memory",)
+    pattern: Annotated[tuple[Mixer, ...], MinLen(1)] = ("memory",)
     """Mixers of the blocks, in turn: memory, scan, attention, hybrid, deep or lstm. Say memory memory attention."""
     core: Core = "scan"
     """What a hybrid mixer has behind its attention: memory, scan or lstm."""
@@ -185,10 +185,15 @@ class ReadingState:
         except FileNotFoundError:
             raise UserError(f"cannot read the state {path}: there is no such file.") from None
         fresh = model.initial_state(1)
-        shapes, wanted = ({name: layer.shape[1:] for name, layer in of.items()} for of in (layers, fresh.layers))
-        if told.get("model") != weights_digest(model) or shapes != wanted:
+        kinds, wanted = (
+            {name: (layer.shape[1:], layer.dtype) for name, layer in of.items()} for of in (layers, fresh.layers)
+        )
+        if told.get("model") != weights_digest(model) or kinds != wanted:
             raise UserError(f"{path} is no state of this model: a state belongs to the weights that made it.")
-        return cls(layers, fresh.parts, told.get("frozen") == "1")
+        if not all(bool(layer.isfinite().all()) for layer in layers.values()):
+            raise UserError(f"{path} holds numbers that are not finite: go on from another state.")
+        # In the order of the model: a file has them by name, blocks.10 before blocks.2.
+        return cls({name: layers[name] for name in fresh.layers}, fresh.parts, told.get("frozen") == "1")
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> ReadingState:
         layers = {name: function(state) for name, state in self.layers.items()}
@@ -473,6 +478,8 @@ class LanguageModel(nn.Module):
         # Rows of length one, as they are the head, too: at a std of 0.02 recall is learned after twice as many steps.
         nn.init.normal_(self.embedding.weight, std=config.width**-0.5)
         self.blocks = nn.ModuleList()
+        if not config.pattern:
+            raise UserError("no such language model: its pattern names no mixer.")
         try:
             for place in range(config.blocks):
                 if config.variant == "origin":

@@ -23,7 +23,7 @@ from liquid_control.report.film import record_lap
 from liquid_control.report.judging import judge
 from liquid_control.support.command import differences, parse, write_yaml
 from liquid_control.support.console import Console
-from liquid_control.support.errors import DivergedError, UserError, nearest
+from liquid_control.support.errors import DivergedError, LostRunError, UserError, nearest
 from liquid_control.support.files import write_atomically
 from liquid_control.support.memory import keep_freed_memory
 from policies.driver import load_driver
@@ -59,7 +59,7 @@ def run_job(job: Job, arguments: Sequence[str], program: str, note: str = "") ->
             except KeyboardInterrupt:
                 console.print(f"stopped. Continue: {program} --resume {folder.path}")
                 raise
-            except DivergedError:
+            except (DivergedError, LostRunError):
                 raise
             except UserError as error:
                 raise UserError(f"{error}\nThen continue: {program} --resume {folder.path}") from error
@@ -122,6 +122,7 @@ def _begin(job: Job, arguments: Sequence[str], program: str, note: str, processo
         config = dataclasses.replace(config, env=check_environment(job, config.env))
     date = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = RunFolder(config.run or Path("runs") / "-".join((*job.names(config), date)))
+    folder.check_free()
     config = job.begin(config, folder.path, processors)
     folder.begin(write_yaml(config))
     return config, folder

@@ -20,6 +20,10 @@ class DivergedError(UserError):
         )
 
 
+class LostRunError(UserError):
+    """What a run would go on from is lost: the same command again would not go on either."""
+
+
 def check_known(what: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Compares names with those that there are.
 

@@ -40,13 +40,13 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None
 
 
 def read_text(path: Path) -> str:
-    """A file of text.
+    """A file of text, without a mark of its encoding, and with line feeds alone at the ends of lines.
 
     Raises:
         UserError: if it cannot be read, is not UTF-8, or holds NUL.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{path} is no text: it is not UTF-8.") from None
     except OSError as error:

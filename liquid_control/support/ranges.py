@@ -10,7 +10,7 @@ from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from liquid_control.support.errors import UserError
 
@@ -70,9 +70,10 @@ def argument(hint: Any) -> Callable[[str], Any]:
 def _bounded(hint: Any, value: Any) -> Iterator[tuple[list[Any], Any]]:
     """The bounds of a value and the value; of a tuple, those of its items; an optional one has them if it is there."""
     if get_origin(hint) is Annotated:
-        bounds = [bound for bound in hint.__metadata__ if isinstance(bound, Ge | Gt | Le | Lt)]
+        bounds = [bound for bound in hint.__metadata__ if isinstance(bound, Ge | Gt | Le | Lt | MinLen)]
         if bounds and value is not None:
             yield bounds, value
+        yield from _bounded(get_args(hint)[0], value)
     elif get_origin(hint) is tuple:
         items = get_args(hint)
         items = items[:1] * len(value) if items[-1] is ... else items
@@ -93,7 +94,7 @@ def _complaint(bounds: list[Any], value: Any) -> str:
     return f"must be {' and '.join(wanted)}, not {value}"
 
 
-def _compare(bound: Ge | Gt | Le | Lt, value: Any) -> tuple[str, bool]:
+def _compare(bound: Ge | Gt | Le | Lt | MinLen, value: Any) -> tuple[str, bool]:
     """A bound in words, and whether the value is within it."""
     match bound:
         case Ge(least):
@@ -104,3 +105,5 @@ def _compare(bound: Ge | Gt | Le | Lt, value: Any) -> tuple[str, bool]:
             return f"at most {most}", value <= most
         case Lt(above):
             return f"below {above}", value < above
+        case MinLen(fewest):
+            return f"{fewest} or more values", len(value) >= fewest

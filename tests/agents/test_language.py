@@ -5,6 +5,7 @@ import errno
 import math
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from liquid_control.data.text import prepare_text
 from liquid_control.data.text_sources import text_source
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig, ModelShape, load_language_model
 from liquid_control.support.command import parse, write_yaml
-from liquid_control.support.errors import DivergedError, UserError
+from liquid_control.support.errors import DivergedError, LostRunError, UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs/lm"
 TEXT = "the quick brown fox jumps over the lazy dog. " * 60
@@ -151,12 +152,40 @@ def test_a_disk_that_fills_up_ends_a_run_in_one_error_and_nothing_is_lost(text, 
     assert (resumed.progress.step, resumed.progress.best_score) == (9, unbroken.progress.best_score)
 
 
-def test_a_run_does_not_go_on_with_a_text_of_another_tokenizer(text, tmp_path):
-    config, run = begun(dataclasses.replace(TINY, text=text, steps=3), tmp_path / "run")
+@pytest.mark.parametrize("reading", ["stream", "windows"])
+@pytest.mark.parametrize("other", ["tokenizer", "text"])
+def test_a_run_does_not_go_on_with_another_text_or_tokenizer(text, tmp_path, reading, other):
+    config, run = begun(dataclasses.replace(TINY, text=text, steps=3, reading=reading), tmp_path / "run")
     LanguageTraining(config, run).train(lambda _: None)
-    prepare_text(text_source(text), "bytes", config.data)
-    with pytest.raises(UserError, match="has 257 different tokens and had 29 when the run"):
+    if other == "text":
+        Path(text).write_text(TEXT[::-1])  # as many characters, and the same ones
+    prepare_text(text_source(text), "bytes" if other == "tokenizer" else "characters", run.path / "text")
+    with pytest.raises(LostRunError, match="began with another text or tokenizer"):
         LanguageTraining(config, run)
+
+
+def test_a_run_that_was_moved_goes_on_and_prepares_a_text_that_was_lost_again(text, tmp_path):
+    config, run = begun(dataclasses.replace(TINY, text=text), tmp_path / "run")
+
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        LanguageTraining(config, run).train(stop)
+    moved = RunFolder(run.path.rename(tmp_path / "moved"))
+    shutil.rmtree(moved.path / "text")
+    saved = parse(LanguageConfig, ["--config", str(moved.config)], "test")
+    LanguageTraining(dataclasses.replace(saved, run=moved.path), moved).train(lambda _: None)
+    assert (moved.last / "config.json").exists()
+
+
+def test_what_a_text_was_prepared_with_is_what_a_run_says(text, tmp_path):
+    prepare_text(text_source(text), "characters", tmp_path / "data", 0.3)
+    config, _ = begun(dataclasses.replace(TINY, data=tmp_path / "data"), tmp_path / "run")
+    assert config.validation_share == 0.3 and config.tokenizer == "characters"
+    for name, value in (("tokenizer", "bytes"), ("validation_share", 0.5), ("separator", "|")):
+        with pytest.raises(UserError, match=f"was prepared with the {name.replace('_', ' ')} .* not {value!r}"):
+            begun(dataclasses.replace(TINY, data=tmp_path / "data", **{name: value}), tmp_path / "other")
 
 
 def test_a_validation_predicts_every_token_once_with_and_without_what_was_before(text, tmp_path):

@@ -1,6 +1,8 @@
 """``lm``: trains on a text, goes on with another, keeps what it learned, and says in a line what makes no sense."""
 
 import json
+import os
+import subprocess
 
 import numpy as np
 import onnxruntime
@@ -82,6 +84,28 @@ def test_what_it_read_is_kept_and_gone_on_with(run, capsys, tmp_path):
     model, _ = load_language_model(run / "best")
     one, other = ReadingState.load(once, model), ReadingState.load(again, model)
     torch.testing.assert_close(dict(one.layers), dict(other.layers))
+
+
+def test_a_text_begins_with_the_end_of_a_document_where_there_are_no_lines(run, capsys):
+    assert said(capsys, run / "best", "--tokens", 5).startswith("\n")
+
+
+def test_a_state_is_kept_when_nobody_listens_any_more(run, tmp_path, python):
+    path = tmp_path / "kept.safetensors"
+    words = ["-m", "liquid_control.lm", "generate", run / "best", "--prompt", "the", "--tokens", "3000", "--keep", path]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([python, *words], stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert path.exists() and "Traceback" not in done.stderr
+
+
+def test_a_new_run_in_the_place_of_another_one_changes_nothing_there(run, tmp_path):
+    (tmp_path / "other.txt").write_text("another text, " * 90)
+    before = (run / "text" / "text.json").read_bytes()
+    with pytest.raises(UserError, match="holds a run already"):
+        lm(["train", "--text", str(tmp_path / "other.txt"), "--run", str(run), *WORDS])
+    assert (run / "text" / "text.json").read_bytes() == before
 
 
 def test_frozen_synapses_stay(run, capsys, tmp_path):
@@ -188,6 +212,14 @@ def test_what_makes_no_sense_is_one_line(run, tmp_path):
         model.embedding.weight.add_(1)
     model.initial_state(1).save(tmp_path / "other.safetensors", model)
     model.save(tmp_path / "mixed", told | {"tokenizer": make_tokenizer("characters", ["other"]).config()})
+    model.save(tmp_path / "mute", {"words": []})
+    best, _ = load_language_model(run / "best")
+    best.initial_state(3).save(tmp_path / "three.safetensors", best)
+    best.initial_state(1).to(torch.float64).save(tmp_path / "double.safetensors", best)
+    nan = best.initial_state(1)
+    ReadingState({name: layer / 0 for name, layer in nan.layers.items()}, nan.parts).save(
+        tmp_path / "nan.safetensors", best
+    )
     for words, wanted in (
         (["generat"], "unknown word 'generat' after lm.*'generate'"),
         (["generate", str(tmp_path)], "is no checkpoint"),
@@ -202,7 +234,14 @@ def test_what_makes_no_sense_is_one_line(run, tmp_path):
         (["generate", str(run / "best"), "--teach", str(tmp_path / "nul.txt")], "no text: it holds NUL"),
         (["generate", str(run / "best"), "--teach", str(tmp_path / "empty.txt")], "there is nothing to read"),
         (["generate", str(run / "best"), "--top-p", "0"], "--top-p"),
+        (["generate", str(run / "best"), "--state", str(tmp_path / "three.safetensors")], "state of 3 texts"),
+        (["generate", str(run / "best"), "--state", str(tmp_path / "double.safetensors")], "no state of this model"),
+        (["generate", str(run / "best"), "--state", str(tmp_path / "nan.safetensors")], "not finite"),
+        (["generate", str(run / "best"), "--keep", str(tmp_path)], "should be a .safetensors file"),
+        (["generate", str(tmp_path / "mute")], "a model without a tokenizer"),
         (["train"], "no text to learn from"),
+        (["train", "--text", "x", "--pattern"], "--pattern must be 1 or more values"),
+        (["plasticity-test", str(run / "best"), "--facts"], "--facts must be 1 or more values"),
         (["plasticity-test", str(run / "best"), "--filler", str(tmp_path / "nowhere")], "cannot read"),
         (["plasticity-test", str(run / "best"), "--output", str(tmp_path)], "does not know the characters"),
         (["plasticity-test", str(run / "best"), "--facts", "1"], "--facts must be at least 2"),

@@ -98,7 +98,10 @@ def test_xjtu_sy_is_in_the_order_of_numbers(xjtu):
     assert len(splits.train.x) == (17 - 4) + (7 - 4)  # 10.csv is after 9.csv
     assert np.corrcoef(splits.train.x[:13, -1, 6], np.arange(13))[0, 1] > 0.95
     assert np.unique(splits.test.elapsed).tolist() == [1]
-    assert len(bearings.xjtu_sy(**SPLIT, stride=3).train.x) == 5 + 1
+    sparse = bearings.xjtu_sy(**SPLIT, stride=3)
+    assert len(sparse.train.x) == 5 + 1
+    for name in ("validation", "test"):  # which end at every snapshot
+        assert getattr(sparse, name).target.tolist() == getattr(splits, name).target.tolist()
 
 
 def test_hust_is_states_by_type_of_bearing(hust):

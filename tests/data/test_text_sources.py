@@ -10,13 +10,18 @@ from hypothesis import strategies as st
 from liquid_control.data import text_sources
 from liquid_control.data.text_sources import text_source
 from liquid_control.support.errors import UserError
+from liquid_control.support.files import read_text
 
 MARK = "<|endoftext|>"
 
 
-def test_a_file_is_one_document_as_it_is(tmp_path):
-    (tmp_path / "a.txt").write_bytes("\ufeff\r\n one\n\n".encode())
-    assert [*text_source(tmp_path / "a.txt").documents()] == ["\r\n one\n\n"]
+@pytest.mark.parametrize("block", [1, 2, 3, 2**24])
+def test_a_file_is_one_document_and_what_is_learned_is_what_is_read(tmp_path, monkeypatch, block):
+    """Without a mark of the encoding, and whatever its lines end with."""
+    monkeypatch.setattr(text_sources, "BLOCK", block)
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeff\r\n one\r\r\n\n €".encode())
+    assert [*text_source(path).documents()] == ["\n one\n\n\n €"] == [read_text(path)]
 
 
 def test_a_folder_has_a_document_a_file_in_the_order_of_names(tmp_path):

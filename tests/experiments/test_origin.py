@@ -26,7 +26,8 @@ def test_the_table_tells_the_difference_from_no_plasticity_and_its_interval(tmp_
         return row | {"validation_loss": loss, "bits_per_byte": loss}
 
     monkeypatch.setattr(origin, "measure", measure)
-    words = [str(tmp_path), "text.txt", "--seeds", "3", "--arms", *losses]
+    (tmp_path / "text.txt").write_text("a text")
+    words = [str(tmp_path), str(tmp_path / "text.txt"), "--seeds", "3", "--arms", *losses]
     main(words)
     told = capsys.readouterr().out
     assert f"| all mended | 1.910 | 1.900, 1.910, 1.920 | -0.100 | -0.100 to -0.100 | {RATES[1]:g} | 7 | 1.0 |" in told

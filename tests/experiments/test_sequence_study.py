@@ -11,7 +11,7 @@ from liquid_control.data.sequences import SequenceSet, SequenceSplits
 from liquid_control.experiments import sequence_study
 from liquid_control.experiments.__main__ import main
 from liquid_control.experiments.sequence_cells import CELLS
-from liquid_control.experiments.sequence_report import Measured, difference, interval, report
+from liquid_control.experiments.sequence_report import OWN_WORDS, Measured, difference, interval, report
 from liquid_control.experiments.sequence_study import CellStudy, LocalEngine, propose, run_study
 from liquid_control.experiments.sequence_task import SPACE, Range, Recipe
 from liquid_control.experiments.tasks import STUDIES, TASKS
@@ -72,7 +72,7 @@ def test_a_task_is_searched_tested_and_reported(name, tmp_path):
     assert all(np.isfinite(value) for value in seed["test"].values())
     assert seed["recipe"] == trial["recipe"]
     page = tmp_path / "page.md"
-    main([name, "--folder", str(tmp_path), "--report", "--page", str(page)])
+    main(["all", "--folder", str(tmp_path), "--report", "--page", str(page)])
     assert f"### {name}" in page.read_text() and "| GRU |" in page.read_text()
     assert page.with_suffix(".svg").read_text().startswith("<svg")
 
@@ -165,7 +165,11 @@ def test_what_is_not_there_is_named_with_the_nearest(tmp_path):
         with pytest.raises(UserError, match=hint):
             run_main(tmp_path, *words)
     with pytest.raises(UserError, match="nothing has been measured"):
+        main(["all", "--report", "--folder", str(tmp_path), "--page", str(tmp_path / "page.md")])
+    with pytest.raises(UserError, match="a page is of all"):
         main(["xor", "--report", "--folder", str(tmp_path), "--page", str(tmp_path / "page.md")])
+    with pytest.raises(UserError, match=r"--epochs must be at least 0 and at most 1000000\.0, not inf"):
+        main(["xor", "--epochs", "inf", "--folder", str(tmp_path)])
 
 
 def test_results_of_other_options_are_refused(tmp_path):
@@ -195,28 +199,42 @@ def test_intervals_are_students_and_differences_are_paired():
     values = [1.0, 2.0, 3.0, 4.0, 5.0]
     low, high = interval(values)
     assert (low, high) == pytest.approx((3 - 2.776 * np.std(values, ddof=1) / 5**0.5, 3 + 1.9630), rel=1e-3)
-    assert interval([4.0]) == (4.0, 4.0)
+    assert interval(np.arange(15.0))[1] - 7 == pytest.approx(2.144787 * np.std(np.arange(15.0), ddof=1) / 15**0.5)
 
-    def cell(name, scores):
-        return Measured(name, 1, [{"seed": seed, "test": {"mse": score}} for seed, score in enumerate(scores)])
+    def cell(name, scores, **effort):
+        rows = [{"seed": seed, "test": {"mse": score}} for seed, score in enumerate(scores)]
+        return Measured(name, {"trials": 1, **effort}, rows)
 
     apart = difference(cell("cfc", [1.0, 3.0, 9.0]), cell("lstm", [0.5, 2.5]), "mse")
     assert apart == pytest.approx((0.5, 0.5, 0.5))  # the seeds that both have
     assert difference(cell("cfc", [1.0]), cell("lstm", [1.0]), "mse") is None
+    assert difference(cell("cfc", [1.0, 3.0, np.nan]), cell("lstm", [0.5, 2.5, 1.0]), "mse") is None
+    assert difference(cell("cfc", [1.0, 3.0], rows=64), cell("lstm", [0.5, 2.5], rows=0), "mse") is None
+
+
+def write_rows(folder, cell, shift=0.0, searches=((1, 3), (4, 3)), **effort):
+    """Made-up rows of rul: searches of so many trials with so many seeds each."""
+    task = TASKS["rul"]
+    folder = folder / "rul" / "FD001" / cell
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [{"rows": 0, "epochs": task.epochs, "trial_epochs": task.trial_epochs or task.epochs} | effort]
+    for trials, seeds in searches:
+        for seed in range(seeds):
+            scores = {"rmse": 10 + trials + shift + 0.1 * seed, "rmse_capped": 9.0, "score": 300.0}
+            row = {"kind": "seed", "trials": trials, "seed": seed, "test": scores, "validation": scores, "recipe": {}}
+            lines.append(row | {"parameters": 1234, "seconds_per_epoch": 2.0})
+    lines.append({"kind": "trial", "seed": 1000, "recipe": {}, "validation": scores})
+    (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def page_of(folder, page=""):
+    return report(folder, list(TASKS.values()), "sequences.svg", page)
 
 
 def test_a_page_takes_the_longest_search_and_marks_what_is_certain(tmp_path):
     for cell, shift in (("lstm", 0.0), ("cfc", 1.0)):
-        folder = tmp_path / "rul" / "FD001" / cell
-        folder.mkdir(parents=True)
-        lines = [json.dumps({})]
-        for trials in (1, 4):
-            for seed in range(3):
-                scores = {"rmse": 10 + trials + shift + 0.1 * seed, "rmse_capped": 9.0, "score": 300.0}
-                row = {"kind": "seed", "trials": trials, "seed": seed, "test": scores, "validation": scores}
-                lines.append(json.dumps(row | {"parameters": 1234, "seconds_per_epoch": 2.0}))
-        (folder / "results.jsonl").write_text("\n".join([*lines, json.dumps({"kind": "trial"})]) + "\n")
-    page, figure = report(tmp_path, list(TASKS.values()), "sequences.svg")
+        write_rows(tmp_path, cell, shift)
+    page, figure = page_of(tmp_path)
     headings = re.findall(r"^## (.+)$", page, re.MULTILINE)
     assert headings == ["Question", "Command", "Table", "Figure", "What mattered", "What failed"]
     table = [line for line in page.splitlines() if line.startswith("| ")]
@@ -228,10 +246,87 @@ def test_a_page_takes_the_longest_search_and_marks_what_is_certain(tmp_path):
     ]  # the better one first
     assert table[-1] == "| rul, FD001 | CfC | LSTM | +1 (+1 to +1) | worse |"
     assert "Worse than the LSTM: CfC (rul, FD001)." in page
-    written = page.replace("Better than the LSTM: none.", "The weather.")
-    assert "The weather." in report(tmp_path, list(TASKS.values()), "sequences.svg", written)[0]
     assert "14.1 (13.85 to 14.35)" in table[2] and "**+1 (+1 to +1)**" in table[3] and "1,234" in table[3]
     assert figure.count("<circle") == 6
     (tmp_path / "rul" / "FD001" / "cfc" / "results.jsonl").write_text("{}\n{")
     with pytest.raises(UserError, match="damaged"):
-        report(tmp_path, list(TASKS.values()), "sequences.svg")
+        page_of(tmp_path)
+
+
+def test_what_someone_wrote_on_a_page_stays_and_what_the_numbers_say_is_said_anew(tmp_path):
+    write_rows(tmp_path, "lstm")
+    write_rows(tmp_path, "cfc", shift=1.0)
+    first = page_of(tmp_path)[0]
+    write_rows(tmp_path, "cfc", shift=-1.0)
+    again = page_of(tmp_path, first)[0]
+    assert "Better than the LSTM: CfC (rul, FD001)." in again and "Worse than the LSTM: none." in again
+    written = again.replace(OWN_WORDS, "The weather.").replace("Worse than the LSTM: none.", "The rain.")
+    write_rows(tmp_path, "cfc", shift=1.0)
+    kept = page_of(tmp_path, written)[0]
+    assert "The weather." in kept and "The rain." in kept and "Worse than" not in kept
+
+
+def test_a_cell_that_diverged_is_last_and_compared_with_nothing(tmp_path):
+    write_rows(tmp_path, "lstm")
+    write_rows(tmp_path, "cfc", shift=1.0)
+    for cell in ("ltc", "gru"):
+        write_rows(tmp_path, cell, shift=float("nan"))
+    page, figure = page_of(tmp_path)
+    table = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| ")]
+    assert table[2:6] == ["| LSTM", "| CfC", "| LTC", "| GRU"]
+    assert "| rul, FD001 | CfC | LSTM | +1 (+1 to +1) | worse |" in page
+    assert "LTC (rul" not in page and "GRU (rul" not in page and figure.count("<circle") == 6
+
+
+def test_cells_that_were_given_less_are_told_and_not_compared(tmp_path):
+    write_rows(tmp_path, "lstm")
+    write_rows(tmp_path, "cfc", shift=1.0, rows=64, epochs=1)
+    write_rows(tmp_path, "gru", shift=1.0, searches=((4, 3), (8, 1)))  # the longer search has not come far
+    write_rows(tmp_path, "ltc", shift=1.0, searches=((4, 1),))
+    page = page_of(tmp_path)[0]
+    rows = {line.split(" | ")[0].strip("| "): line for line in page.splitlines() if line.startswith("| ")}
+    assert "| 4, rows 64, epochs 1 |" in rows["CfC"] and rows["CfC"].endswith("|  |")
+    assert "| 15.1 (14.85 to 15.35) |" in rows["GRU"] and "**+1 (+1 to +1)**" in rows["GRU"]
+    assert "| LTC | 15 |" in rows["LTC"] and rows["LTC"].endswith("|  |")
+
+
+@pytest.mark.parametrize("line", ["{}", "null", '{"kind": "seed"}'])
+def test_a_line_that_is_no_row_is_told(tmp_path, line):
+    words = ["rul", "--cell", "gru", "--trials", "1", "--seeds", "1"]
+    run_main(tmp_path, *words)
+    path = tmp_path / "rul" / "FD001" / "gru" / "results.jsonl"
+    path.write_text(path.read_text() + line + "\n")
+    for again in (lambda: run_main(tmp_path, *words), lambda: page_of(tmp_path)):
+        with pytest.raises(UserError, match=r"results\.jsonl is damaged"):
+            again()
+
+
+def test_rows_that_another_process_wrote_in_the_meantime_stay(tmp_path):
+    first, second = (CellStudy(TASKS["rul"], "FD001", "gru", tmp_path, seeds, 1, 1, 1, 0) for seeds in (1, 2))
+    for study in (first, second):  # both were made before either began
+        run_study([study], LocalEngine(), lambda study, row: None)
+    rows = rows_of(tmp_path, "rul", "FD001", "gru")
+    assert [(row["kind"], row["seed"]) for row in rows] == [("trial", 1000), ("seed", 0), ("seed", 1)]
+
+
+def test_all_leaves_out_tasks_without_data_and_names_them(tmp_path, monkeypatch, capsys):
+    def missing(protocol, fold):
+        raise UserError("not there: get it from the moon")
+
+    for name, task in TASKS.items():
+        if name not in ("rul", "imputation"):
+            monkeypatch.setitem(TASKS, name, replace(task, load=missing))
+    run_main(tmp_path, "all", "--cell", "gru", "gru", "--trials", "1", "--seeds", "1")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "xor is left out: not there: get it from the moon" in told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["imputation", "rul"]
+
+
+def test_data_without_a_sequence_for_validation_are_told(tmp_path, monkeypatch):
+    def short(protocol, fold):
+        data = made_up(TASKS["rul"])
+        return data._replace(validation=SequenceSet(*(array[:0] for array in data.validation)))
+
+    monkeypatch.setitem(TASKS, "rul", replace(TASKS["rul"], load=short))
+    with pytest.raises(UserError, match="the data of rul have no sequence for validation"):
+        run_main(tmp_path, "rul", "--cell", "gru", "--trials", "1", "--seeds", "1")

@@ -33,7 +33,8 @@ def test_the_best_rate_of_seed_0_is_that_of_all_seeds_and_nothing_is_trained_twi
         return row | {"validation_loss": loss, "bits_per_byte": loss, "gradient_steps": 3}
 
     monkeypatch.setattr(shakespeare, "measure", measure)
-    words = [str(tmp_path), "text.txt", "--arms", "delta", "--seeds", "3"]
+    (tmp_path / "text.txt").write_text("a text")
+    words = [str(tmp_path), str(tmp_path / "text.txt"), "--arms", "delta", "--seeds", "3"]
     main(words)
     assert trained == [("delta", rate, 0) for rate in RATES] + [("delta", RATES[1], seed) for seed in (1, 2)]
     assert "| delta | 1.610 | 1.600, 1.610, 1.620 | 1.610 | 0.001 | 7 | 1.0 |" in capsys.readouterr().out

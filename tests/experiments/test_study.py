@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from liquid_control.experiments.study import Results, hierarchical_interval, run_command, with_best_rate
+from liquid_control.experiments.study import Results, hierarchical_interval, identity_of, run_command, with_best_rate
 from liquid_control.support.errors import UserError
 
 
@@ -16,15 +16,30 @@ def test_a_row_is_measured_once(tmp_path):
         measured.append(1)
         return {"arm": "a", "seed": 0, "loss": 1.5}
 
+    names = ("arm", "seed")
     for _ in range(2):
-        assert Results(tmp_path, {"steps": 2}).have(measure, arm="a", seed=0)["loss"] == 1.5
+        assert Results(tmp_path, {"steps": 2}, names).have(measure, arm="a", seed=0)["loss"] == 1.5
     assert len(measured) == 1
     with pytest.raises(UserError, match="results of other options"):
-        Results(tmp_path, {"steps": 3})
+        Results(tmp_path, {"steps": 3}, names)
+    with pytest.raises(UserError, match="is damaged"):
+        Results(tmp_path, {"steps": 2}, ("arm", "rate"))
+
+
+def test_a_study_that_was_stopped_before_its_first_row_is_one_of_its_options(tmp_path):
+    Results(tmp_path, {"steps": 2}, ())
+    with pytest.raises(UserError, match="results of other options"):
+        Results(tmp_path, {"steps": 3}, ())
+    for number in (1, 2):
+        (tmp_path / f"{number}").mkdir()
+        (tmp_path / f"{number}/text.txt").write_text(f"{number}")
+    one, other = (identity_of(tmp_path / f"{number}/text.txt") for number in (1, 2))
+    assert one.startswith("text.txt ") and one != other
 
 
 def test_the_rate_that_is_best_for_seed_0_is_that_of_all_seeds():
     losses = {0.1: 1.8, 0.2: 1.6, 0.3: 1.7}
+    losses |= {0.4: float("nan"), 0.05: float("nan")}
     rows = with_best_rate(lambda rate, seed: {"rate": rate, "loss": losses[rate] + seed}, tuple(losses), 3, "loss")
     assert [(row["rate"], row["loss"]) for row in rows] == [(0.2, 1.6), (0.2, 2.6), (0.2, 3.6)]
 

@@ -171,6 +171,10 @@ def test_what_makes_no_sense_is_one_error(tmp_path, novel):
         ([str(tmp_path / "odd.txt")], "not UTF-8"),
         ([str(tmp_path / "nowhere.txt")], "cannot read"),
         ([str(novel), "--models", "detla"], r"no model 'detla'.*'delta'"),
+        ([str(novel), "--episodes", "1"], "--episodes must be at least 2"),
+        ([str(novel), "--facts", "128"], "--facts must be at least 2 and at most 100"),
+        ([str(novel), "--facts"], "--facts must be 1 or more values"),
+        ([str(novel), "--windows", "-3"], "--windows must be at least 0"),
     ):
         with pytest.raises(UserError, match=said):
             main([str(tmp_path / "results"), *words])

@@ -8,7 +8,7 @@ import torch
 
 from liquid_control.models.compiled import CompiledLanguageModel, PlainReader, can_be_compiled, read_on
 from liquid_control.models.generation import Generation, sample
-from liquid_control.models.language_model import LanguageModel, LanguageModelConfig
+from liquid_control.models.language_model import LanguageModel, LanguageModelConfig, ReadingState
 
 VOCABULARY = 50
 
@@ -43,6 +43,23 @@ def test_a_compiled_model_reads_as_the_model_does(dtype, tolerance, options, fro
         torch.testing.assert_close(fast.state.layers[name], layer, rtol=0, atol=tolerance)
     if frozen:
         assert all(torch.equal(trace, fast.state.synapses()[part]) for part, trace in state.synapses().items())
+
+
+@pytest.mark.parametrize("pattern", [("memory",), ("scan",)])
+def test_a_model_of_many_blocks_goes_on_from_a_file_as_from_the_state(tmp_path, pattern):
+    """A file has states by the names of their layers, blocks.10 before blocks.2."""
+    model = small(width=4, blocks=12, pattern=pattern)
+    state = read(model)
+    state.save(tmp_path / "state.safetensors", model)
+    loaded = ReadingState.load(tmp_path / "state.safetensors", model)
+    assert list(loaded.layers) == list(state.layers)
+    mixed = ReadingState(dict(sorted(state.layers.items())), state.parts, state.frozen)
+    wanted = PlainReader(model, state).step(3)
+    for given in (state, loaded, mixed):
+        reader = read_on(model, given)
+        torch.testing.assert_close(reader.step(3), wanted, rtol=0, atol=1e-10)
+        for name, layer in reader.state.layers.items():
+            torch.testing.assert_close(layer, model.step(torch.tensor([3]), state)[1].layers[name])
 
 
 def test_what_it_reads_leaves_the_state_that_it_was_given():
@@ -81,6 +98,11 @@ def test_a_generation_says_what_the_model_would_say():
     assert list(islice(spoken, 30)) == expected
     for name, layer in state.layers.items():
         np.testing.assert_allclose(spoken.state.layers[name], layer, rtol=0, atol=1e-10)
+
+
+def test_next_to_no_temperature_is_none():
+    logits, rng = torch.tensor([1.0, 3.0, 2.0]), torch.Generator()
+    assert all(sample(logits, temperature, 0.9, rng) == 1 for temperature in (0, 1e-45, 1e-40, 1e-30, 1e-3))
 
 
 def test_wrong_arguments_are_refused():
