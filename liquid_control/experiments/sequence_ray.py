@@ -64,5 +64,10 @@ class RayEngine:
 
 @ray.remote(num_cpus=1)
 def _run(job: Job, task: SequenceTask, cell: SequenceCell) -> dict[str, Any]:
-    TASKS[job.task], CELLS[job.cell] = task, cell  # which a program may have entered that this process does not know
+    return run_given(job, task, cell)
+
+
+def run_given(job: Job, task: SequenceTask, cell: SequenceCell) -> dict[str, Any]:
+    """:func:`run_job` of a task and a cell that only the program knows which began the study."""
+    TASKS[job.task], CELLS[job.cell] = task, cell  # of this module, while Ray sends a copy of what `_run` sees
     return run_job(job)

@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from ray import cloudpickle
 
 from liquid_control.data.sequences import SequenceSet, SequenceSplits
 from liquid_control.experiments import sequence_study
 from liquid_control.experiments.__main__ import main
 from liquid_control.experiments.sequence_cells import CELLS
+from liquid_control.experiments.sequence_ray import run_given
 from liquid_control.experiments.sequence_report import OWN_WORDS, Measured, difference, interval, report
-from liquid_control.experiments.sequence_study import CellStudy, LocalEngine, propose, run_study
+from liquid_control.experiments.sequence_study import CellStudy, Job, LocalEngine, propose, run_study
 from liquid_control.experiments.sequence_task import SPACE, Range, Recipe
 from liquid_control.experiments.tasks import STUDIES, TASKS
 from liquid_control.support.errors import UserError
@@ -330,3 +332,15 @@ def test_data_without_a_sequence_for_validation_are_told(tmp_path, monkeypatch):
     monkeypatch.setitem(TASKS, "rul", replace(TASKS["rul"], load=short))
     with pytest.raises(UserError, match="the data of rul have no sequence for validation"):
         run_main(tmp_path, "rul", "--cell", "gru", "--trials", "1", "--seeds", "1")
+
+
+def test_a_process_of_ray_is_sent_the_task_and_the_cell_that_a_program_has_entered(tmp_path):
+    name, (rows, answer) = "mine", (made_up(TASKS["rul"]), 3.0)
+    mine = replace(TASKS["rul"], name=name, load=lambda protocol, fold: rows, metrics={"rmse": lambda *_: answer})
+    own = replace(CELLS["gru"], title="One of my own")
+    sent = cloudpickle.loads(cloudpickle.dumps((mine, own)))  # as Ray does it
+    job = Job(name, "FD001", "own", TASKS["rul"].recipe, 0, 1, True, tmp_path, 0)
+    try:
+        assert run_given(job, *sent)["test"] == {"rmse": 3.0}
+    finally:
+        del TASKS[name], CELLS["own"]
