@@ -52,6 +52,7 @@ class Streams:
         clock: when an episode's frames are seen: elapsed times (T,) -> the frames that are seen, as indices (S,), and
             the times that have then passed since the one before (S,). Drawn for every start of an episode; without it
             all frames are seen as they were recorded.
+        weights: how often each episode is drawn, for each of its steps; all alike without them.
     """
 
     def __init__(
@@ -64,12 +65,14 @@ class Streams:
         augment: Sequence[Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]] = (),
         weigh: Callable[[np.ndarray], np.ndarray] | None = None,
         clock: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None,
+        weights: Sequence[float] | None = None,
     ):
         self.episodes, self.time, self.rng, self.warm_up = episodes, time, rng, warm_up
         self.augment, self.weigh, self.clock = augment, weigh, clock
         self.tells_time = clock is not None or any(len(episode.elapsed) for episode in episodes)
         # Long episodes hold more to learn than short ones: draw them in proportion.
         steps = np.array([episode.steps for episode in episodes], float)
+        steps *= 1.0 if weights is None else np.array(weights)
         self.share = steps / steps.sum()
         self.current = rng.choice(len(episodes), batch, p=self.share)
         self.seen = [self._see(index) for index in self.current]

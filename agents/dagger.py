@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from agents.augmentation import HELD_OUT
 from agents.demonstrations import read_folder, write_shard
 from agents.episodes import Conditions, Episode, EpisodePlan, drive_episode
-from agents.imitation import Imitation, ImitationConfig
+from agents.imitation import Imitation, ImitationConfig, begin_imitation, describe_learner
 from envs.registration import TRAINING_SEEDS, VALIDATION_SEEDS
 from liquid_control.support.ranges import Count, Gain, NotNegative, Positive
 from policies.driver import Driver
@@ -52,6 +52,17 @@ class TrainConfig(ImitationConfig):
     half on kinds of variety that are never trained on."""
     video: bool = True
     """Whether to record a lap at the end."""
+
+
+def begin_dagger(config: TrainConfig, path: Path, processors: int) -> TrainConfig:
+    """See :func:`agents.imitation.begin_imitation`.
+
+    Raises:
+        UserError: as there, or if there are no demonstrations, or they are not for this driver.
+    """
+    if config.demos is not None:
+        read_folder(config.demos, config.env, Driver(describe_learner(config)).view.image_shape)
+    return begin_imitation(config, path, processors)
 
 
 class Dagger(Imitation[TrainConfig]):

@@ -7,6 +7,7 @@ roads of the Udacity simulator.
 from __future__ import annotations
 
 import copy
+import hashlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from agents.job import JobConfig, begin_run
 from agents.pool import RolloutPool
 from agents.run_folder import RunFolder, RunProgress, checkpoint_record
 from liquid_control.support.checkpoint import CONFIG_NAME
+from liquid_control.support.errors import LostRunError, UserError
 from liquid_control.support.ranges import Count, NotNegative, Size
 from policies.driver import Driver, DriverConfig
 from policies.eyes import Encoding
@@ -72,6 +74,8 @@ class ImitationProgress(RunProgress):
     frames: int = 0
     lost: list[int] = field(default_factory=list)
     """Seeds of the tracks whose lap was not completed in a round after the teacher's and not driven again since."""
+    given: str = ""
+    """The digest of what it learns from beside what it drives."""
 
     @property
     def done(self) -> int:
@@ -109,6 +113,15 @@ def begin_imitation(config: ImitationJob, path: Path, processors: int) -> Imitat
     return begin_run(config, path, processors)
 
 
+def _digest(episodes: Sequence[Episode], variety: object) -> str:
+    """By which what a run is given, and not what it drives, is recognised."""
+    digest = hashlib.sha256(repr(variety).encode())
+    for episode in episodes:
+        for array in (episode.images, episode.gauges, episode.labels, episode.elapsed):
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
 class Imitation(ABC, Generic[ImitationJob]):
     """One training run.
 
@@ -134,13 +147,20 @@ class Imitation(ABC, Generic[ImitationJob]):
         self.progress = ImitationProgress()
         self.shape = self.driver.view.image_shape
         self.episodes = self._given()
+        given = _digest(self.episodes, self.variety)
         state = folder.load_state()
         if state is not None:
             tensors, saved = state
             self.progress = ImitationProgress(**saved)
+            if self.progress.given not in ("", given):
+                raise LostRunError(
+                    f"what the run in {folder.path} was given to learn from, drives or a variety, is not what it began "
+                    "with: restore it, or begin a new run."
+                )
             self.cloner.restore(tensors, self.progress.round * config.steps)
             for round in range(self.progress.round):
-                self.episodes += self._read(round)
+                self.episodes += self._read_again(round)
+        self.progress.given = given
 
     @property
     def total(self) -> int:
@@ -248,6 +268,19 @@ class Imitation(ABC, Generic[ImitationJob]):
         # By plan, not by whatever lies in the folder: a run that was killed may have left a part of a round there.
         paths = [self._shard(round, index) for index in range(self._planned(round))]
         return [ep for path in paths for ep in read_shard(path, self.config.env, self.shape)]
+
+    def _read_again(self, round: int) -> list[Episode]:
+        """The episodes of a round that is over.
+
+        Raises:
+            LostRunError: if they are lost or damaged.
+        """
+        try:
+            return self._read(round)
+        except UserError as error:
+            raise LostRunError(
+                f"what was driven in round {round} is lost: {error} The run cannot be resumed; begin a new one."
+            ) from None
 
     def _planned(self, round: int) -> int:
         """Episodes that a round drives."""

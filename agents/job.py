@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from agents.device import resolve_device
 from agents.run_folder import RunProgress
@@ -30,6 +30,9 @@ class Drive:
 @dataclass(frozen=True)
 class RunConfig:
     """The options that all runs share, whatever learns."""
+
+    movable: ClassVar[tuple[str, ...]] = ("device", "workers", "threads", "strategy")
+    """Names of those that say where a run runs: another machine may continue it with others."""
 
     agent: str = ""
     """How it learns."""
@@ -60,9 +63,6 @@ class JobConfig(RunConfig, Drive):
 
 
 Config = TypeVar("Config", bound=RunConfig)
-
-WHERE = ("device", "workers", "threads", "strategy", "data")
-"""Options that say where a run runs and where its text lies: another machine may continue it with others."""
 
 
 def begin_run(config: Config, path: Path, processors: int) -> Config:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.dagger import Dagger, TrainConfig
-from agents.imitation import begin_imitation
+from agents.dagger import Dagger, TrainConfig, begin_dagger
 from agents.job import JobConfig, RunConfig, Training
 from agents.language import LanguageConfig, LanguageTraining, begin_language
 from agents.ppo import PPO, PPOConfig, begin_ppo, tell_ppo
@@ -77,7 +76,7 @@ JOBS: dict[str, Job] = {
         summary="CarRacing-v3, taught by an expert (dagger) or by recorded drives (clone)",
         config=TrainConfig,
         agents=("dagger", "clone"),
-        begin=begin_imitation,
+        begin=begin_dagger,
         learn=Dagger,
         envs={OFFICIAL: OFFICIAL},
     ),

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -46,6 +46,8 @@ class LanguageConfig(RunConfig, ModelShape):
 
     Options can be put in a YAML file: --config FILE.
     """
+
+    movable: ClassVar[tuple[str, ...]] = (*RunConfig.movable, "data")
 
     agent: Literal["language"] = "language"
     """language: it reads and says what comes next."""

@@ -267,7 +267,8 @@ class PPO:
 
     def __init__(self, config: PPOConfig, folder: RunFolder, pool: EpisodePool):
         self.config, self.folder, self.pool = config, folder, pool
-        driver = describe_driver(config)
+        init = None if config.init is None else folder.keep(config.init)
+        driver = describe_driver(replace(config, init=init))
         car_racing = config.env == OFFICIAL
         task = TaskConfig(
             driver,
@@ -312,9 +313,9 @@ class PPO:
         self.policy: DriverPolicy = self.model.policy  # type: ignore[assignment]
         if config.final_log_std is not None and hasattr(self.policy, "log_std"):
             self.policy.log_std.requires_grad_(False)
-        if config.init is not None:
-            self.policy.take_over(load_driver(config.init))
-            self.model.clone = load_driver(config.init).to(self.model.device) if config.clone_weight else None
+        if init is not None:
+            self.policy.take_over(load_driver(init))
+            self.model.clone = load_driver(init).to(self.model.device) if config.clone_weight else None
         self.progress = PPOProgress()
         state = folder.load_state()
         if state is not None:
@@ -525,7 +526,10 @@ def begin_ppo(config: PPOConfig, path: Path, processors: int) -> PPOConfig:
         )
     if config.init is None and (config.clone_weight or config.value_warm_up):
         raise UserError("--clone-weight and --value-warm-up need --init, the driver to start from.")
-    Driver(describe_driver(config))  # whatever cannot be built is said before a run folder is there
+    described = describe_driver(config)
+    if config.clone_weight and (described.vector or {}).get("choices"):
+        raise UserError(f"--clone-weight is for commands, and the driver of {config.env} chooses: leave it out.")
+    Driver(described)  # whatever cannot be built is said before a run folder is there
     return replace(begin_run(config, path, processors), threads=config.threads or processors)
 
 

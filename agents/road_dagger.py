@@ -110,7 +110,7 @@ class RoadDagger(Imitation[RoadConfig]):
 
     def _make_driver(self) -> Driver:
         init = self.config.init
-        return super()._make_driver() if init is None else load_driver(init).train()
+        return super()._make_driver() if init is None else load_driver(self.folder.keep(init)).train()
 
     def _control_weights(self) -> Sequence[float]:
         return (10.0,)
@@ -130,20 +130,21 @@ class RoadDagger(Imitation[RoadConfig]):
     def _streams(self, rng: np.random.Generator) -> Streams:
         config = self.config
         recorded, all_of_them = (sum(each.steps for each in part) for part in (self.recordings.learned, self.episodes))
-        again = 0
-        if 0 < recorded < all_of_them and config.data_share < 1:
-            wanted = config.data_share / (1 - config.data_share) * (all_of_them - recorded)
-            again = max(0, round(wanted / recorded) - 1)  # a drive that is in the list twice is drawn twice as often
-        episodes = self.episodes + again * self.recordings.learned
+        weights = None
+        if 0 < recorded < all_of_them:  # those that were recorded come first
+            of_each = config.data_share / recorded, (1 - config.data_share) / (all_of_them - recorded)
+            counts = len(self.recordings.learned), len(self.episodes) - len(self.recordings.learned)
+            weights = np.repeat(of_each, counts).tolist()
         roads = RoadAugmentation(RoadVariety(shift=config.shift), rng)
         return Streams(
-            episodes,
+            self.episodes,
             config.batch,
             config.time,
             rng,
             augment=[roads, *self._variations(rng)],
             weigh=self._weigh,
             clock=self._clock(rng),
+            weights=weights,
         )
 
     def _weigh(self, labels: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@
     versions.json      the packages and the machine
     state.safetensors  weights, optimizer and place in the schedule after the last whole round, for ``--resume``
     shards/            what was recorded
+    init/              the checkpoint that it began from
     tensorboard/       curves
     best/  last/       checkpoints
     .lock              held by the process that trains
@@ -16,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -89,6 +91,18 @@ class RunFolder:
         """
         if self.config.exists():
             raise UserError(f"{self.path} holds a run already: continue it with --resume {self.path}, or name another.")
+
+    def keep(self, init: Path) -> Path:
+        """The checkpoint that a run begins from, copied into its folder: the other one may change or go."""
+        kept, unfinished = self.path / "init", self.path / ".init.tmp"
+        if not kept.exists() and init.exists():
+            shutil.rmtree(unfinished, ignore_errors=True)
+            try:
+                shutil.copytree(init, unfinished)
+                unfinished.rename(kept)
+            except OSError as error:
+                raise UserError(f"cannot write {kept}: {error.strerror or error}. Free some space.") from None
+        return kept if kept.exists() else init
 
     def begin(self, config_yaml: str) -> None:
         """Writes what does not change during the run.

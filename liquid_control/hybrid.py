@@ -6,6 +6,7 @@ Its words are in :data:`COMMANDS`. What only one of them needs is imported there
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import sys
 import time
@@ -251,8 +252,8 @@ def _texts(paths: Sequence[Path]) -> dict[str, str]:
     """Texts by name; one that is read again has a number behind its name."""
     texts: dict[str, str] = {}
     for path in paths:
-        times = sum(name.partition(" #")[0] == path.stem for name in texts)
-        texts[f"{path.stem} #{times + 1}" if times else path.stem] = read_text(path)
+        names = itertools.chain([path.stem], (f"{path.stem} #{number}" for number in itertools.count(2)))
+        texts[next(name for name in names if name not in texts)] = read_text(path)
     return texts
 
 
@@ -362,8 +363,11 @@ def _generate(words: Sequence[str]) -> None:
     counts = DraftCounts()
     drawn = (config.temperature, config.top_p, config.seed)
     drafts = speculate(model, parts, logits[0], state, *drawn, config.ahead, config.draft, counts)
-    next(drafts)  # what is loaded or compiled at first is no part of the pace
-    next(Generation(model, logits[0], state, *drawn))
+    # What is loaded or compiled at first is no part of the pace. The second token is the first that is drafted.
+    list(islice(drafts, 2))
+    list(islice(Generation(model, logits[0], state, *drawn), 2))
+    for part in parts:
+        part.state = None
     sys.stdout.write(config.prompt)
     decoder, seconds, told = StreamDecoder(tokenizer), [0.0, 0.0], []
     counts = DraftCounts()

@@ -14,7 +14,7 @@ from agents.episodes import Conditions, EpisodePlan
 from agents.minari_export import export_minari
 from agents.pool import RolloutPool
 from agents.workers import processor_count
-from envs.registration import FAST, OFFICIAL, TRAINING_SEEDS
+from envs.registration import FAST, OFFICIAL, TRAINING_SEEDS, VALIDATION_SEEDS
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError
@@ -63,6 +63,11 @@ def main(arguments: Sequence[str]) -> None:
         load_driver(config.driver) if config.driver else Driver(DriverConfig(config.env, playfield=config.playfield))
     )
     _check_environment(config, driver)
+    if TRAINING_SEEDS + config.seed + config.episodes > VALIDATION_SEEDS:
+        raise UserError(
+            f"--seed {config.seed} with {config.episodes} episodes reaches tracks of validation and tests, which no "
+            f"driver learns from: seed and episodes together are at most {VALIDATION_SEEDS - TRAINING_SEEDS:,}."
+        )
     share = 0.0 if config.driver else 1.0
     plans = [EpisodePlan(TRAINING_SEEDS + config.seed + i, share, config.disturbed) for i in range(config.episodes)]
     console, size = Console(), 8

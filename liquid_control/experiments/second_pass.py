@@ -135,7 +135,7 @@ class TaughtFeed(SwiGLU):
         self.total, self.count = torch.zeros(part.cube.config.width, dtype=torch.float64), 0
 
     @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """From (B, T, d) to the same."""
         made = super().forward(x)
         flat, recall = x.flatten(0, 1), self.part.cube.read(x.flatten(0, 1))
@@ -205,7 +205,7 @@ class ChosenFeed(SwiGLU):
         self.inputs = self.skipped = self.spent = 0
 
     @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """From (B, T, d) to the same."""
         arm, student = self.arm, self.part.distillation.student
         recall = self.part.cube.read(x.flatten(0, 1))

@@ -316,8 +316,9 @@ def with_memory(
         of_first_c = of_y.new_empty(batch, 1, neurons)
         rows, columns = weight.shape
         width = whole_lanes(columns)
-        weights_buffer = Buffer(blocks * (rows * width + whole_lanes(rows)), weight.dtype)
-        of_weights = weights_buffer.values.reshape(blocks, -1)
+        numbers = rows * width + whole_lanes(rows)
+        weights_buffer = Buffer(blocks * numbers, weight.dtype)
+        of_weights = weights_buffer.values.reshape(blocks, numbers)
         memory = MemoryGradients(
             weight, sources, activations, of_c[:, None].contiguous().numpy(), of_first_c.numpy(), of_weights
         )

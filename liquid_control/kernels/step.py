@@ -31,8 +31,8 @@ class Layer(Protocol):
     def step(self, x: Tensor, state: Tensor, elapsed: float) -> tuple[Tensor, Tensor]:
         """One step in torch."""
 
-    def step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]] | None:
-        """The layer's tick and its arrays, if it has a kernel."""
+    def unhooked_step_kernel(self) -> tuple[Tick, tuple[np.ndarray, ...]] | None:
+        """The layer's tick and its arrays, if it has a kernel and no module inside has to be called."""
 
 
 class CompiledStep:
@@ -107,7 +107,7 @@ def compile_step(layer: Layer) -> CompiledStep:
         raise TypeError(
             f"the layer's parameters are {initial_state.dtype}; NumPy steps need layer.float() or .double()."
         )
-    kernel = layer.step_kernel() if kernel_device(initial_state) else None
+    kernel = layer.unhooked_step_kernel() if kernel_device(initial_state) else None
     tick, arrays = kernel or (_torch_tick(layer), ())
     return CompiledStep(tick, arrays, initial_state.numpy(), (layer.input_size, layer.output_size))
 

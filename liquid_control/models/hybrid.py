@@ -292,6 +292,8 @@ class TransformerLNN(nn.Module):
             first = torch.cat([times[:, :1], times[:, :-1]], 1)
             _check_times(times, first, torch.ones_like(times, dtype=torch.bool))
         h = self.input_proj(x)
+        if not steps:
+            return self.output_proj(h)
         h = self.norm1(h + self.attention(h, h, h, attn_mask=mask, need_weights=False)[0])
         state, outputs = torch.zeros_like(h[:, 0]), []
         for given, time in zip(h.unbind(1), times.to(x.dtype).unbind(1), strict=True):

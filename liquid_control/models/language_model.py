@@ -248,7 +248,7 @@ class Block(nn.Module):
         """From x (B, T, width) and the mixer's state to the same, and its liquid steps (B, T) if it counts them."""
         mixed, state, *steps = self.mixer(self.before_mixer(x), state, elapsed, mask)
         x = x + mixed
-        return x + self.feed(self.before_feed(x)), state, steps[0] if steps else None
+        return x + self.feed(self.before_feed(x), mask), state, steps[0] if steps else None
 
 
 class DeepLiquid(nn.Module):

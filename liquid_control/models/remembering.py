@@ -71,6 +71,11 @@ class PartMemory:
     shares: list[float] = field(default_factory=list)
     """Mean influence on the inputs of each call of this process."""
 
+    def begin(self, batch: int) -> None:
+        """Forgets the student's state if it is of other texts: of another number."""
+        if self.state is not None and len(self.state) != batch:
+            self.state = None
+
     def counts(self) -> dict[str, int]:
         """Its counters by name, see :data:`COUNTERS`."""
         return {name: getattr(self, name) for name in COUNTERS}
@@ -129,10 +134,10 @@ def memories(
 def remembering(model: nn.Module, parts: Sequence[PartMemory]) -> Iterator[None]:
     """For its block the model's feed-forward parts remember. It is for reading: no gradient goes through them.
 
-    Weights, their names and their digest stay what they are.
+    Weights, their names and their digest stay what they are. No step may be padding: it would be remembered, too.
 
     Raises:
-        ValueError: if there are not as many memories as parts.
+        ValueError: if there are not as many memories as parts, or the model's numbers are not of single precision.
     """
     with replacing_feeds(model, parts, RememberedFeed):
         yield
@@ -145,11 +150,14 @@ def replacing_feeds(
     """For its block something else stands in the place of each feed-forward part, whatever happens there.
 
     Raises:
-        ValueError: if there are not as many memories as parts.
+        ValueError: if there are not as many memories as parts, or the parts' numbers are not of single precision.
     """
     blocks, before = _blocks(model), feeds(model)
     if len(blocks) != len(parts):
         raise ValueError(f"{len(parts)} memories for {len(blocks)} feed-forward parts.")
+    kinds = {weight.dtype for feed in before for weight in feed.parameters()}
+    if kinds - {torch.float32}:
+        raise ValueError(f"a model remembers in torch.float32, and this one has {', '.join(map(str, kinds))}.")
     try:
         for block, feed, part in zip(blocks, before, parts, strict=True):
             block.feed = replace(feed, part)
@@ -162,6 +170,19 @@ def replacing_feeds(
 def feeds(model: nn.Module) -> list[SwiGLU]:
     """The feed-forward parts of a network, in their order."""
     return [block.get_submodule("feed") for block in _blocks(model)]  # type: ignore[misc]
+
+
+def refuse_padding(mask: Tensor | None) -> None:
+    """To be asked by what stands in the place of a feed-forward part.
+
+    Raises:
+        ValueError: if a step is padding.
+    """
+    if mask is not None and not mask.all():
+        raise ValueError(
+            "a model that remembers reads no padding, which it would learn from: give it texts of one length, or one "
+            "after another."
+        )
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:
@@ -181,16 +202,22 @@ class RememberedFeed(SwiGLU):
         self.expand, self.contract = feed.expand, feed.contract
         self.part = part
 
-    def forward(self, x: Tensor) -> Tensor:
-        """From (B, T, d) to the same."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """From (B, T, d) to the same.
+
+        Raises:
+            ValueError: if a step is padding.
+        """
+        refuse_padding(mask)
+        if not x[..., 0].numel():
+            return x
         with torch.inference_mode(False), torch.no_grad():
             return self._remember(x.clone() if x.is_inference() else x)  # of the former nothing could be learned
 
     def _remember(self, x: Tensor) -> Tensor:
         part, flat, number, clock = self.part, x.flatten(0, 1), x[..., 0].numel(), _Clock(self.part.seconds, x.device)
         student, influence = part.distillation.student, part.influence
-        if part.state is not None and len(part.state) != len(x):
-            part.state = None  # other texts
+        part.begin(len(x))
         before = part.state
         recall = part.cube.read(flat)
         clock.lap("reading")

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from liquid_control.models.generation import distribution
 from liquid_control.models.language_model import LanguageModel, ReadingState
-from liquid_control.models.remembering import PartMemory, replacing_feeds
+from liquid_control.models.remembering import PartMemory, refuse_padding, replacing_feeds
 from liquid_control.nn.hybrid import SwiGLU
 
 Draft = Literal["sure", "always"]
@@ -70,9 +70,11 @@ class DraftedFeed(SwiGLU):
         self.part, self.draft, self.counts = part, draft, counts
 
     @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
-        """From (B, T, d) to the same."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """See :class:`~liquid_control.models.remembering.RememberedFeed`."""
+        refuse_padding(mask)
         part = self.part
+        part.begin(len(x))
         guess = part.distillation.student(x, part.cube.read(x.flatten(0, 1)), part.state)
         part.state = guess.state
         sure = guess.log_error <= (torch.inf if self.draft == "always" else part.influence.threshold)

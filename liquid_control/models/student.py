@@ -107,6 +107,9 @@ class LiquidStudent(nn.Module):
             raise ValueError(f"inputs have shape {tuple(h.shape)}, expected (batch, time, {self.width}).")
         if recall.residual.shape != (h.shape[0] * h.shape[1], self.width):
             raise ValueError(f"what is recalled is of {len(recall.residual)} inputs, expected {h[..., 0].numel()}.")
+        expected = len(h), self.scan.state_size
+        if state is not None and state.shape != expected:  # a kernel would read what lies behind it
+            raise ValueError(f"state has shape {tuple(state.shape)}, expected (batch, state_size) = {expected}.")
         few = h.shape[0] * h.shape[1] <= FEW and h.dtype == torch.float32
         if few and not torch.is_grad_enabled() and kernel_device(h) == "cpu":
             return self._guess(h, recall, self.initial_state(len(h)) if state is None else state)

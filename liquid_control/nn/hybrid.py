@@ -43,8 +43,8 @@ class SwiGLU(nn.Module):
         """Numbers of an input and of an output."""
         return self.expand.in_features
 
-    def forward(self, x: Tensor) -> Tensor:
-        """From (…, width) to the same."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """From (…, width) to the same. Each step is by itself: a mask (…) is for what may stand in this place."""
         gate, value = self.expand(x).chunk(2, -1)
         contracted: Tensor = self.contract(F.silu(gate) * value)
         return contracted
@@ -196,7 +196,7 @@ class ResidualBlock(LiquidLayer):
         mixed, state = self.mixer.run_inside(self.before_mixer(x), state, elapsed, mask)
         x = x + self.drop(self.join(mixed))
         if self.feed is not None and self.before_feed is not None:
-            x = x + self.drop(self.feed(self.before_feed(x)))
+            x = x + self.drop(self.feed(self.before_feed(x), mask))
         return x.transpose(0, 1), state
 
     def step_kernel(self) -> tuple[Tick, tuple[Any, ...]] | None:

@@ -240,7 +240,12 @@ class LiquidLayer(Structured, ABC):
             return None
         settle([self], called=True)
         self.follow_modules()
-        return self.step_kernel()
+        return self.unhooked_step_kernel()
+
+    def unhooked_step_kernel(self) -> tuple[Tick, tuple[Any, ...]] | None:
+        """:meth:`step_kernel`; none where a module inside has hooks, which only a call runs."""
+        hooked = any(is_hooked(module) for module in self.modules() if module is not self)
+        return None if hooked else self.step_kernel()
 
     @property
     @abstractmethod

@@ -111,7 +111,7 @@ class MixedMemory(LiquidLayer):
 
     def step_kernel(self) -> tuple[Tick, tuple[Any, ...]] | None:
         """See :class:`LiquidLayer`; of every layer that has one."""
-        neurons = self.cell.step_kernel()
+        neurons = self.cell.step_kernel_inside()
         if neurons is None:
             return None
         from liquid_control.kernels import memory  # Numba is optional

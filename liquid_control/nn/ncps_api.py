@@ -13,7 +13,7 @@ and its layers have more: see `liquid_control.nn.layer` for masks, flat states a
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import ncps.wirings
 import torch
@@ -24,6 +24,9 @@ import liquid_control.nn.ltc as ltc
 from liquid_control.nn.layer import LiquidLayer
 from liquid_control.nn.mixed_memory import MemoryCell, MixedMemory
 from liquid_control.nn.wiring import Circuit, Wiring
+
+if TYPE_CHECKING:
+    from liquid_control.kernels.step import CompiledStep
 
 __all__ = ["LTC", "CfC", "CfCCell", "LTCCell", "WiredCfCCell"]
 
@@ -40,7 +43,7 @@ class _Sequences(LiquidLayer):
     lstm: MemoryCell | None
 
     def _call_as(self, return_sequences: bool, batch_first: bool, mixed_memory: bool) -> None:
-        self.return_sequences, self.batch_first = return_sequences, batch_first
+        self.return_sequences, self.batch_first, self._remembers = return_sequences, batch_first, False
         memory = MixedMemory(self) if mixed_memory else None
         self.lstm = None if memory is None else memory.lstm
         # Not registered as a module: it holds this layer, and among ncps's names there is only its lstm.
@@ -70,15 +73,54 @@ class _Sequences(LiquidLayer):
         x, h, c = input.movedim(across, 0), *self._unpack_hx(hx, batched, input)
         elapsed = None if timespans is None else self._elapsed(timespans, input).movedim(across, 0)
 
+        if not self.return_sequences and not x.shape[1]:
+            raise ValueError("a sequence of no steps has no last output: return_sequences=True gives none.")
         if c is None:
             y, h = super().forward(x, h, elapsed)
         else:
-            y, state = self._memory(x, torch.cat([h, c], 1), elapsed)
+            self._remembers = True
+            try:
+                y, state = self._memory(x, torch.cat([h, c], 1), elapsed)
+            finally:
+                self._remembers = False
             h, c = state.chunk(2, 1)
         y = y.movedim(0, across) if self.return_sequences else y[:, -1]
         if not batched:
             y, h, c = y.squeeze(across if self.return_sequences else 0), h[0], None if c is None else c[0]
         return y, h if c is None else (h, c)
+
+    def _run(self, *arguments: Any) -> tuple[Tensor, Tensor]:
+        """See :class:`LiquidLayer`; with mixed memory within the memory alone."""
+        if self.lstm is not None and not self._remembers:
+            raise self._without_memory()
+        return super()._run(*arguments)
+
+    def compile_step(self) -> CompiledStep:
+        """See :class:`LiquidLayer`.
+
+        Raises:
+            TypeError: if there is mixed memory.
+        """
+        if self.lstm is not None:
+            raise self._without_memory()
+        return super().compile_step()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """See :class:`LiquidLayer`.
+
+        Raises:
+            TypeError: if there is mixed memory.
+        """
+        if self.lstm is not None:
+            raise self._without_memory()
+        return super().config
+
+    def _without_memory(self) -> TypeError:
+        return TypeError(
+            "a layer of ncps with mixed memory is called as in ncps. For steps, masks, configs and layers around it, "
+            "take liquid_control.nn.MixedMemory of a layer of liquid_control.nn."
+        )
 
     def _unpack_hx(self, hx: State | None, batched: bool, input: Tensor) -> tuple[Tensor, Tensor | None]:
         if hx is None:

@@ -137,7 +137,9 @@ class WindowAttention(UntimedLayer):
         parts = []
         for first in range(0, steps, self.window):
             here = slice(first, first + self.window + past)
-            at = None if moments is None else moments[:, here]
+            at = None
+            if moments is not None:  # only the time between two of them counts, and near zero numbers are exact enough
+                at = (moments[:, here] - moments[:, here][:, past - 1 : past]).to(self._time_type(x))
             parts.append(self._attend(query[:, first : first + self.window], seen[:, here], at))
         y = torch.cat(parts, 1)
         if advance is None:
@@ -146,6 +148,11 @@ class WindowAttention(UntimedLayer):
         recent = count[:, -1:] + torch.arange(past, device=x.device)  # (B, W - 1)
         window = seen.gather(1, recent[..., None].expand(-1, -1, seen.shape[2]))
         return y, window, None if moments is None else moments.gather(1, recent)
+
+    @staticmethod
+    def _time_type(x: Tensor) -> torch.dtype:
+        """In which keys and queries are turned: single precision at least."""
+        return torch.promote_types(x.dtype, torch.float32)
 
     def _attend(self, query: Tensor, seen: Tensor, moments: Tensor | None) -> Tensor:
         """Some steps of all sequences.
@@ -214,9 +221,8 @@ class TimedAttention(WindowAttention):
         return super().unpack(state)
 
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
-        """See :class:`LiquidLayer`; moments count from the end of the window, in single precision at least."""
-        past = self.window - 1
-        dtype = torch.promote_types(x.dtype, torch.float32)
+        """See :class:`LiquidLayer`; moments count from the end of the window, in double precision."""
+        past, dtype = self.window - 1, torch.float64
         window, ages = state[:, :-past].unflatten(1, (past, -1)), state[:, -past:].to(dtype)
         spans = elapsed.T if isinstance(elapsed, Tensor) else x.new_full(x.shape[:2], elapsed).T
         spans = (spans if advance is None else torch.where(advance.T, spans, 0)).to(dtype)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_type_hints
 
 import gymnasium
 from gymnasium.spaces import Box, Discrete
@@ -24,6 +25,7 @@ from agents.run_folder import versions
 from envs.registration import FAST, OFFICIAL
 from liquid_control.support.checkpoint import weights_digest
 from liquid_control.support.errors import UserError, nearest
+from liquid_control.support.schema import shortened, validated
 from liquid_control.support.statistics import summarize
 from policies.driver import Driver
 
@@ -84,12 +86,24 @@ class Judgement(ABC):
         try:
             content = json.loads(text)
             fields: dict[str, Any] = {name: content[name] for name in HEAD}
-            fields[cls.results] = tuple(cls.kind(**row) for row in content[cls.results])
+            wanted = zip(HEAD, (str, str, str, float, dict[str, str]), strict=True)
+            fields = {name: validated(kind, fields[name], name) for name, kind in wanted}
+            fields[cls.results] = tuple(cls.kind(**_checked(cls.kind, row)) for row in content[cls.results])
             judgement = cls(**fields)
             judgement.summary()
-        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-            raise UserError(f"this is no evaluation of this release: {error!r}.") from None
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+            raise UserError(f"this is no evaluation of this release: {shortened(repr(error))}.") from None
         return judgement
+
+
+def _checked(kind: type, row: Any) -> dict[str, Any]:
+    """A result of a file as arguments of its kind, whose numbers are finite, and none below zero but a score."""
+    hints = get_type_hints(kind)
+    told = {name: validated(hints[name], value, name) for name, value in row.items()}
+    for name, value in told.items():
+        if isinstance(value, int | float) and not (math.isfinite(value) and (value >= 0 or name == "score")):
+            raise ValueError(f"{name} is {value}")
+    return told
 
 
 @dataclass(frozen=True, kw_only=True)

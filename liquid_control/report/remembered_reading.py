@@ -55,9 +55,9 @@ class Stream:
             UserError: if they are too short to be read, or a tokenizer does not know a character.
         """
         parts = [np.append(tokenizer.encode(text), tokenizer.end) for text in texts.values()]
-        tokens = np.concatenate(parts)
-        if len(tokens) < len(parts) + 2:
+        if sum(map(len, parts)) < len(parts) + 2:
             raise UserError("there is nothing to read: give texts with --text.")
+        tokens = np.concatenate(parts)
         sizes = np.array([len(piece) for piece in tokenizer.pieces])
         begins = np.cumsum([0, *(len(part) for part in parts[:-1])])
         return cls(torch.from_numpy(tokens), sizes[tokens], tuple(texts), tuple(begins.tolist()))

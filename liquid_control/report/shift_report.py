@@ -161,7 +161,9 @@ class Report:
                 percent(each.laps),
                 number(each.departures, 2) if self.summary.roads else percent(each.off_road),
             ]
-            rows.append(row + ([number(each.mce, 0, " %")] if each.mce is not None else []))
+            if self.summary.baseline:
+                row.append(Value("–", math.inf) if each.mce is None else number(each.mce, 0, " %"))
+            rows.append(row)
         return head, rows
 
     def _cell_rows(self) -> tuple[list[str], list[list[Value]]]:
@@ -367,7 +369,7 @@ class Report:
             "primary": summary.primary and asdict(summary.primary),
             "comparisons": [asdict(each) for each in (*summary.others, *summary.by_shift)],
         }  # fmt: skip
-        return json.dumps(told, indent=1) + "\n"
+        return json.dumps(told, indent=1, allow_nan=False) + "\n"
 
     def _more(self, scores: CellScores) -> list[tuple[str, float]]:
         if self.summary.roads:

@@ -139,11 +139,11 @@ def corruption_error(errors: ArrayLike, baseline: ArrayLike) -> np.ndarray:
         baseline: (shifts, severities) those of the baseline.
 
     Returns:
-        (shifts,); infinite where the baseline makes no error and the policy does.
+        (shifts,); NaN where the baseline makes no error: nothing is a share of that.
     """
     own, other = (np.asarray(each, np.float64).sum(axis=-1) for each in (errors, baseline))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(100 * np.where((own == 0) & (other == 0), 1.0, own / other))
+        return np.asarray(100 * np.where(other == 0, np.nan, own / other))
 
 
 def comparison_p_value(one: ArrayLike, other: ArrayLike, seed: int = 0) -> float:

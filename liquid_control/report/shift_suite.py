@@ -110,7 +110,7 @@ def choose_cells(suite: Suite, shifts: Sequence[str] = (), severities: Sequence[
         severities: 1 to 5.
 
     Raises:
-        UserError: if a shift or a severity is unknown.
+        UserError: if a shift or a severity is unknown, or there is no shift.
     """
     cells = [Cell()]
     for shift in shifts or suite.shifts:
@@ -120,6 +120,8 @@ def choose_cells(suite: Suite, shifts: Sequence[str] = (), severities: Sequence[
         cells += [Cell(shift, each) for each in ((0,) if fixed else sorted(severities) or suite.severities)]
     for cell in cells:
         parse_shifts(cell.text)
+    if len(cells) == 1:
+        raise UserError(f"a suite needs a shift beside {CLEAN}: name one, or evaluate without --suite.")
     return tuple(dict.fromkeys(cells))
 
 

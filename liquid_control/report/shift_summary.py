@@ -77,7 +77,7 @@ class PolicyScores:
     departures: float
     """On roads, a lap."""
     mce: float | None
-    """Mean corruption error in percent of the baseline's; None without one."""
+    """Mean corruption error in percent of the baseline's, over the shifts under which it makes some; None without."""
     profile: tuple[float, ...]
     """Share of the scores above each of :data:`THRESHOLDS`."""
 
@@ -215,7 +215,7 @@ class _Episodes:
             laps=float(self.laps[..., 1:].mean()),
             off_road=float(np.average(self.off_road[..., 1:], weights=self.steps[..., 1:])),
             departures=float(self.departures[..., 1:].mean() / len(SPEEDS)),
-            mce=None if errors is None else float(np.mean(errors)),
+            mce=None if errors is None or np.isnan(errors).all() else float(np.nanmean(errors)),
             profile=tuple(performance_profile(shifted, self.best * np.array(THRESHOLDS)).tolist()),
         )
 

@@ -12,7 +12,7 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from agents.distributed import processes
-from agents.job import WHERE, JobConfig, RunConfig, Training, begin_run
+from agents.job import JobConfig, RunConfig, Training, begin_run
 from agents.jobs import Job, check_environment
 from agents.pool import RolloutPool
 from agents.run_folder import RunFolder, RunProgress
@@ -137,7 +137,8 @@ def _resume(
     saved = parse(job.config, ["--config", str(folder.config)], program)
     asked = parse(job.config, ["--config", str(folder.config), *arguments], program)
     saved, asked = (dataclasses.replace(config, resume=None, run=path) for config in (saved, asked))
-    changed = differences(saved, asked, [field.name for field in dataclasses.fields(saved) if field.name not in WHERE])
+    fixed = [field.name for field in dataclasses.fields(saved) if field.name not in saved.movable]
+    changed = differences(saved, asked, fixed)
     if changed:
         raise UserError(f"the run {path} was begun with another config: {'; '.join(changed)}. Leave those options out.")
     # Its files are not looked for again: what a run began with need not be there any more.

@@ -6,6 +6,8 @@ import torch
 
 from agents.cloning import Cloner, Streams
 from agents.episodes import Episode
+from agents.recordings import Recordings
+from agents.road_dagger import RoadConfig, RoadDagger
 from liquid_control.support.errors import DivergedError
 from policies.driver import Driver, DriverConfig
 
@@ -135,3 +137,19 @@ def test_the_running_mean_follows_the_weights():
     now, mean = cloner.driver.hands.gain, cloner.average.hands.gain
     assert not torch.equal(mean, before)
     assert (mean - now).abs().max() < (before - now).abs().max()
+
+
+def test_a_share_of_recordings_is_what_is_drawn():
+    def drive(steps, seed):
+        labels = np.zeros((steps, 1), np.float32)
+        images = np.zeros((steps, 8, 8, 3), np.uint8)
+        return Episode(seed, 0.0, steps, False, 0.0, 0.0, images=images, gauges=labels[:, :0], labels=labels)
+
+    for recorded, driven in ((500, 5000), (20_000, 5000)):
+        for share in (0.0, 0.3, 0.99, 1.0):
+            run = RoadDagger.__new__(RoadDagger)
+            run.config, run.variety = RoadConfig(data_share=share, batch=4), None
+            run.recordings = Recordings(learned=[drive(recorded, 0)])
+            run.episodes = [*run.recordings.learned, drive(driven, 1), drive(driven, 2)]
+            dealt = run._streams(np.random.default_rng(0)).share
+            assert dealt[0] == pytest.approx(share) and dealt[1] == dealt[2] == pytest.approx((1 - share) / 2)

@@ -93,3 +93,17 @@ def test_what_a_killed_process_left_is_mended_at_the_next_start(folder):
     with folder.held():
         assert not any(path.exists() for path in left)
         assert '"torch"' in (folder.path / "versions.json").read_text()
+
+
+def test_what_a_run_begins_from_is_kept(tmp_path):
+    init = tmp_path / "other"
+    init.mkdir()
+    (init / "config.json").write_text("one")
+    folder = RunFolder(tmp_path / "run")
+    folder.begin("agent: ppo")
+    assert (folder.keep(init) / "config.json").read_text() == "one"
+    (init / "config.json").write_text("another")
+    assert (folder.keep(init) / "config.json").read_text() == "one"
+    shutil.rmtree(init)
+    assert folder.keep(init) == tmp_path / "run" / "init"
+    assert RunFolder(tmp_path / "none").keep(init) == init  # which is missed by who reads it

@@ -121,6 +121,38 @@ def test_a_file_that_is_no_evaluation_is_refused(text):
         Evaluation.from_json(text)
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("versions",), None),
+        (("seconds",), "soon"),
+        (("env",), {}),
+        (("episodes", 0, "score"), "much"),
+        (("episodes", 0, "score"), 10**400),
+        (("episodes", 0, "score"), float("inf")),
+        (("episodes", 0, "tiles"), float("nan")),
+        (("episodes", 0, "steps"), -5),
+        (("episodes", 0, "seed"), "first"),
+        (("episodes", 0, "lap"), 7),
+        (("episodes", 0), 3),
+        (("episodes",), []),
+    ],
+)
+def test_a_file_with_something_else_in_a_place_is_refused(place, value):
+    content = json.loads(evaluation_of(Episode(1, 900.5, 900, True, 1.0, 0.01)).to_json())
+    inside = content
+    for step in place[:-1]:
+        inside = inside[step]
+    inside[place[-1]] = value
+    with pytest.raises(UserError):
+        Evaluation.from_json(json.dumps(content))
+
+
+def test_a_file_that_is_nested_too_deep_is_refused():
+    with pytest.raises(UserError, match="no evaluation"):
+        Evaluation.from_json("[" * 100_000)
+
+
 def test_a_broken_checkpoint_is_one_line_and_status_2(broken_checkpoint, command):
     checkpoint, message = broken_checkpoint
     status, _, errors = command(main, checkpoint)

@@ -204,6 +204,7 @@ def test_what_makes_no_sense_is_one_line(trained, read, driver, tmp_path, monkey
         (["run", best, "--text", text, "--run", str(tmp_path)], "is damaged"),
         (["run", best, "--text", text, "--memory", str(tmp_path / "random.safetensors")], "is damaged"),
         (["run", best, "--text", text, "--low", "0.9"], "low must not be above high"),
+        (["run", best, "--run", str(tmp_path / "c")], "there is nothing to read: give texts with --text"),
         (["run", best, "--text", text, "--keep", str(tmp_path / "a.txt")], "should be a .safetensors file"),
         (["generate", best, str(tmp_path / "nowhere")], "there is no such file"),
         (["generate", best, str(read), "--prompt", ""], "--prompt is empty"),

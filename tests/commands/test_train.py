@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import liquid_control
 from liquid_control.record import main as record
-from liquid_control.support.errors import UserError
+from liquid_control.support.errors import LostRunError, UserError
 from liquid_control.train import main as train
 from tests.commands.conftest import kill
 
@@ -170,6 +170,28 @@ def test_cloning_recorded_demonstrations(tmp_path):
     train([*TINY, "--run", str(tmp_path / "run"), "--agent", "clone", "--demos", str(tmp_path / "demos")])
     assert not list((tmp_path / "run" / "shards").glob("round-001-*"))
     liquid_control.load_driver(tmp_path / "run" / "best")
+    (tmp_path / "demos" / "shard-0000.npz").unlink()
+    record(["--episodes", "2", "--workers", "1", "--seed", "7", "--folder", str(tmp_path / "others")])
+    (tmp_path / "others" / "shard-0000.npz").rename(tmp_path / "demos" / "shard-0000.npz")
+    with pytest.raises(LostRunError, match="is not what it began with: restore it, or begin a new run"):
+        train(["--resume", str(tmp_path / "run")])
+
+
+def test_tracks_of_validation_and_tests_are_not_recorded(tmp_path):
+    for words in (["--seed", "2000000"], ["--seed", "999999", "--episodes", "2"]):
+        with pytest.raises(UserError, match="reaches tracks of validation and tests"):
+            record([*words, "--workers", "1", "--folder", str(tmp_path / "demos")])
+
+
+def test_a_run_whose_rounds_are_lost_says_so(unbroken, tmp_path):
+    folder = tmp_path / "lost"
+    shutil.copytree(unbroken, folder)
+    shard = next((folder / "shards").iterdir())
+    for spoil in (lambda: shard.write_bytes(shard.read_bytes()[:99]), shard.unlink):
+        spoil()
+        with pytest.raises(LostRunError, match="The run cannot be resumed; begin a new one") as said:
+            train(["--resume", str(folder)])
+        assert "Then continue" not in str(said.value)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +214,7 @@ def test_what_is_wrong_is_said(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         train([*TINY, *arguments])
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_run_folder_is_never_overwritten(unbroken):

@@ -13,12 +13,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import liquid_control
 from agents.dagger import TrainConfig
 from agents.jobs import choose_job
-from agents.ppo import PPOConfig, describe_driver
+from agents.ppo import PPOConfig, describe_driver, describe_vector
 from liquid_control.report.card import training_command
 from liquid_control.report.evaluation import evaluate
 from liquid_control.support.command import parse
 from liquid_control.train import PROGRAM
 from liquid_control.train import main as train
+from policies.driver import Driver, DriverConfig
 from tests.commands.conftest import kill
 
 TINY = (
@@ -107,9 +108,14 @@ def test_any_vector_environment_is_learned_and_judged_by_its_own_scores(command,
         (["--rollout", "20"], "must be a multiple of --sequence"),
         (["--policy-options", "neurons=x"], "takes int"),
         (["--init", "nowhere"], "nowhere"),
+        (["--init", "CHOOSES", "--clone-weight", "1"], "--clone-weight is for commands"),
     ],
 )
 def test_what_is_wrong_is_one_line(command, tmp_path, words, message):
+    if "CHOOSES" in words:
+        vector, _ = describe_vector("CartPole-v1", False)
+        Driver(DriverConfig("CartPole-v1", vector=vector)).save(tmp_path / "chooses")
+        words = ["--env", "CartPole-v1", *(str(tmp_path / "chooses") if word == "CHOOSES" else word for word in words)]
     status, _, err = command(train, *TINY, "--steps", "32", "--run", tmp_path / "run", *words)
     assert status == 2 and message in err and "Traceback" not in err
     assert not (tmp_path / "run" / "best").exists()

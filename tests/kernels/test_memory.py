@@ -240,3 +240,11 @@ def test_layers_without_such_a_kernel_run_in_the_loop(monkeypatch, no_loop, cell
     monkeypatch.setattr(MixedMemory, "integrate", lambda *given: calls.append(given) or no_loop(*given))
     layer = MixedMemory(cell())
     assert layer(torch.randn(2, 3, INPUTS))[0].isfinite().all() and calls
+
+
+@pytest.mark.parametrize("name", ["cfc", "cfc-deep", "ltc"])
+def test_an_empty_batch_has_gradients_of_zero(name):
+    layer = build(name)
+    found = outcome(layer, {"x": torch.zeros(0, 3, INPUTS, dtype=torch.float64)})
+    assert found["outputs"].shape[:2] == (0, 3)
+    assert not any(found[key].any() for key, _ in layer.named_parameters())

@@ -233,3 +233,29 @@ def test_wrong_arguments_are_refused_with_what_was_expected(step):
             step(np.ones(INPUTS, np.float32), elapsed)
     with pytest.raises(TypeError, match=r"bfloat16; NumPy steps need layer\.float\(\)"):
         random_layer(CASES["ltc-ncp"], torch.bfloat16).compile_step()
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [
+        ("cfc-ncp", "rnn_cell.layer_0.ff1"),
+        ("cfc-three-layers", "fc"),
+        ("mixed-memory-cfc", "cell"),
+        ("memory", "gate"),
+        ("scan-readout", "readout"),
+        ("lstm-readout", "readout"),
+        ("residual", "feed"),
+    ],
+)
+def test_a_step_calls_modules_that_have_hooks(name, inside):
+    layer = random_layer(CASES[name], torch.float64)
+    layer.get_submodule(inside).register_forward_hook(lambda module, given, made: _sevens(made))
+    step, state, x = layer.compile_step(), layer.initial_state(1), torch.randn(INPUTS, dtype=torch.float64)
+    expected, after = layer.step(x[None], state, 0.5)
+    np.testing.assert_allclose(step(x.numpy(), 0.5), expected[0].detach(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(step.state, after[0].detach(), rtol=0, atol=1e-12)
+    assert step._tick.__name__ == "tick" and step._arrays == ()  # torch's
+
+
+def _sevens(made):
+    return (torch.full_like(made[0], 7), *made[1:]) if isinstance(made, tuple) else torch.full_like(made, 7)

@@ -109,3 +109,20 @@ def test_other_cubes_are_one_error(model, parts):
         memories(model, Cubes(CubeConfig(width=WIDTH, layers=1, blocks=2, key_size=8)), 4)
     with pytest.raises(ValueError, match="1 memories for 2 feed-forward parts"), remembering(model, parts[:1]):
         pass
+
+
+def test_padding_is_refused_and_nothing_is_nothing(model, parts, tokens):
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    with remembering(model, parts), torch.no_grad():
+        assert model(tokens[:0]).logits.shape == (0, 40, VOCABULARY)
+        model(tokens, mask=mask)
+        counted = [part.inputs for part in parts]
+        mask[0, -1] = False
+        with pytest.raises(ValueError, match="reads no padding"):
+            model(tokens, mask=mask)
+    assert [part.inputs for part in parts] == counted == [tokens.numel()] * 2
+
+
+def test_double_precision_is_refused(model, parts):
+    with pytest.raises(ValueError, match=r"remembers in torch\.float32, and this one has torch\.float64"):
+        read(model.double(), parts, torch.zeros(1, 2, dtype=torch.int64), 1)

@@ -173,3 +173,11 @@ def test_of_what_the_teacher_did_not_make_nothing_is_learned(student, teacher):
     before = student.readout.weight.clone()
     assert one.learn(h, recall, made, known=torch.zeros_like(known))[1].isnan().all()
     assert torch.equal(student.readout.weight, before)
+
+
+@pytest.mark.parametrize("shape", [(1, 24), (BATCH, 23), (BATCH, 60), (BATCH, 2, 24)])
+@pytest.mark.parametrize("learns", [False, True], ids=["kernel", "torch"])
+def test_a_state_of_another_shape_is_refused(student, shape, learns):
+    """A kernel would read what lies behind it."""
+    with torch.set_grad_enabled(learns), pytest.raises(ValueError, match=r"state has shape .* expected"):
+        student(draw(3), recalled(BATCH * TIME), torch.zeros(shape))

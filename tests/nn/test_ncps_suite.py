@@ -10,6 +10,7 @@ import torch
 from torch.func import functional_call
 
 import liquid_control.nn.ncps_api as ours
+from liquid_control.nn import Stack
 
 BATCH, STEPS, INPUTS = 5, 3, 8
 NCP = ncps.wirings.NCP(10, 10, 8, 6, 6, 4, 6)
@@ -152,3 +153,24 @@ def test_a_copy_of_a_layer_with_memory_is_its_own_and_takes_weights_from_outside
     expected = twin(x)[0]
     assert not torch.allclose(expected, before)
     torch.testing.assert_close(functional_call(layer, doubled, (x,))[0], expected)
+
+
+@pytest.mark.parametrize("kind", [ours.CfC, ours.LTC])
+def test_a_layer_with_mixed_memory_is_called_as_in_ncps_alone(kind):
+    """Without its memory it would say something else, and nobody would know."""
+    layer = kind(INPUTS, 5, mixed_memory=True)
+    state = layer.initial_state(2)
+    for use in (
+        lambda: layer.step(torch.zeros(2, INPUTS), state),
+        lambda: Stack([layer])(torch.zeros(2, 3, INPUTS)),
+        layer.compile_step,
+        lambda: layer.config,
+    ):
+        with pytest.raises(TypeError, match="with mixed memory is called as in ncps"):
+            use()
+    assert layer(torch.zeros(2, 3, INPUTS))[0].shape[:2] == (2, 3)
+
+
+def test_a_sequence_of_no_steps_has_no_last_output():
+    with pytest.raises(ValueError, match="has no last output"):
+        ours.CfC(INPUTS, 5, return_sequences=False)(torch.zeros(2, 0, INPUTS))

@@ -1,9 +1,11 @@
 """Elapsed time as an input of layers that time does not drive."""
 
+import copy
+
 import pytest
 import torch
 
-from liquid_control.nn import GRU, LSTM, MLP, Bidirectional, MixedMemory, WindowAttention
+from liquid_control.nn import GRU, LSTM, MLP, Bidirectional, MixedMemory, TimedAttention, WindowAttention
 
 KINDS = {
     "lstm": lambda inputs, **option: LSTM(inputs, 4, **option),
@@ -50,3 +52,18 @@ def test_layers_around_hand_the_times_on():
         assert not torch.equal(first, layer(x, elapsed=2 * elapsed, mask=mask)[0])
         elapsed[1, 3:] = torch.nan
         assert torch.equal(first, layer(x, elapsed=elapsed, mask=mask)[0])
+
+
+def test_attention_to_moments_reads_a_long_series_at_once_as_in_pieces():
+    """Moments are summed in double precision: after 5,000 hours a second still counts."""
+    torch.manual_seed(0)
+    layer = TimedAttention(3, 8, 3, window=8)
+    x, elapsed = torch.randn(1, 6000, 3), 1000 * torch.rand(1, 6000)
+    with torch.no_grad():
+        whole, state = layer(x, None, elapsed), None
+        outputs = []
+        for piece, spans in zip(x.split(500, 1), elapsed.split(500, 1), strict=True):
+            y, state = layer(piece, state, spans)
+            outputs.append(y)
+        exact, _ = copy.deepcopy(layer).double()(x.double(), None, elapsed.double())
+    assert (whole[0] - exact).abs().max() < 1e-4 and (torch.cat(outputs, 1) - exact).abs().max() < 1e-3

@@ -44,6 +44,11 @@ def test_every_shift_of_a_suite_is_there_and_is_for_car_racing(name):
     assert len(cells) == 1 + len(suite.shifts) * len(suite.severities)
 
 
+def test_a_suite_without_a_shift_is_refused():
+    with pytest.raises(UserError, match="needs a shift beside clean"):
+        choose_cells(SUITES["quick"], ["clean"])
+
+
 def test_the_quick_suite_has_every_family_and_about_250_episodes():
     quick = SUITES["quick"]
     assert {SHIFTS[shift].family for shift in quick.shifts} == {SHIFTS[shift].family for shift in ALL}
