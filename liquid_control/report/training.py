@@ -141,7 +141,7 @@ def _resume(
     changed = differences(saved, asked, fixed)
     if changed:
         raise UserError(f"the run {path} was begun with another config: {'; '.join(changed)}. Leave those options out.")
-    # Its files are not looked for again: what a run began with need not be there any more.
+    # Its files are not looked for here: a run has copies of some, and compares the others.
     return begin_run(asked, path, processors), folder
 
 
