@@ -249,7 +249,7 @@ def zephyr() -> str:
             if line["facts"] == facts:
                 others = float(line["another's synapses"].split()[0])
                 rows.append(replace(measured(f"{line['windows']} windows", line["synapses alone"]), dots=[others]))
-        title = f"{facts} facts: right answers by the synapses alone, with its 95 % interval; the dot: by another's"
+        title = f"{facts} facts: answered by the synapses alone; dot: by those of another episode"
         panels.append(Panel(title, rows, (0.0, 0.25, 0.5, 0.75, 1.0)))
     return svg(panels)
 
