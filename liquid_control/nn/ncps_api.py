@@ -105,20 +105,9 @@ class _Sequences(LiquidLayer):
             raise self._without_memory()
         return super().compile_step()
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """See :class:`LiquidLayer`.
-
-        Raises:
-            TypeError: if there is mixed memory.
-        """
-        if self.lstm is not None:
-            raise self._without_memory()
-        return super().config
-
     def _without_memory(self) -> TypeError:
         return TypeError(
-            "a layer of ncps with mixed memory is called as in ncps. For steps, masks, configs and layers around it, "
+            "a layer of ncps with mixed memory is called as in ncps. For steps, masks and layers around it, "
             "take liquid_control.nn.MixedMemory of a layer of liquid_control.nn."
         )
 

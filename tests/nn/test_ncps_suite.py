@@ -164,7 +164,6 @@ def test_a_layer_with_mixed_memory_is_called_as_in_ncps_alone(kind):
         lambda: layer.step(torch.zeros(2, INPUTS), state),
         lambda: Stack([layer])(torch.zeros(2, 3, INPUTS)),
         layer.compile_step,
-        lambda: layer.config,
     ):
         with pytest.raises(TypeError, match="with mixed memory is called as in ncps"):
             use()

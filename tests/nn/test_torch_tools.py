@@ -303,7 +303,7 @@ OPERATORS = {
     "ltc-full": "ltc",
     "ltc-ncp": "ltc",
     "scan": "liquid_scan",
-    "mixed-memory-cfc": "cfc_with_memory",
+    "mixed-memory-cfc": "cfc_dense_with_memory",
     "mixed-memory-ltc": "ltc_with_memory",
     "stack": "cfc_dense",
     "hybrid": "liquid_scan",
