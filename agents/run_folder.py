@@ -94,7 +94,7 @@ class RunFolder:
 
     def keep(self, init: Path) -> Path:
         """The checkpoint that a run begins from, copied into its folder: the other one may change or go."""
-        kept, unfinished = self.path / "init", self.path / ".init.tmp"
+        kept, unfinished = self.path / "init", self.path / "init-unfinished"
         if not kept.exists() and init.exists():
             shutil.rmtree(unfinished, ignore_errors=True)
             try:

@@ -102,6 +102,9 @@ def test_what_a_run_begins_from_is_kept(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.begin("agent: ppo")
     assert (folder.keep(init) / "config.json").read_text() == "one"
+    shutil.move(tmp_path / "run" / "init", tmp_path / "run" / "init-unfinished")  # as a kill leaves it
+    with folder.held():
+        assert (folder.keep(init) / "config.json").read_text() == "one"
     (init / "config.json").write_text("another")
     assert (folder.keep(init) / "config.json").read_text() == "one"
     shutil.rmtree(init)
