@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import tyro
 from annotated_types import Gt, Lt
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from liquid_control.data.tokenizers import Tokenizer
@@ -34,7 +34,7 @@ from liquid_control.models.cubes import BLOCK, CubeConfig, Cubes
 from liquid_control.models.generation import load_with_tokenizer
 from liquid_control.models.language_model import LanguageModel
 from liquid_control.models.memory_file import load_memories, save_memories
-from liquid_control.models.remembering import PartMemory, feeds, memories, replacing_feeds
+from liquid_control.models.remembering import PartMemory, StandIn, feeds, memories, replacing_feeds
 from liquid_control.nn.hybrid import SwiGLU
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
@@ -119,7 +119,7 @@ class SecondPassConfig:
 # The first pass
 
 
-class TaughtFeed(SwiGLU):
+class TaughtFeed(StandIn):
     """A part that runs, and whose memory learns from it.
 
     Args:
@@ -129,15 +129,14 @@ class TaughtFeed(SwiGLU):
     """
 
     def __init__(self, feed: SwiGLU, part: PartMemory, writes: bool):
-        nn.Module.__init__(self)
-        self.expand, self.contract = feed.expand, feed.contract
-        self.part, self.writes = part, writes
+        super().__init__(feed, part)
+        self.writes = writes
         self.total, self.count = torch.zeros(part.cube.config.width, dtype=torch.float64), 0
 
     @torch.no_grad()
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """From (B, T, d) to the same."""
-        made = super().forward(x)
+    def answer(self, x: Tensor) -> Tensor:
+        """See :class:`~liquid_control.models.remembering.StandIn`."""
+        made = self.run(x)
         flat, recall = x.flatten(0, 1), self.part.cube.read(x.flatten(0, 1))
         self.part.distillation.learn(x, recall, made)
         if self.writes:
@@ -174,7 +173,7 @@ def first_pass(
 # Then
 
 
-class ChosenFeed(SwiGLU):
+class ChosenFeed(StandIn):
     """A part that is left out where an arm chooses.
 
     Args:
@@ -197,16 +196,15 @@ class ChosenFeed(SwiGLU):
         share: float,
         generator: torch.Generator,
     ):
-        nn.Module.__init__(self)
-        self.expand, self.contract = feed.expand, feed.contract
-        self.part, self.arm, self.mean, self.bound, self.share = part, arm, mean, bound, share
+        super().__init__(feed, part)
+        self.arm, self.mean, self.bound, self.share = arm, mean, bound, share
         self.generator = generator
         self.scores: list[Tensor] = []
         self.inputs = self.skipped = self.spent = 0
 
     @torch.no_grad()
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """From (B, T, d) to the same."""
+    def answer(self, x: Tensor) -> Tensor:
+        """See :class:`~liquid_control.models.remembering.StandIn`."""
         arm, student = self.arm, self.part.distillation.student
         recall = self.part.cube.read(x.flatten(0, 1))
         self.spent += recall.operations
@@ -227,7 +225,7 @@ class ChosenFeed(SwiGLU):
         self.scores.append(score.flatten())
         self.skipped += int(leaves.sum())
         made = residual.clone()
-        made[~leaves] = super().forward(x[~leaves])
+        made[~leaves] = self.run(x[~leaves])
         return made
 
 

@@ -57,7 +57,7 @@ from liquid_control.kernels.cfc import (
     write_outputs,
 )
 from liquid_control.kernels.dense import whole_lanes
-from liquid_control.kernels.fast_math import OPTIONS, sigmoid, tanh
+from liquid_control.kernels.fast_math import OPTIONS, kernel_part, sigmoid, tanh
 from liquid_control.kernels.memory import (
     Memory,
     MemoryGradients,
@@ -484,6 +484,16 @@ def _plan_of(options: str) -> DensePlan:
 # One step of one sequence
 
 
+@kernel_part
+def _driven_sums(layer, x, state, driving, units, numbers, place):
+    """Four sums and the place after their weights: inputs and state drive layer 0, the units before it any other."""
+    sums, place = four_biases(numbers, place), place + 4
+    if layer:
+        return add_four_sums(sums, driving, 0, units, numbers, place)
+    sums, place = add_four_sums(sums, x, 0, x.size, numbers, place)
+    return add_four_sums(sums, state, 0, state.size, numbers, place)
+
+
 @njit(cache=True, **OPTIONS)
 def tick(x, elapsed, state, y, numbers):
     """A :data:`liquid_control.kernels.step.Tick`; ``numbers`` are :func:`step_numbers`."""
@@ -497,24 +507,14 @@ def tick(x, elapsed, state, y, numbers):
         place = int(numbers[6])
         for layer in range(depth):
             for block in range(-(-units // (4 * LANES))):
-                sums, place = four_biases(numbers, place), place + 4
-                if layer:
-                    sums, place = add_four_sums(sums, driving, 0, units, numbers, place)
-                else:
-                    sums, place = add_four_sums(sums, x, 0, x.size, numbers, place)
-                    sums, place = add_four_sums(sums, state, 0, state.size, numbers, place)
+                sums, place = _driven_sums(layer, x, state, driving, units, numbers, place)
                 store(hidden, 4 * block, activate(activation, sums[0], new)[0])
                 store(hidden, 4 * block + 1, activate(activation, sums[1], new)[0])
                 store(hidden, 4 * block + 2, activate(activation, sums[2], new)[0])
                 store(hidden, 4 * block + 3, activate(activation, sums[3], new)[0])
             driving, hidden = hidden, driving
         for block in range(-(-state.size // LANES)):
-            sums, place = four_biases(numbers, place), place + 4
-            if depth:
-                sums, place = add_four_sums(sums, driving, 0, units, numbers, place)
-            else:
-                sums, place = add_four_sums(sums, x, 0, x.size, numbers, place)
-                sums, place = add_four_sums(sums, state, 0, state.size, numbers, place)
+            sums, place = _driven_sums(depth, x, state, driving, units, numbers, place)
             store(new, block, solution(mode, sums, elapsed))
         for neuron in range(state.size):
             state[neuron] = new[neuron]

@@ -19,6 +19,7 @@ Without influence r itself goes on, so the network answers what it answers witho
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -172,25 +173,12 @@ def feeds(model: nn.Module) -> list[SwiGLU]:
     return [block.get_submodule("feed") for block in _blocks(model)]  # type: ignore[misc]
 
 
-def refuse_padding(mask: Tensor | None) -> None:
-    """To be asked by what stands in the place of a feed-forward part.
-
-    Raises:
-        ValueError: if a step is padding.
-    """
-    if mask is not None and not mask.all():
-        raise ValueError(
-            "a model that remembers reads no padding, which it would learn from: give it texts of one length, or one "
-            "after another."
-        )
-
-
 def _blocks(model: nn.Module) -> list[nn.Module]:
     return [block for block in model.modules() if isinstance(getattr(block, "feed", None), SwiGLU)]
 
 
-class RememberedFeed(SwiGLU):
-    """A feed-forward part with a memory, which is no module: the state dict is that of the part.
+class StandIn(SwiGLU):
+    """What stands in the place of a feed-forward part. Its memory is no module: the state dict is that of the part.
 
     Args:
         feed: the part.
@@ -208,9 +196,27 @@ class RememberedFeed(SwiGLU):
         Raises:
             ValueError: if a step is padding.
         """
-        refuse_padding(mask)
-        if not x[..., 0].numel():
-            return x
+        if mask is not None and not mask.all():
+            raise ValueError(
+                "a model that remembers reads no padding, which it would learn from: give it texts of one length, or "
+                "one after another."
+            )
+        return self.answer(x) if x[..., 0].numel() else x
+
+    @abstractmethod
+    def answer(self, x: Tensor) -> Tensor:
+        """What goes on, from real inputs (B, T, d) to the same."""
+
+    def run(self, x: Tensor) -> Tensor:
+        """What the part itself makes of inputs."""
+        return super().forward(x)
+
+
+class RememberedFeed(StandIn):
+    """A feed-forward part that remembers."""
+
+    def answer(self, x: Tensor) -> Tensor:
+        """See :class:`StandIn`."""
         with torch.inference_mode(False), torch.no_grad():
             return self._remember(x.clone() if x.is_inference() else x)  # of the former nothing could be learned
 
@@ -234,11 +240,11 @@ class RememberedFeed(SwiGLU):
         running, sure = int(runs.sum()), int(skips.sum())
         clock.lap("student")
         if running == number:
-            made = super().forward(x)
+            made = self.run(x)
         elif running:
             ran = torch.from_numpy(runs).to(x.device)
             made = guess.residual.flatten(0, 1).clone()
-            made[ran] = super().forward(flat[ran])
+            made[ran] = self.run(flat[ran])
             made = made.view_as(x)
         else:
             made = guess.residual

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from liquid_control.models.generation import distribution
 from liquid_control.models.language_model import LanguageModel, ReadingState
-from liquid_control.models.remembering import PartMemory, refuse_padding, replacing_feeds
+from liquid_control.models.remembering import PartMemory, StandIn, replacing_feeds
 from liquid_control.nn.hybrid import SwiGLU
 
 Draft = Literal["sure", "always"]
@@ -54,7 +54,7 @@ class DraftCounts:
         return self.accepted / max(1, self.drafted)
 
 
-class DraftedFeed(SwiGLU):
+class DraftedFeed(StandIn):
     """A feed-forward part in a draft: guessed where it may be, without audits and learning.
 
     Args:
@@ -65,14 +65,12 @@ class DraftedFeed(SwiGLU):
     """
 
     def __init__(self, feed: SwiGLU, part: PartMemory, draft: Draft, counts: DraftCounts):
-        nn.Module.__init__(self)
-        self.expand, self.contract = feed.expand, feed.contract
-        self.part, self.draft, self.counts = part, draft, counts
+        super().__init__(feed, part)
+        self.draft, self.counts = draft, counts
 
     @torch.no_grad()
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """See :class:`~liquid_control.models.remembering.RememberedFeed`."""
-        refuse_padding(mask)
+    def answer(self, x: Tensor) -> Tensor:
+        """See :class:`~liquid_control.models.remembering.StandIn`."""
         part = self.part
         part.begin(len(x))
         guess = part.distillation.student(x, part.cube.read(x.flatten(0, 1)), part.state)
@@ -82,7 +80,7 @@ class DraftedFeed(SwiGLU):
         self.counts.guessed, self.counts.parts = self.counts.guessed + number, self.counts.parts + sure.numel()
         if number == sure.numel():
             return guess.residual
-        made = super().forward(x)
+        made = self.run(x)
         return torch.where(sure[..., None], guess.residual, made) if number else made
 
 

@@ -30,7 +30,7 @@ from liquid_control.support.statistics import summarize
 from policies.driver import Driver
 
 EVALUATION_NAME = "evaluation.json"
-HEAD = ("env", "driver", "weights", "seconds", "versions")
+HEAD: dict[str, Any] = {"env": str, "driver": str, "weights": str, "seconds": float, "versions": dict[str, str]}
 """What a file says beside the summary and the results."""
 
 
@@ -85,9 +85,7 @@ class Judgement(ABC):
         """
         try:
             content = json.loads(text)
-            fields: dict[str, Any] = {name: content[name] for name in HEAD}
-            wanted = zip(HEAD, (str, str, str, float, dict[str, str]), strict=True)
-            fields = {name: validated(kind, fields[name], name) for name, kind in wanted}
+            fields: dict[str, Any] = {name: validated(kind, content[name], name) for name, kind in HEAD.items()}
             fields[cls.results] = tuple(cls.kind(**_checked(cls.kind, row)) for row in content[cls.results])
             judgement = cls(**fields)
             judgement.summary()
