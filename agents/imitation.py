@@ -242,10 +242,13 @@ class Imitation(ABC, Generic[ImitationJob]):
                 progress.frames += sum(episode.steps for episode in driven)
                 if round > 0:
                     progress.lost += [episode.seed for episode in driven if not episode.lap]
-                if self._validates(round):
+                validates = self._validates(round)
+                if validates:
                     with progress.timed("validation"):
                         self._validate(curves)
                 progress.seconds = time.monotonic() - begin
+                if validates:
+                    self._keep_best()
                 self._plot(curves, driven)
                 self.folder.save_state(self.cloner.tensors(), vars(progress))
                 report(progress)
@@ -298,6 +301,10 @@ class Imitation(ABC, Generic[ImitationJob]):
         progress = self.progress
         progress.score = self._judge(curves)
         curves.add_scalar("validation/score", progress.score, self.cloner.step)
+
+    def _keep_best(self) -> None:
+        """After a validation."""
+        progress = self.progress
         # Of two that score alike, the later one is the steadier: its learning rate was lower.
         if progress.score > progress.best_score - 1:
             progress.best_score = max(progress.score, progress.best_score)

@@ -312,6 +312,7 @@ class LanguageTraining:
                     self._validate()
                 progress.round += 1
                 progress.seconds = time.monotonic() - begin
+                self._keep_best()
                 if curves is not None:
                     self._plot(curves)
                 self._save_state()
@@ -380,6 +381,9 @@ class LanguageTraining:
         progress.score = -loss
         progress.bits_per_byte = loss * (len(self.data.validation) - 1) / (self.data.validation.bytes * math.log(2))
         progress.liquid_steps = steps
+
+    def _keep_best(self) -> None:
+        progress = self.progress
         if progress.score > progress.best_score:
             progress.best_score = progress.score
             self._save(self.folder.best)

@@ -381,6 +381,7 @@ class PPO:
                     with progress.timed("validation"):
                         self._validate(curves)
                 progress.seconds = time.monotonic() - begin
+                self._keep_best()
                 self.folder.save_state(self._tensors(), vars(progress))
                 report(progress)
                 if progress.stopped:
@@ -437,10 +438,13 @@ class PPO:
         curves.add_scalar("validation/score", progress.score, progress.steps)
         if config.env == OFFICIAL:
             curves.add_scalar("validation/laps", np.mean([episode.lap for episode in episodes]), progress.steps)
+        progress.stopped = config.stop_at is not None and progress.score >= config.stop_at
+
+    def _keep_best(self) -> None:
+        progress = self.progress
         if progress.score > progress.best_score:
             progress.best_score = progress.score
             self._checkpoint_driver().save(self.folder.best, self._record())
-        progress.stopped = config.stop_at is not None and progress.score >= config.stop_at
 
     def _checkpoint_driver(self) -> Driver:
         return copy.deepcopy(self.driver).to("cpu").eval()

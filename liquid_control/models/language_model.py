@@ -411,12 +411,11 @@ class OriginCell(LiquidLayer):
 
     def _move(self, inputs: Tensor, neurons: Tensor, traces: Sequence[Tensor], span: Elapsed) -> Tensor:
         """The neurons (B, U) after a token that lasts ``span``."""
+        plastic = [gain * trace for gain, trace in zip(self.gains, traces, strict=True)] if traces else []
 
         def through(module: nn.Module, place: int, values: Tensor) -> Tensor:
             fixed: Tensor = module(values)
-            if not traces:
-                return fixed
-            return fixed + ((self.gains[place] * traces[place]) @ values[..., None])[..., 0]
+            return fixed + (plastic[place] @ values[..., None])[..., 0] if plastic else fixed
 
         def slope(h: Tensor) -> Tensor:
             tau = self.SHORTEST_TAU + F.softplus(self.tau(torch.cat([inputs, h], 1)))

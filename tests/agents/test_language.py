@@ -2,11 +2,13 @@
 
 import dataclasses
 import errno
+import itertools
 import math
 import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -58,6 +60,14 @@ def test_it_learns_what_follows_what(text, tmp_path):
     assert -training.progress.score < 0.4 * entropy
     assert training.progress.bits_per_byte == pytest.approx(-training.progress.score / math.log(2), rel=0.01)
     assert 1 <= training.progress.liquid_steps <= 5
+
+
+def test_the_best_checkpoint_tells_the_time_with_its_own_validation(text, tmp_path, monkeypatch):
+    monkeypatch.setattr("agents.language.time", SimpleNamespace(monotonic=itertools.count().__next__))
+    training = trained(dataclasses.replace(TINY, text=text, validate_every=9), tmp_path / "run")
+    best, last = (load_language_model(tmp_path / "run" / name)[1]["training"] for name in ("best", "last"))
+    assert best == last
+    assert best["seconds"] == training.progress.seconds > 9
 
 
 @pytest.mark.parametrize("reading", ["stream", "windows"])

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,8 @@ def test_stop_at_ends_the_training_and_stays_ended(pool, tmp_path):
     ppo = run(pool, tmp_path, stop_at=1.0)
     assert ppo.progress.stopped and ppo.progress.steps == 128
     assert run(pool, tmp_path, stop_at=1.0).progress.steps == 128
+    parts = json.loads((tmp_path / "best/config.json").read_text())["record"]["seconds_by_part"]
+    assert parts["validation"] == round(ppo.progress.parts["validation"], 1), "it tells of its own validation"
 
 
 # Beginning with a clone

@@ -1,6 +1,7 @@
 """The main job, tiny: trains, resumes to the same weights after a kill, and says clearly what is wrong."""
 
 import hashlib
+import json
 import resource
 import shutil
 import signal
@@ -47,6 +48,9 @@ def test_a_run_leaves_checkpoints_curves_and_its_config(unbroken):
     assert {"actions/steer", "actions/gas", "actions/brake"} <= set(tags["histograms"])
     assert any(tag.startswith("neurons/") for tag in tags["histograms"])
     assert len(curves.Scalars("train/loss")) == 3
+    best, last = (json.loads((unbroken / name / "config.json").read_text())["record"] for name in ("best", "last"))
+    assert best["seconds_by_part"]["validation"] > 0, "its own validation was before it"
+    assert best["round"] < 3 or best == last
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(unbroken, tmp_path):
