@@ -262,7 +262,7 @@ def shakespeare() -> str:
         for line in lines
     ]
     title = "Validation loss of each of three seeds, nats a character, and the mean"
-    return svg([Panel(title, rows, (1.55, 1.6, 1.65, 1.7, 1.75))])
+    return svg([Panel(title, rows, (1.5, 1.55, 1.6, 1.65, 1.7))])
 
 
 def measured(name: str, cell: str) -> Row:
