@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
+from annotated_types import Ge
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,20 +26,25 @@ from liquid_control.data.tokenizers import Tokenizer, tokenizer_from_config
 from liquid_control.experiments.study import (
     Results,
     find_novels,
-    hierarchical_interval,
     identity_of,
+    interval,
     measuring,
     train_language_model,
 )
 from liquid_control.models.language_model import LanguageModel, ReadingState, load_language_model
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
+from liquid_control.support.errors import UserError
 from liquid_control.support.files import read_text, write_atomically
 from liquid_control.support.ranges import Count
 
 PROGRAM = "python -m liquid_control.experiments.books"
 STRETCH = 512
 """Tokens that are read at once, and whose mean loss is one measurement."""
+BLOCK = 10
+"""Stretches that follow one another and count as one in an interval: pages of a chapter are alike."""
+SHORTEST = 16 * STRETCH
+"""Characters of a book to measure with: room for a stretch in each half, however long tokens are."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +88,8 @@ class BooksConfig:
     """Gradient steps of a training, each of 16 stretches of 128 tokens."""
     width: Count = 128
     """Of the model, which has four blocks."""
-    half: Count = 10**9
-    """Tokens of a half at most."""
+    half: Annotated[int, Ge(STRETCH)] = 10**9
+    """Tokens of a half at most, in whole stretches of 512."""
 
 
 @torch.inference_mode()
@@ -104,7 +110,8 @@ def read_books(model: LanguageModel, tokenizer: Tokenizer, books: Sequence[str],
     for text in books:
         tokens = torch.tensor(tokenizer.encode(text))
         middle = len(tokens) // 2
-        parts.append((tokens[max(0, middle - half) : middle + 1], tokens[middle : middle + half + 1]))
+        count = min(half, middle) // STRETCH * STRETCH  # whole stretches, which end where the second half begins
+        parts.append((tokens[middle - count : middle + 1], tokens[middle : middle + half + 1]))
     after = [losses(model, first, model.initial_state(1), False)[1] for first, _ in parts]
     return [
         {
@@ -127,13 +134,15 @@ def measure(seed: int, config: BooksConfig, novels: dict[str, Path]) -> dict[str
     words = f"--width {config.width} --steps {config.steps} --tokenizer {config.tokenizer} --seed {seed}".split()
     words += "--batch 16 --time 128 --learning-rate 3e-3 --validation-share 0.02".split()
     words += ["--text", str(learned), "--data", str(config.folder / "text")]
-    train_language_model(path, words)
+    if not train_language_model(path, words):
+        raise UserError(f"the training in {path} has diverged: begin again with another seed or fewer --steps.")
     model, told = load_language_model(path / "best")
+    _, last = load_language_model(path / "last")
     tokenizer = tokenizer_from_config(told["tokenizer"])
     books = [read_text(novels[name]) for name in config.unseen]
     read = read_books(model, tokenizer, books, config.half)
     return {
-        **{"seed": seed, "parameters": model.parameter_count(), "seconds": told["training"]["seconds"]},
+        **{"seed": seed, "parameters": model.parameter_count(), "seconds": last["training"]["seconds"]},
         **{"bytes per token": [len(text.encode()) / len(tokenizer.encode(text)) for text in books]},
         **{"losses": dict(zip(config.unseen, read, strict=True))},
     }
@@ -147,6 +156,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     config, console = parse(BooksConfig, arguments, PROGRAM), Console()
     novels = find_novels(config.novels, config.unseen)
+    _check_books(config, novels)
     with measuring(config.folder):
         kept = {name: getattr(config, name) for name in ("unseen", "tokenizer", "steps", "width", "half")}
         results = Results(config.folder, kept | {"novels": [identity_of(path) for path in novels.values()]}, ("seed",))
@@ -155,6 +165,22 @@ def main(arguments: Sequence[str]) -> None:
     report = _report(results.rows, config)
     write_atomically(config.folder / "report.md", report)
     console.print(report)
+
+
+def _check_books(config: BooksConfig, novels: dict[str, Path]) -> None:
+    """Before anything is trained.
+
+    Raises:
+        UserError: if a book is too short, or has characters that the model could not know.
+    """
+    texts = {name: read_text(path) for name, path in novels.items()}
+    known = {character for name, text in texts.items() if name not in config.unseen for character in text}
+    for name in config.unseen:
+        if len(texts[name]) < SHORTEST:
+            raise UserError(f"{novels[name]} has {len(texts[name]):,} characters: give a book of {SHORTEST:,} or more.")
+        new = "".join(sorted(set(texts[name]) - known))
+        if config.tokenizer == "characters" and new:
+            raise UserError(f"{novels[name]} has {new!r}, which no other novel has: name another --tokenizer.")
 
 
 def _report(rows: list[dict[str, Any]], config: BooksConfig) -> str:
@@ -167,7 +193,7 @@ def _report(rows: list[dict[str, Any]], config: BooksConfig) -> str:
         for name in ARMS:
             told = [np.array(row["losses"][book][name]) for row in rows]
             more = [other - own for other, own in zip(told, carried, strict=True)]
-            low, high = hierarchical_interval(more)
+            low, high = interval(more, BLOCK)
             loss = np.mean([values.mean() for values in told])
             cells = [f"{loss:.4f}", f"{loss / scale:.4f}", f"{np.mean([values.mean() for values in more]):+.4f}"]
             text.append(f"| {name} | {' | '.join(cells)} | {low:+.4f} to {high:+.4f} |")

@@ -8,6 +8,7 @@ was stopped, the same command goes on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Annotated, Any, get_args
 import numpy as np
 import tyro
 
-from liquid_control.experiments.study import best_of_arms, hierarchical_interval, identity_of, train_language_model
+from liquid_control.experiments.study import best_of_arms, identity_of, interval, train_language_model
 from liquid_control.models.language_model import Mend, load_language_model
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
@@ -35,8 +36,12 @@ ARMS: dict[str, tuple[str, ...] | None] = {
     "all mended": MENDS,
 }
 """Which defects an arm mends; None has no traces at all."""
-RATES = (1e-3, 3e-3)
+RATES = (3e-3, 1e-2, 3e-2)
 """Learning rates, of which each arm has the best of seed 0."""
+TIME = 16
+"""Tokens that gradients go back through, as in the origin."""
+MEASURED = ("parameters", "validation_loss", "bits_per_byte", "seconds")
+"""Of each training; NaN if it has diverged."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,13 @@ def measure(arm: str, rate: float, seed: int, config: OriginConfig) -> dict[str,
     path = config.folder / f"{arm.replace(' ', '-')}-{rate:g}-{seed}"
     mends = ARMS[arm]
     words = f"--variant origin --width {config.width} --blocks 4 --steps {config.steps} --seed {seed}".split()
-    words += f"--learning-rate {rate:g} --batch 16 --time 64 --validate-every {config.steps}".split()
+    words += f"--learning-rate {rate:g} --batch 32 --time {TIME} --validate-every {config.steps}".split()
     words += ["--plastic", str(mends is not None), "--mends", *(mends or ())]
-    train_language_model(path, [*words, "--text", str(config.text), "--data", str(config.folder / "text")])
-    model, told = load_language_model(path / "best")
-    row = {"arm": arm, "rate": rate, "seed": seed, "parameters": model.parameter_count()}
-    return row | {name: told["training"][name] for name in ("validation_loss", "bits_per_byte", "seconds")}
+    row: dict[str, Any] = {"arm": arm, "rate": rate, "seed": seed}
+    if not train_language_model(path, [*words, "--text", str(config.text), "--data", str(config.folder / "text")]):
+        return row | dict.fromkeys(MEASURED, math.nan)
+    model, told = load_language_model(path / "last")
+    return row | {"parameters": model.parameter_count()} | {name: told["training"][name] for name in MEASURED[1:]}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -104,8 +110,9 @@ def _report(lines: dict[str, list[dict[str, Any]]]) -> str:
         cells = [f"{np.mean(losses):.3f}", ", ".join(f"{loss:.3f}" for loss in losses), "", ""]
         if arm != STATIC and STATIC in lines:
             more = [loss - other["validation_loss"] for loss, other in zip(losses, lines[STATIC], strict=True)]
-            low, high = hierarchical_interval([[value] for value in more])
-            cells[2:] = [f"{np.mean(more):+.3f}", f"{low:+.3f} to {high:+.3f}"]
+            cells[2] = f"{np.mean(more):+.3f}"
+            if len(more) > 1:
+                cells[3] = "{:+.3f} to {:+.3f}".format(*interval(more))
         cells += [f"{rows[0]['rate']:g}", f"{rows[0]['parameters']:,}"]
         cells += [f"{np.mean([row['seconds'] for row in rows]) / 60:.1f}"]
         text.append(f"| {arm} | {' | '.join(cells)} |")

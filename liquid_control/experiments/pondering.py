@@ -34,6 +34,8 @@ from liquid_control.support.ranges import Count, Seed
 
 PROGRAM = "python -m liquid_control.experiments.pondering"
 FIFTHS = 5
+FEWEST = 20
+"""Stretches that an interval needs: of fewer, drawing again tells nothing."""
 
 
 @dataclass(frozen=True)
@@ -158,9 +160,13 @@ def main(arguments: Sequence[str]) -> None:
     if np.ptp(pondered.steps) == 0:
         console.print(f"every token took {pondered.steps[0]:.0f} liquid steps: nothing goes with anything.")
         return
-    low, high = interval(pondered, config.stretch, config.draws, config.seed)
-    correlation = spearman(pondered.steps, pondered.losses)
-    console.print(f"Spearman's correlation of steps and loss: {correlation:.3f} (95 %: {low:.3f} to {high:.3f})\n")
+    correlation = f"Spearman's correlation of steps and loss: {spearman(pondered.steps, pondered.losses):.3f}"
+    if len(pondered.steps) < FEWEST * config.stretch:
+        need = f"{FEWEST * config.stretch:,} tokens: give a longer text or a smaller --stretch"
+        console.print(f"{correlation} (no interval, which needs {need})\n")
+    else:
+        low, high = interval(pondered, config.stretch, config.draws, config.seed)
+        console.print(f"{correlation} (95 %: {low:.3f} to {high:.3f})\n")
     lines = ["| fifth by loss | loss up to | mean loss | mean steps |", "| --- | --- | --- | --- |"]
     for place, (most, mean, steps) in enumerate(by_loss(pondered), 1):
         lines.append(f"| {place} | {most:.3f} | {mean:.3f} | {steps:.3f} |")

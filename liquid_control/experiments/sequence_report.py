@@ -14,7 +14,7 @@ import numpy as np
 from liquid_control.experiments.sequence_cells import CELLS
 from liquid_control.experiments.sequence_study import EFFORT, ROW
 from liquid_control.experiments.sequence_task import SequenceTask
-from liquid_control.experiments.study import read_results
+from liquid_control.experiments.study import interval, read_results
 from liquid_control.support.errors import UserError
 
 PEER = "lstm"
@@ -77,21 +77,6 @@ def read_measured(folder: Path, task: str, protocol: str) -> list[Measured]:
     return found
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the mean over two seeds or more, by Student's t.
-
-    Raises:
-        UserError: if SciPy is missing.
-    """
-    try:
-        from scipy.stats import t
-    except ImportError:
-        raise UserError('intervals need SciPy: pip install "liquid-control[sequences]".') from None
-    mean, count = float(np.mean(values)), len(values)
-    half = float(t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count))
-    return mean - half, mean + half
-
-
 def _told(values: Sequence[float]) -> str:
     """The mean, and its interval if there is more than one value."""
     mean = f"{np.mean(values):.4g}"
@@ -151,8 +136,10 @@ def report(folder: Path, tasks: Sequence[SequenceTask], figure: str, page: str =
         "## Command",
         "```bash\npython -m liquid_control.experiments all\npython -m liquid_control.experiments all --report\n```",
         "Each cell and baseline has the same search: as many trials over the same options, scored on validation data "
-        "alone. Test data are scored once for each training with the options that were chosen. How to run one task, "
-        "and what each is: [sequence tasks](../how_to/sequence_tasks.md).",
+        "alone. Test data are scored once for each training with the options that were chosen. A search may choose a "
+        "network smaller than its task allows; LTC has at most a quarter of that, and the plastic CfC a tenth, because "
+        "they take longer for each parameter. How to run one task, and what each is: [sequence tasks]"
+        "(../how_to/sequence_tasks.md).",
         "## Table",
         "Tables have the mean over seeds and its 95 % interval (Student's t). The last column is the paired difference "
         "from the LSTM where it was tuned as much, bold where the interval leaves out zero. Trials are those of the "

@@ -281,7 +281,7 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), recipe.rate, weight_decay=recipe.weight_decay, fused=True)
     an_epoch = max(1, len(train_data) // recipe.batch)
     steps = max(1, round(epochs * an_epoch))
-    best, kept, best_step = {task.metric: math.nan}, model.state_dict(), 0
+    best, kept, best_step = dict.fromkeys(task.metrics, math.nan), model.state_dict(), 0
     spent, begin, losses = 0.0, time.perf_counter(), []
     recent = deque[Tensor](maxlen=ALIKE)
 

@@ -7,6 +7,7 @@ learning rate that is best for it. Where it was stopped, the same command goes o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,8 @@ ARMS: dict[str, dict[str, Any]] = {
 reading a trace before it is written; ``transformer`` has RoPE, RMS norms and SwiGLU as all others do."""
 RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 """Learning rates, of which each arm has the best of seed 0."""
+MEASURED = ("validation_loss", "bits_per_byte", "gradient_steps")
+"""Of the best weights of a training; NaN if it has diverged."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,12 @@ def measure(arm: str, rate: float, seed: int, config: ShakespeareConfig) -> dict
     words = f"--reading windows --steps {config.steps} --learning-rate {rate:g} --seed {seed}".split()
     words += f"--width {shape.width} --expansion {shape.expansion} --rule {shape.rule} --window {shape.window}".split()
     words += ["--pattern", *shape.pattern, "--text", str(config.text), "--data", str(config.folder / "text")]
-    train_language_model(path, words)
+    row: dict[str, Any] = {"arm": arm, "rate": rate, "seed": seed}
+    if not train_language_model(path, words):
+        return row | dict.fromkeys(("parameters", *MEASURED, "seconds"), math.nan)
     model, best = load_language_model(path / "best")
     _, last = load_language_model(path / "last")
-    row = {"arm": arm, "rate": rate, "seed": seed, "parameters": model.parameter_count()}
-    row |= {name: best["training"][name] for name in ("validation_loss", "bits_per_byte", "gradient_steps")}
+    row |= {"parameters": model.parameter_count()} | {name: best["training"][name] for name in MEASURED}
     return row | {"seconds": last["training"]["seconds"]}
 
 

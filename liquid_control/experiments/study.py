@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from liquid_control.data.text_sources import text_source
-from liquid_control.support.errors import UserError
+from liquid_control.support.errors import DivergedError, UserError
 from liquid_control.support.files import write_atomically
 from liquid_control.support.lock import held
 
@@ -184,14 +184,21 @@ def find_novels(folder: Path, unseen: Sequence[str]) -> dict[str, Path]:
     return novels
 
 
-def train_language_model(path: Path, words: Sequence[str]) -> None:
+def train_language_model(path: Path, words: Sequence[str]) -> bool:
     """``lm train`` of these words into a run folder; a training that was begun goes on as it was begun.
 
+    Returns:
+        Whether it came to its end; False if it has diverged, which it would again.
+
     Raises:
-        UserError: if it fails.
+        UserError: if it fails otherwise.
     """
     begun = (path / "config.yaml").exists()
-    run_command("lm", "train", *(["--resume", str(path)] if begun else [*words, "--run", str(path)]))
+    try:
+        run_command("lm", "train", *(["--resume", str(path)] if begun else [*words, "--run", str(path)]))
+    except DivergedError:
+        return False
+    return True
 
 
 def run_command(command: str, *words: str) -> None:
@@ -199,18 +206,46 @@ def run_command(command: str, *words: str) -> None:
 
     Raises:
         UserError: if it fails; its own words were printed before.
+        DivergedError: if that was because a training has diverged.
     """
     status = subprocess.run([sys.executable, "-m", f"liquid_control.{command}", *words], check=False).returncode
+    if status == DivergedError.status:
+        raise DivergedError(f"what {command} learned")
     if status:
         raise UserError(f"{command} ended with exit status {status}. When that is cured, the same command goes on.")
 
 
-def hierarchical_interval(seeds: Sequence[ArrayLike], draws: int = 2000) -> tuple[float, float]:
-    """The 95 % interval of a mean over trainings, and over measurements within each: both are drawn again."""
-    values, rng = [np.asarray(measured, float) for measured in seeds], np.random.default_rng(0)
-    means = np.empty(draws)
-    for draw in range(draws):
-        chosen = [values[place] for place in rng.integers(len(values), size=len(values))]
-        means[draw] = np.mean([rng.choice(measured, len(measured)).mean() for measured in chosen])
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
+def interval(measured: ArrayLike, block: int = 1) -> tuple[float, float]:
+    """The 95 % interval of the mean over trainings that were all measured on the same things.
+
+    Other trainings would differ, and so would other things. Both count, the variance of the means of trainings and that
+    of the means of things, each over how many there are. Of trainings alone this is Student's t, with S - 1 degrees of
+    freedom; of both it has those of Satterthwaite 1946, "An approximate distribution of estimates of variance
+    components". What is left between one thing and one training is counted twice, so it is rather too wide.
+
+    Args:
+        measured: (S,) a number a training, or (S, N) one for each thing, too.
+        block: so many things that follow one another count as one, because they are alike.
+
+    Returns:
+        Its ends; NaN where there is one training and one thing.
+
+    Raises:
+        UserError: if SciPy is missing.
+    """
+    try:
+        from scipy.stats import t
+    except ImportError:
+        raise UserError('intervals need SciPy: pip install "liquid-control[sequences]".') from None
+    values = np.atleast_2d(np.asarray(measured, float).T).T  # (S, N)
+    blocks = np.array_split(values.mean(0), max(1, values.shape[1] // block))
+    samples = [values.mean(1), np.array([each.mean() for each in blocks])]
+    parts = [(np.var(sample, ddof=1) / len(sample), len(sample) - 1) for sample in samples if len(sample) > 1]
+    total = sum(variance for variance, _ in parts)
+    if not parts or not total:
+        half = 0.0 if parts else math.nan
+    else:
+        freedom = total**2 / sum(variance**2 / degrees for variance, degrees in parts)
+        half = float(t.ppf(0.975, freedom) * np.sqrt(total))
+    mean = float(values.mean())
+    return mean - half, mean + half

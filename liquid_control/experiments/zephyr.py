@@ -33,7 +33,7 @@ from annotated_types import Ge, Le, MinLen
 from torch import Tensor
 from torch.nn import functional as F
 
-from liquid_control.experiments.study import Results, hierarchical_interval, identity_of, measuring
+from liquid_control.experiments.study import Results, identity_of, interval, measuring
 from liquid_control.models.language_model import (
     LanguageModel,
     LanguageModelConfig,
@@ -409,7 +409,7 @@ def overwritten(model: LanguageModel, config: ZephyrConfig, filler: Filler) -> l
     _, state = model.read(torch.cat([tell(lasts), gap], 1), None, SEGMENT)
     again = [questions[8:] for questions in asked(lasts)]
     scores = score_answers(model, state.reset(traces=False), again, values_of(lasts))
-    return (scores.argmax(2) == np.arange(8, 12)).T.astype(float).ravel().tolist()
+    return (scores.argmax(2) == np.arange(8, 12)).mean(1).tolist()
 
 
 def restarted(model: LanguageModel, config: ZephyrConfig, count: int) -> tuple[float, float]:
@@ -501,9 +501,9 @@ def _report(rows: list[dict[str, Any]], config: ZephyrConfig) -> str:
 
 
 def _interval(seeds: Sequence[Sequence[float]]) -> str:
-    """The mean, and its interval."""
-    low, high = hierarchical_interval(seeds)
-    return f"{np.mean([np.mean(episodes) for episodes in seeds]):.2f} ({low:.2f} to {high:.2f})"
+    """The mean, and its interval, as shares."""
+    low, high = np.clip(interval(seeds), 0, 1)
+    return f"{np.mean(seeds):.2f} ({low:.2f} to {high:.2f})"
 
 
 if __name__ == "__main__":

@@ -560,7 +560,8 @@ class LanguageModel(nn.Module):
             place = layers["position"]
             real = torch.ones_like(tokens) if mask is None else mask.long()
             after = place + real.cumsum(1)
-            x = x + positions(after - 1, self.config.width).to(x.dtype)
+            # Rows of length one would drown in sines and cosines (Vaswani et al. 2017, §3.4).
+            x = math.sqrt(self.config.width) * x + positions(after - 1, self.config.width).to(x.dtype)
             layers["position"] = after[:, -1:] if tokens.shape[1] else place
         for name, block in self._named_blocks():
             if isinstance(block, OriginCell):

@@ -217,7 +217,7 @@ def _is_lack_of_memory(error: Exception) -> bool:
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Runs a command: a :class:`UserError` or a lack of memory becomes one line and exit status 2.
 
-    Ctrl-C is status 130, SIGTERM 143.
+    A training that has diverged is status 3, Ctrl-C is status 130, SIGTERM 143.
     """
     starting.release_collector()
     accept_any_encoding()
@@ -229,7 +229,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         main(sys.argv[1:])
     except UserError as error:
         print(f"error: {plain(str(error))}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(error.status) from None
     except BrokenPipeError:
         # The reader of our output left (`… | head`): that is its right. Keep the interpreter from complaining too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,9 +9,14 @@ from collections.abc import Iterable
 class UserError(ValueError):
     """Something that was given cannot be used; the message says what was given and what to do."""
 
+    status = 2
+    """Exit status of a command that ends by it."""
+
 
 class DivergedError(UserError):
     """A training came to NaN or infinity; going on from what was saved would repeat it."""
+
+    status = 3
 
     def __init__(self, where: str):
         super().__init__(

@@ -63,3 +63,32 @@ def test_the_study_goes_on_and_refuses_what_is_not_there(tmp_path, capsys, monke
     assert "## b: 2 stretches, 1 trainings" in capsys.readouterr().out
     with pytest.raises(UserError, match="no novel 'd'"):
         main([*words[:3], "d", "c"])
+
+
+@pytest.mark.parametrize(
+    ("book", "message"),
+    [("b says: " + WORDS, "has 84 characters: give a book of 8,192 or more"), (f"Bé {WORDS}" * 120, "has 'Bé', which")],
+)
+def test_a_book_that_cannot_be_measured_is_told_before_a_training(book, message, tmp_path):
+    (tmp_path / "novels").mkdir()
+    for name in ("a", "c"):
+        (tmp_path / "novels" / f"{name}.txt").write_text(WORDS * 120)
+    (tmp_path / "novels/b.txt").write_text(book)
+    words = [str(tmp_path / "study"), str(tmp_path / "novels"), "--unseen", "b", "c", "--tokenizer", "characters"]
+    with pytest.raises(UserError, match=message):
+        main(words)
+    assert not (tmp_path / "study").exists()
+
+
+def test_the_first_half_ends_where_the_second_begins(model, monkeypatch):
+    """What stands directly before the second half is what is read last."""
+    monkeypatch.setattr(books, "STRETCH", 16)
+    read = []
+    monkeypatch.setattr(
+        books, "losses", lambda model, tokens, *rest: read.append(tokens) or losses(model, tokens, *rest)
+    )
+    text = WORDS * 3
+    tokens = make_tokenizer("bytes", []).encode(text)
+    middle = len(tokens) // 2
+    read_books(model, make_tokenizer("bytes", []), [text, text], 40)
+    assert read[0].tolist() == tokens[middle - 32 : middle + 1].tolist()

@@ -44,7 +44,7 @@ def test_a_training_has_the_mends_of_its_arm_and_goes_on(tmp_path, monkeypatch, 
     main(words)
     rows = [json.loads(line) for line in (tmp_path / "study/results.jsonl").read_text().splitlines()[1:]]
     assert [row["rate"] for row in rows] == list(RATES) * 2
-    static, _ = load_language_model(tmp_path / "study" / "not-plastic-0.001-0" / "best")
-    plastic, _ = load_language_model(tmp_path / "study" / "all-but-order-0.001-0" / "best")
+    static, _ = load_language_model(tmp_path / "study" / "not-plastic-0.01-0" / "best")
+    plastic, _ = load_language_model(tmp_path / "study" / "all-but-order-0.01-0" / "best")
     assert not static.config.plastic
     assert plastic.config.plastic and set(plastic.config.mends) == set(MENDS) - {"order"}

@@ -5,8 +5,16 @@ import sys
 import numpy as np
 import pytest
 
-from liquid_control.experiments.study import Results, hierarchical_interval, identity_of, run_command, with_best_rate
-from liquid_control.support.errors import UserError
+from liquid_control.experiments import study
+from liquid_control.experiments.study import (
+    Results,
+    identity_of,
+    interval,
+    run_command,
+    train_language_model,
+    with_best_rate,
+)
+from liquid_control.support.errors import DivergedError, UserError
 
 
 def test_a_row_is_measured_once(tmp_path):
@@ -44,13 +52,22 @@ def test_the_rate_that_is_best_for_seed_0_is_that_of_all_seeds():
     assert [(row["rate"], row["loss"]) for row in rows] == [(0.2, 1.6), (0.2, 2.6), (0.2, 3.6)]
 
 
-def test_an_interval_is_that_of_normal_means_and_wider_where_trainings_differ():
-    rng = np.random.default_rng(1)
-    same = [rng.normal(size=400) for _ in range(3)]
-    low, high = hierarchical_interval(same)
-    assert high - low == pytest.approx(2 * 1.96 / np.sqrt(1200), rel=0.4)
-    apart = hierarchical_interval([values + shift for values, shift in zip(same, (-1, 0, 1), strict=True)])
-    assert apart[1] - apart[0] > 5 * (high - low)
+def test_an_interval_of_trainings_alone_is_that_of_student():
+    assert interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), rel=1e-4)
+    assert interval([1.0, 1.0]) == (1.0, 1.0)
+    assert np.isnan(interval([1.0])).all()
+
+
+@pytest.mark.parametrize(("shared", "own", "alike", "block"), [(0, 1, 1, 1), (1, 1, 1, 1), (1, 0.3, 10, 10)])
+def test_an_interval_holds_the_mean_as_often_as_it_says(shared, own, alike, block):
+    """Of trainings that differ by 0.1, on things that are hard for all, some that follow one another alike."""
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(400):
+        hard = shared * np.repeat(rng.normal(size=200 // alike), alike)
+        measured = 0.1 * rng.normal(size=(3, 1)) + hard + own * rng.normal(size=(3, 200))
+        low, high = interval(measured, block)
+        held += low <= 0 <= high
+    assert 0.93 <= held / 400 <= 0.995
 
 
 def test_a_command_that_fails_ends_the_study(capfd, monkeypatch, python):
@@ -58,3 +75,13 @@ def test_a_command_that_fails_ends_the_study(capfd, monkeypatch, python):
     with pytest.raises(UserError, match="lm ended with exit status 2"):
         run_command("lm", "tarin")
     assert "train" in capfd.readouterr().err
+
+
+def test_a_training_that_diverges_is_a_row_and_no_end_of_the_study(tmp_path, monkeypatch, python):
+    """By the command itself: a rate at which weights soon are infinite."""
+    monkeypatch.setattr(sys, "executable", python)
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 80)
+    words = f"--text {tmp_path / 'text.txt'} --steps 20 --warm-up 0 --width 8 --blocks 1 --learning-rate 1e6".split()
+    assert not train_language_model(tmp_path / "run", words)
+    with pytest.raises(DivergedError, match="what lm learned"):
+        study.run_command("lm", "train", "--resume", str(tmp_path / "run"))
