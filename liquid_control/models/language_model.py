@@ -433,10 +433,10 @@ class OriginCell(LiquidLayer):
             post, pre = F.normalize(post, dim=1), F.normalize(pre, dim=1)
         with torch.set_grad_enabled("gradients" in self.mends and torch.is_grad_enabled()):
             rate, retention = self.RATE * F.softplus(self.rates[place]), torch.sigmoid(self.retentions[place])
-            product = post[:, :, None] * pre[:, None, :]
-            if "sequences" not in self.mends:
-                product = product.mean(0, keepdim=True)
-            trace = retention * trace + rate * product
+            if "sequences" in self.mends:
+                trace = torch.addcmul(retention * trace, rate * post[:, :, None], pre[:, None, :])
+            else:
+                trace = retention * trace + rate * (post.mT @ pre) / len(post)
             if "bound" not in self.mends:
                 weight = (self.inputs, self.recurrent)[place].weight
                 largest = self.CAP * torch.linalg.matrix_norm(weight)
