@@ -14,6 +14,9 @@ from liquid_control.models.compiled import read_on
 from liquid_control.models.language_model import LanguageModel, ReadingState, load_language_model
 from liquid_control.support.errors import UserError
 
+LEAST = torch.finfo(torch.float32).tiny
+"""A temperature below this, the least number that float32 holds in full, is none: a quotient by it may be 0 / 0."""
+
 
 def sample(logits: Tensor, temperature: float, top_p: float, rng: torch.Generator) -> int:
     """One token of a distribution.
@@ -22,10 +25,10 @@ def sample(logits: Tensor, temperature: float, top_p: float, rng: torch.Generato
         logits: (V,).
         temperature: they are divided by it; 0 takes the likeliest, as does what is next to nothing.
         top_p: only the likeliest tokens are drawn from, as few as have this share of the probability together
-            (Holtzman et al. 2020, "The curious case of neural text degeneration", §3.1).
+            (Holtzman et al. 2020, "The curious case of neural text degeneration", §3.1). The likeliest is one of them.
         rng: draws, on the CPU.
     """
-    if temperature == 0:
+    if temperature < LEAST:
         return int(logits.argmax())
     likely, tokens = _likeliest(logits, temperature, top_p)
     return int(tokens[torch.multinomial(likely, 1, generator=rng)])
@@ -36,10 +39,10 @@ def distribution(logits: Tensor, temperature: float, top_p: float) -> Tensor:
 
     Args:
         logits: (V,).
-        temperature: see :func:`sample`; 0 is all for the likeliest.
+        temperature: see :func:`sample`; 0, or next to nothing, is all for the likeliest.
         top_p: see :func:`sample`.
     """
-    if temperature == 0:
+    if temperature < LEAST:
         return torch.zeros(len(logits), dtype=torch.float64).index_fill_(0, logits.argmax().cpu(), 1.0)
     likely, tokens = _likeliest(logits, temperature, top_p)
     likely = likely.double()
@@ -50,7 +53,9 @@ def _likeliest(logits: Tensor, temperature: float, top_p: float) -> tuple[Tensor
     """Probabilities (V,) in descending order, zero behind ``top_p``, and their tokens; on the CPU."""
     logits = logits.float() - logits.max()  # no quotient overflows upwards
     likely, tokens = (logits / temperature).softmax(-1).cpu().sort(descending=True)
-    return torch.where(likely.cumsum(-1) - likely < top_p, likely, 0), tokens
+    kept = likely.cumsum(-1) - likely < top_p
+    kept[0] = True  # a share that is zero in float32 keeps the likeliest, as a small one does
+    return torch.where(kept, likely, 0), tokens
 
 
 class Generation:

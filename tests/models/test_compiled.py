@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from liquid_control.models.compiled import CompiledLanguageModel, PlainReader, can_be_compiled, read_on
-from liquid_control.models.generation import Generation, sample
+from liquid_control.models.generation import Generation, distribution, sample
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig, ReadingState
 
 VOCABULARY = 50
@@ -103,6 +103,20 @@ def test_a_generation_says_what_the_model_would_say():
 def test_next_to_no_temperature_is_none():
     logits, rng = torch.tensor([1.0, 3.0, 2.0]), torch.Generator()
     assert all(sample(logits, temperature, 0.9, rng) == 1 for temperature in (0, 1e-45, 1e-40, 1e-30, 1e-3))
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-38, 1e-40, 1e-46, 1e-300])
+def test_a_temperature_beyond_float32_is_none(temperature):
+    logits, rng = torch.tensor([1.0, 3.0, 2.0]), torch.Generator()
+    assert sample(logits, temperature, 0.9, rng) == 1
+    assert distribution(logits, temperature, 0.9).tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("top_p", [1e-30, 1e-46, 1e-320])
+def test_the_likeliest_is_drawn_whatever_share_is_asked_for(top_p):
+    logits, rng = torch.tensor([1.0, 3.0, 2.0]), torch.Generator()
+    assert sample(logits, 0.8, top_p, rng) == 1
+    assert distribution(logits, 0.8, top_p).tolist() == [0, 1, 0]
 
 
 def test_wrong_arguments_are_refused():
