@@ -29,6 +29,13 @@ def test_every_link_to_a_file_leads_to_it(name):
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_no_table_is_split_by_a_blank_line(name):
+    # A table begins with a header and a line of dashes; a row without them is of the table above.
+    rows = re.findall(r"^\|.*\n\n(\|.*)\n(?!\|[ :|-]+\|$)", (ROOT / name).read_text(), re.MULTILINE)
+    assert rows == []
+
+
 @pytest.mark.parametrize("name", [name for name in PAGES if tables.BLOCK.search((ROOT / name).read_text())])
 def test_tables_say_what_the_checkpoints_say(name):
     text = (ROOT / name).read_text()
