@@ -7,12 +7,12 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from annotated_types import Ge, Le
 
-from agents.ppo import PPOConfig, describe_driver
+from agents.ppo import PPOConfig
 from agents.workers import processor_count
 from liquid_control.support.command import differences, parse, run, write_yaml
 from liquid_control.support.console import Console
@@ -23,6 +23,9 @@ from liquid_control.support.ranges import Count, CountOrZero, Processes, Seed, S
 from liquid_control.tuning.local_engine import LocalEngine
 from liquid_control.tuning.space import Space, read_space
 from liquid_control.tuning.trial import Engine
+
+if TYPE_CHECKING:
+    from liquid_control.tuning.ray_engine import RayEngine
 
 PROGRAM = "python -m liquid_control.tune"
 
@@ -65,6 +68,7 @@ class TuneConfig:
 
 #: What may not change while a study goes on.
 KEPT = ("search", "seed", "startup", "warm_up")
+OWN_NAME = "study.yaml"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -74,6 +78,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("--ray-address is for --engine ray.")
     base = _read_base(["--config", str(config.base)] if config.base else [])
     space = read_space(config.search)
+    _check(config, base, space)
     console = Console()
     with held(config.study, f"another search runs in {config.study}: wait for it, or choose another folder."):
         _begin(config, base)
@@ -84,11 +89,25 @@ def main(arguments: Sequence[str]) -> None:
             raise
 
 
-def _search(config: TuneConfig, base: PPOConfig, space: Space, console: Console) -> None:
+def _check(config: TuneConfig, base: PPOConfig, space: Space) -> None:
+    """What would fail in every trial is said once, before anything is written.
+
+    Raises:
+        UserError: if a package is missing, the study has lost its database, or nothing that is searched can be trained.
+    """
     try:
-        from liquid_control.tuning.study import BEST_NAME, REPORT_NAME, Study
+        from liquid_control.tuning.study import check_database, check_space
     except ImportError as error:
         raise UserError(f"the search needs {error.name}: pip install 'liquid-control[tune]'.") from None
+    if config.engine == "ray":
+        _ray_engine()
+    check_database(config.study)
+    if not (config.study / OWN_NAME).exists():
+        check_space(base, space, config.seed)
+
+
+def _search(config: TuneConfig, base: PPOConfig, space: Space, console: Console) -> None:
+    from liquid_control.tuning.study import BEST_NAME, REPORT_NAME, Study
 
     def tell(news: str) -> None:
         console.print(news)
@@ -107,11 +126,15 @@ def _engine(config: TuneConfig) -> Engine:
     processors = processor_count()
     if config.engine == "local":
         return LocalEngine(config.parallel or max(1, processors // config.cpus), config.cpus)
+    return _ray_engine()(config.ray_address, config.parallel, config.cpus, processors)
+
+
+def _ray_engine() -> type[RayEngine]:
     try:
         from liquid_control.tuning.ray_engine import RayEngine
     except ImportError as error:
         raise UserError(f"--engine ray needs {error.name}: pip install 'liquid-control[ray]'.") from None
-    return RayEngine(config.ray_address, config.parallel, config.cpus, processors)
+    return RayEngine
 
 
 def _read_base(arguments: list[str]) -> PPOConfig:
@@ -123,11 +146,10 @@ def _begin(config: TuneConfig, base: PPOConfig) -> None:
     """Writes what does not change, or checks that it has not.
 
     Raises:
-        UserError: if the study was begun with another search or another base, or the base cannot be trained.
+        UserError: if the study was begun with another search or another base.
     """
-    own, its_base = config.study / "study.yaml", config.study / "base.yaml"
+    own, its_base = config.study / OWN_NAME, config.study / "base.yaml"
     if not own.exists():
-        describe_driver(base)  # an environment that cannot be made is said once, not by every trial
         write_atomically(its_base, write_yaml(base))
         write_atomically(own, write_yaml(config))
         return

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from agents.ppo import PPOConfig
 from liquid_control.support.errors import UserError, nearest
+from liquid_control.support.ranges import check_ranges
 from policies.registry import CORES
 
 if TYPE_CHECKING:
@@ -86,8 +87,20 @@ def read_space(words: Sequence[str]) -> Space:
             raise UserError(f"there is no option {given!r} to search: {nearest(name, names)}")
         if name in space:
             raise UserError(f"--search has {name!r} twice.")
-        space[name] = _range(word, text, hints[name]) if ".." in text else _choices(word, name, text, hints[name])
+        options = _range(word, text, hints[name]) if ".." in text else _choices(word, name, text, hints[name])
+        _check_bounds(word, name, options)
+        space[name] = options
     return space
+
+
+def _check_bounds(word: str, name: str, options: Range | Choices) -> None:
+    """Compares each choice, or both ends of a range, with what the option may be."""
+    values: Iterable[Any] = (options.low, options.high) if isinstance(options, Range) else options.values.values()
+    for value in values:
+        try:
+            check_ranges(dataclasses.replace(PPOConfig(), **{name: value}))
+        except UserError as error:
+            raise UserError(f"{word!r}: {error}") from None
 
 
 def _range(word: str, text: str, hint: Any) -> Range:

@@ -36,10 +36,57 @@ from liquid_control.tuning.trial import JOB, Ended, Engine, Failed, Scored
 REASON = "reason"
 """Attribute of a trial that failed. One that a kill interrupted had no time to leave it."""
 REPORT_NAME, BEST_NAME = "report.md", "best.yaml"
+DATABASE, TRIALS = "study.db", "trials"
 SHOWN = 10
 """Trials in the report's table."""
 IMPORTANCE_FROM = 10
 """Trials that ended, below which importances are noise."""
+TRIED = 20
+"""Combinations that are looked at before a study begins."""
+
+
+def check_space(base: PPOConfig, space: Space, seed: int) -> None:
+    """Draws combinations as a search does until one passes what the job checks before it begins.
+
+    Args:
+        base: the training that is varied.
+        space: what the search may choose.
+        seed: of the draws.
+
+    Raises:
+        UserError: if none of :data:`TRIED` passes; says why the first does not.
+    """
+    drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    reasons: list[str] = []
+    while len(reasons) < TRIED:
+        trial = drawn.ask()
+        for name, options in space.items():
+            options.suggest(trial, name)
+        try:
+            JOB.begin(_varied(base, space, trial), Path(), 1)
+        except UserError as error:
+            reasons.append(str(error))
+        else:
+            return
+    raise UserError(f"none of {TRIED} combinations of --search can be trained. The first of them: {reasons[0]}")
+
+
+def check_database(folder: Path) -> None:
+    """Looks whether a folder with trials has the database that tells of them.
+
+    Raises:
+        UserError: if it has none: their run folders are in the way of new trials.
+    """
+    if (folder / TRIALS).exists() and not (folder / DATABASE).exists():
+        raise UserError(
+            f"{folder} holds trials, but no {DATABASE} that tells of them: restore it, or begin a study in another "
+            "folder."
+        )
+
+
+def _varied(base: PPOConfig, space: Space, trial: FrozenTrial | optuna.Trial) -> PPOConfig:
+    """The training of a trial."""
+    return dataclasses.replace(base, **{name: space[name].value(value) for name, value in trial.params.items()})
 
 
 class Study:
@@ -67,7 +114,7 @@ class Study:
         pruner = optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=math.ceil(warm_up * base.steps))
         try:
             self._study = optuna.create_study(
-                storage=f"sqlite:///{(folder / 'study.db').absolute()}",
+                storage=f"sqlite:///{(folder / DATABASE).absolute()}",
                 study_name="study",
                 direction="maximize",
                 pruner=pruner,
@@ -75,7 +122,7 @@ class Study:
             )
             self._do_interrupted_again()
         except (OptunaError, SQLAlchemyError) as error:
-            raise UserError(f"{folder / 'study.db'} cannot be used: {_cause(error)}") from None
+            raise UserError(f"{folder / DATABASE} cannot be used: {_cause(error)}") from None
 
     def run(self, engine: Engine, trials: int, cpus: int, tell: Callable[[str], None]) -> None:
         """Runs what is left of so many trials.
@@ -104,7 +151,7 @@ class Study:
                 else:
                     self._end(running.pop(message.trial), message, tell)
         except (OptunaError, SQLAlchemyError) as error:
-            raise UserError(f"{self.folder / 'study.db'} cannot be used: {_cause(error)}") from None
+            raise UserError(f"{self.folder / DATABASE} cannot be used: {_cause(error)}") from None
         self.report()
         failed = [trial for trial in self._in_state(TrialState.FAIL) if REASON in trial.user_attrs]
         if failed and not self._in_state(TrialState.COMPLETE):
@@ -123,7 +170,7 @@ class Study:
         trial = self._study.ask()
         for name, options in self.space.items():
             options.suggest(trial, name)
-        path = self.folder.absolute() / "trials" / f"{trial.number:04d}"
+        path = self.folder.absolute() / TRIALS / f"{trial.number:04d}"
         try:
             config = JOB.begin(dataclasses.replace(self._config(trial), workers=cpus, threads=cpus), path, cpus)
         except UserError as error:  # options that do not go together
@@ -133,6 +180,8 @@ class Study:
         engine.start(trial.number, config, path)
 
     def _end(self, trial: optuna.Trial, message: Ended | Failed, tell: Callable[[str], None]) -> None:
+        if isinstance(message, Ended) and not math.isfinite(message.best_score):
+            message = Failed(message.trial, "no validation of it had a score that is a number.")
         told = f"trial {trial.number} ({' '.join(f'{name}={_short(value)}' for name, value in trial.params.items())})"
         if isinstance(message, Failed):
             trial.set_user_attr(REASON, message.reason)
@@ -148,8 +197,7 @@ class Study:
         self.report()
 
     def _config(self, trial: FrozenTrial | optuna.Trial) -> PPOConfig:
-        chosen = {name: self.space[name].value(value) for name, value in trial.params.items()}
-        return dataclasses.replace(self.base, **chosen)
+        return _varied(self.base, self.space, trial)
 
     def _in_state(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from liquid_control.tune import main as tune
 from liquid_control.tuning.local_engine import LocalEngine
 from liquid_control.tuning.ray_engine import RayEngine
 from liquid_control.tuning.space import Choices, Range, read_space
-from liquid_control.tuning.study import Study
+from liquid_control.tuning.study import Study, check_space
 from liquid_control.tuning.trial import Ended, Failed, Scored
 from tests.commands.conftest import kill
 
@@ -121,6 +122,13 @@ def test_words_become_ranges_and_choices():
         (["epochs=3,four"], "'four' is no value of epochs"),
         (["share_eyes=yes"], "'yes' is no value of share_eyes .True or False"),
         (["playfield=28,42"], "it cannot be searched"),
+        (["gamma=0.9..1.5"], "'gamma=0.9..1.5': --gamma must be at least 0 and at most 1, not 1.5"),
+        (["learning_rate=-1..0.1"], "--learning-rate must be at least 0, not -1"),
+        (["clip_range=0..1"], "--clip-range must be above 0, not 0"),
+        (["epochs=3..100000000000000000000000"], "--epochs must be at least 1 and at most 1000000000, not 1000"),
+        (["action_repeat=0..4"], "--action-repeat must be at least 1 and at most 1000, not 0"),
+        (["rollout=0,-5"], "'rollout=0,-5': --rollout must be at least 1 .* not 0"),
+        (["target_kl=None,-1"], "--target-kl must be above 0, not -1"),
     ],
 )
 def test_a_word_that_cannot_be_searched_is_said(words, message):
@@ -201,6 +209,12 @@ def test_two_searches_in_one_folder_are_refused(unbroken, arguments):
         (["--warm-up", "2"], "--warm-up must be at least 0 and at most 1"),
         (["--ray-address", "auto"], "is for --engine ray"),
         (["--base", "nowhere.yaml"], "cannot read the config nowhere.yaml"),
+        (["--search", "gamma=0.9..1.5"], "--gamma must be at least 0 and at most 1, not 1.5"),
+        (
+            ["--search", "clone_weight=1..2"],
+            "none of 20 combinations .* The first of them: --clone-weight .* need --init",
+        ),
+        (["--search", "policy_options=neuron=9,neuron=19"], "none of 20 combinations .*'neuron'"),
     ],
 )
 def test_what_is_wrong_is_said(more, message, arguments, tmp_path):
@@ -218,6 +232,20 @@ def test_a_missing_package_is_named_with_its_extra(package, module, extra, more,
     monkeypatch.delitem(sys.modules, f"liquid_control.tuning.{module}", raising=False)
     with pytest.raises(UserError, match=rf"needs {package}: pip install 'liquid-control\[{extra}\]'"):
         tune([str(tmp_path / "study"), *arguments, *more])
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_search_of_which_some_can_be_trained_is_none_that_is_refused():
+    check_space(BASE, read_space(["rollout=30,32,40", "clone_weight=0.0,1.0"]), 0)
+
+
+def test_a_study_that_lost_its_database_says_what_to_do(unbroken, arguments, tmp_path):
+    shutil.copytree(unbroken, tmp_path / "lost")
+    (tmp_path / "lost" / "study.db").unlink()
+    before = sorted(path.name for path in (tmp_path / "lost").iterdir())
+    with pytest.raises(UserError, match=r"holds trials, but no study\.db that tells of them: restore it, or begin"):
+        tune([str(tmp_path / "lost"), *arguments])
+    assert sorted(path.name for path in (tmp_path / "lost").iterdir()) == before
 
 
 # What the study makes of what trials tell, without any training
@@ -277,6 +305,14 @@ def test_a_failed_trial_is_told_and_the_study_goes_on(tmp_path):
 def test_options_that_do_not_go_together_are_a_failed_trial(tmp_path):
     with pytest.raises(UserError, match=r"no trial has finished. Trial 0: --rollout must be a multiple"):
         run_script(tmp_path / "study", [], 2, words=("rollout=30,31",))
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("-inf")])
+def test_a_trial_without_a_score_has_failed(tmp_path, score):
+    lines = [Scored(0, 64, float("nan")), Ended(0, score, stopped=False), Ended(1, 7.0, stopped=False)]
+    _, news = run_script(tmp_path / "study", lines, 2)
+    assert "failed: no validation of it had a score that is a number." in news[0]
+    assert "1 complete, 0 pruned, 1 failed" in (tmp_path / "study" / "report.md").read_text()
 
 
 def test_more_trials_can_be_asked_for(tmp_path):
