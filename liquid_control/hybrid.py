@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import tyro
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MinLen
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
@@ -71,7 +71,7 @@ class TrainConfig(LanguageConfig):
     Options can be put in a YAML file: --config FILE.
     """
 
-    pattern: tuple[Mixer, ...] = ("attention",)
+    pattern: Annotated[tuple[Mixer, ...], MinLen(1)] = ("attention",)
     """Mixers of the blocks, in turn: attention or hybrid; memory, scan, deep and lstm are possible, too."""
     tokenizer: str = "bytes"
     """bytes, characters, bpe:4096 or another number, or gpt2."""
@@ -159,16 +159,18 @@ class RunConfig(MemoryConfig):
 
 def _run(words: Sequence[str]) -> None:
     """Reads texts, remembers and skips; writes rows and a memory."""
-    from liquid_control.report.remembered_reading import ROWS, Pace, ReadingFolder, Stream, read_stream
+    from liquid_control.report.remembered_reading import MEMORY, ROWS, Pace, ReadingFolder, Stream, read_stream
 
     config, console = parse(RunConfig, words, f"{PROGRAM} run"), Console()
-    _prepare(config)
+    path = config.run or Path("runs") / f"hybrid-{config.checkpoint.resolve().name}"
+    _check_apart(config, path / MEMORY)
+    _set_threads(config)
     model, tokenizer = _load(config.checkpoint, config.device)
     stream = Stream.of(_texts(config.text), tokenizer)
-    path = config.run or Path("runs") / f"hybrid-{config.checkpoint.resolve().name}"
+    parts, begun = _begin(config, model)
+    _check_keep(config)
     with held(path, f"another process reads in {path}: wait until it ends, or name another folder."):
-        parts, begun = _begin(config, model)
-        folder = ReadingFolder(path, _head(config, model, stream, begun))
+        folder = ReadingFolder(path, _head(config, model, stream, begun), replaced=_is_replaced(config))
         state, place = model.initial_state(1), 0
         if (stopped := folder.continued(model)) is not None:
             parts, state, place = stopped
@@ -193,7 +195,8 @@ def _run(words: Sequence[str]) -> None:
                 console.print(f"stopped. The same command goes on from {path}.")
                 raise
         if config.keep is not None:
-            save_memories(config.keep, model, parts)
+            if not folder.replaced:
+                save_memories(config.keep, model, parts)
             console.print(f"memory: {config.keep}")
         console.print(f"written: {path / ROWS}\nas a page: {PROGRAM} report {path}")
 
@@ -206,7 +209,7 @@ class DriveConfig(MemoryConfig):
     state, and what it scored.
     """
 
-    tracks: tuple[Seed, ...] = (VALIDATION_SEEDS, VALIDATION_SEEDS)
+    tracks: Annotated[tuple[Seed, ...], MinLen(1)] = (VALIDATION_SEEDS, VALIDATION_SEEDS)
     """Seeds of the tracks, driven in this order. A track that is named twice is driven twice."""
     env: str = FAST
     """The environment."""
@@ -223,12 +226,13 @@ def _drive(words: Sequence[str]) -> None:
     from policies.driver import load_driver
 
     config, console = parse(DriveConfig, words, f"{PROGRAM} drive"), Console()
-    _prepare(config)
-    if config.json is not None:
-        check_writable(config.json, ".json")
+    _set_threads(config)
     driver = load_driver(config.checkpoint)
     check_environment(driver, config.env)
     parts, _ = _begin(config, driver)
+    _check_keep(config)
+    if config.json is not None:
+        check_writable(config.json, ".json")
     for part in parts:
         part.learns = config.learn
     console.print(driver.describe())
@@ -253,15 +257,40 @@ def _texts(paths: Sequence[Path]) -> dict[str, str]:
     texts: dict[str, str] = {}
     for path in paths:
         names = itertools.chain([path.stem], (f"{path.stem} #{number}" for number in itertools.count(2)))
-        texts[next(name for name in names if name not in texts)] = read_text(path)
+        text = read_text(path)
+        if not text:
+            raise UserError(f"there is nothing to read in {path}: it is empty. Write something to it, or leave it out.")
+        texts[next(name for name in names if name not in texts)] = text
     return texts
 
 
-def _prepare(config: MemoryConfig) -> None:
-    if config.keep is not None:
-        check_writable(config.keep, ".safetensors")
+def _set_threads(config: MemoryConfig) -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
+
+
+def _check_keep(config: MemoryConfig) -> None:
+    """To be asked after what reads only: it makes a folder."""
+    if config.keep is not None:
+        check_writable(config.keep, ".safetensors")
+
+
+def _check_apart(config: RunConfig, own: Path) -> None:
+    """A memory that comes or goes is none that a reading writes as it goes, together with its state."""
+    for name in ("memory", "keep"):
+        given = getattr(config, name)
+        if given is not None and given.resolve() == own.resolve():
+            raise UserError(
+                f"--{name} {given} is the file in which this reading keeps its own memory: name another file, or read "
+                "into another folder with --run."
+            )
+
+
+def _is_replaced(config: RunConfig) -> bool:
+    """Whether the memory that a reading begins with is the file that it writes at its end."""
+    if config.keep is None or config.memory is None:
+        return False
+    return config.keep.resolve() == config.memory.resolve()
 
 
 def _begin(config: MemoryConfig, model: nn.Module) -> tuple[list[PartMemory], int]:

@@ -96,18 +96,21 @@ def _generate(words: Sequence[str]) -> None:
     config = parse(GenerateConfig, words, f"{PROGRAM} generate")
     if config.threads:
         torch.set_num_threads(config.threads)
-    if config.keep is not None:
-        check_writable(config.keep, ".safetensors")
     model, tokenizer = load_with_tokenizer(config.checkpoint)
     model = model.to(resolve_device(config.device))
     state = model.initial_state(1) if config.state is None else ReadingState.load(config.state, model)
     if state.batch != 1:
         raise UserError(f"{config.state} is the state of {state.batch} texts: give one of a single text.")
     state = state.freeze(config.freeze).to(model.embedding.weight.device)
-    prompt = beginning(tokenizer) if config.prompt is None else tokenizer.encode(config.prompt)
-    for tokens in [*([tokenizer.encode(read_text(config.teach))] if config.teach else []), prompt]:
+    given = {"--prompt": beginning(tokenizer) if config.prompt is None else tokenizer.encode(config.prompt)}
+    if config.teach is not None:
+        given = {f"--teach {config.teach}": tokenizer.encode(read_text(config.teach))} | given
+    for what, tokens in given.items():
         if not len(tokens):
-            raise UserError("there is nothing to read: --prompt is empty, or the file of --teach.")
+            raise UserError(f"there is nothing to read: {what} is empty. Give some text, or leave it out.")
+    if config.keep is not None:
+        check_writable(config.keep, ".safetensors")
+    for tokens in given.values():
         logits, state = model.read(torch.from_numpy(tokens)[None].to(model.embedding.weight.device), state)
     spoken = Generation(model, logits[0], state, config.temperature, config.top_p, config.seed)
     _speak(config, tokenizer, spoken)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,16 @@ from liquid_control.data.tokenizers import Tokenizer
 from liquid_control.models.language_model import LanguageModel, ReadingState
 from liquid_control.models.memory_file import load_memories, save_memories
 from liquid_control.models.remembering import PartMemory, feeds, remembering
+from liquid_control.support.command import differences
 from liquid_control.support.errors import UserError
 from liquid_control.support.files import write_atomically
+from liquid_control.support.schema import shortened
 
 ROWS, MEMORY, LOSSLESS = "rows.jsonl", "memory.safetensors", "lossless.json"
+FEWEST = 2
+"""Tokens of what is read."""
+DIGESTS = ("weights", "tokens", "memory")
+"""What of a head is too long to be told whole."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +61,15 @@ class Stream:
         Raises:
             UserError: if they are too short to be read, or a tokenizer does not know a character.
         """
-        parts = [np.append(tokenizer.encode(text), tokenizer.end) for text in texts.values()]
-        if sum(map(len, parts)) < len(parts) + 2:
+        if not texts:
             raise UserError("there is nothing to read: give texts with --text.")
+        parts = [np.append(tokenizer.encode(text), tokenizer.end) for text in texts.values()]
+        count = sum(map(len, parts)) - len(parts)
+        if count < FEWEST:
+            raise UserError(
+                f"the text {', '.join(map(repr, texts))} has {count} tokens, too few to be read: give one of "
+                f"{FEWEST} or more with --text."
+            )
         tokens = np.concatenate(parts)
         sizes = np.array([len(piece) for piece in tokenizer.pieces])
         begins = np.cumsum([0, *(len(part) for part in parts[:-1])])
@@ -189,19 +202,38 @@ class ReadingFolder:
     Args:
         path: of the folder, which one process works in.
         head: what all rows depend on, JSON values.
+        replaced: whether the memory that the reading began with is the file that it writes at its end. Then a reading
+            that has ended is recognised by what that memory has seen since.
+
+    Attributes:
+        replaced: whether this has happened: the reading has ended, and its memory stands there.
 
     Raises:
         UserError: if it holds a reading of something else, or what stands there is damaged.
     """
 
-    def __init__(self, path: Path, head: Mapping[str, Any]):
-        self.path, self.head = path, json.loads(json.dumps(head))
+    def __init__(self, path: Path, head: Mapping[str, Any], replaced: bool = False):
+        self.path, self.head, self.replaced = path, json.loads(json.dumps(head)), False
         self.rows: list[dict[str, Any]] = []
-        if (path / ROWS).exists():
-            there, self.rows = read_rows(path)
-            if there != self.head:
-                changed = [name for name in {**there, **self.head} if there.get(name) != self.head.get(name)]
-                raise UserError(f"{path} holds a reading with another {', '.join(changed)}: name another folder.")
+        if not (path / ROWS).exists():
+            return
+        there, self.rows = read_rows(path)
+        if replaced and there.get("memory") != self.head["memory"] and (path / MEMORY).exists():
+            last, seen = self.head["length"] - 1, self.head["begun"]
+            ended = bool(self.rows) and self.rows[-1].get("tokens") == last
+            self.replaced = ended and there.get("begun") == seen - last
+            self.head |= {name: there[name] for name in ("memory", "begun") if self.replaced}
+        changed = [name for name in {**there, **self.head} if there.get(name) != self.head.get(name)]
+        if changed:
+            was, now = [
+                SimpleNamespace(**{name: _told(name, told.get(name)) for name in changed})
+                for told in (there, self.head)
+            ]
+            told = "; ".join(differences(was, now, changed))
+            raise UserError(
+                f"{path} holds a reading with another {', '.join(changed)}: {told}. Give the same, or name another "
+                "folder."
+            )
 
     def continued(self, model: LanguageModel) -> tuple[list[PartMemory], ReadingState, int] | None:
         """Memory, state and place of a reading that was stopped; None if there is none.
@@ -228,6 +260,10 @@ class ReadingFolder:
     def save(self, model: LanguageModel, parts: Sequence[PartMemory], state: ReadingState) -> None:
         """Writes the memory; from here a reading that is stopped goes on."""
         save_memories(self.path / MEMORY, model, parts, state)
+
+
+def _told(name: str, value: Any) -> str:
+    return f"{value[:12]}…" if name in DIGESTS and value else shortened(value)
 
 
 def read_rows(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -1,6 +1,7 @@
 """``hybrid``: trains as ``lm`` does, reads or drives and remembers, goes on where it stopped, drafts without loss."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,7 @@ def test_a_reading_that_was_stopped_goes_on_to_the_same_rows(trained, read, tmp_
     begun = len(calls)
     hybrid(reading(trained, tmp_path / "again"))  # nothing is left to read
     assert len(calls) == begun
-    with pytest.raises(UserError, match="a reading with another block"):
+    with pytest.raises(UserError, match=r"a reading with another block: block is 128, not 64\. Give the same"):
         hybrid([*reading(trained, tmp_path / "again"), "--block", "64"])
 
 
@@ -121,6 +122,49 @@ def test_a_memory_that_was_kept_knows_at_once(trained, read, tmp_path):
     fresh = rows_of(read)[1]
     assert rows[0]["layers"][0]["hits"] > fresh[0]["layers"][0]["hits"] and rows[0]["layers"][0]["learned"] == 0
     hybrid(reading(trained, tmp_path, "--memory", trained / "kept.safetensors", "--learn", False, texts=("text",)))
+
+
+def test_a_memory_that_grows_is_kept_where_it_came_from(trained, read, tmp_path):
+    memory = tmp_path / "grows.safetensors"
+    shutil.copy(trained / "kept.safetensors", memory)
+    words = reading(trained, tmp_path / "a", "--memory", memory, "--keep", memory, texts=("text",))
+    hybrid(words)
+    rows, grown = rows_of(tmp_path / "a"), memory.read_bytes()
+    assert grown != (trained / "kept.safetensors").read_bytes()
+    hybrid(words)  # it has ended, and says so
+    assert rows_of(tmp_path / "a") == rows and memory.read_bytes() == grown
+    shutil.copy(trained / "kept.safetensors", memory)  # as if it was killed before it kept its memory
+    hybrid(words)
+    assert rows_of(tmp_path / "a") == rows and memory.read_bytes() != (trained / "kept.safetensors").read_bytes()
+    other = reading(trained, tmp_path / "b", "--memory", memory, "--keep", memory, texts=("other",))
+    hybrid(other)  # it goes on with another text
+    assert rows_of(tmp_path / "b")[0]["begun"] == rows[0]["begun"] + rows[0]["length"] - 1
+    with pytest.raises(
+        UserError, match=r"a reading with another memory, begun: memory is .{12}…, not .{12}…; begun is"
+    ):
+        hybrid(words)
+
+
+@pytest.mark.parametrize("option", ["--keep", "--memory"])
+def test_a_reading_keeps_its_own_memory_to_itself(trained, read, option, monkeypatch):
+    before = (read / "memory.safetensors").read_bytes()
+    monkeypatch.chdir(read.parent)
+    with pytest.raises(UserError, match=rf"{option} read/memory.safetensors is the file in which this reading keeps"):
+        hybrid(reading(trained, read, option, "read/memory.safetensors"))
+    assert (read / "memory.safetensors").read_bytes() == before
+
+
+def test_what_is_refused_leaves_no_folder(trained, driver, tmp_path):
+    best, text = str(trained / "run/best"), str(trained / "text.txt")
+    rules = ["--low", "0.3", "--high", "0.2"]
+    keep = ["--keep", str(tmp_path / "kept" / "memory.safetensors")]
+    for words in (
+        ["run", best, "--text", text, "--run", str(tmp_path / "run"), *rules, *keep],
+        ["drive", str(driver), "--json", str(tmp_path / "json" / "laps.json"), *rules, *keep],
+    ):
+        with pytest.raises(UserError, match="low must not be above high"):
+            hybrid(words)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_drafts_say_the_same_text_and_are_counted(trained, read, capsys):
@@ -189,6 +233,7 @@ def test_what_makes_no_sense_is_one_line(trained, read, driver, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nul.txt").write_bytes(b"the\0fox")
     (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "one.txt").write_text("x")
     (tmp_path / "random.safetensors").write_bytes(bytes(range(256)) * 40)
     (tmp_path / "rows.jsonl").write_text("{}\n[")
     best, text = str(trained / "run/best"), str(trained / "text.txt")
@@ -198,8 +243,10 @@ def test_what_makes_no_sense_is_one_line(trained, read, driver, tmp_path, monkey
         (["run", best, "--text", str(tmp_path / "nul.txt")], "it holds NUL"),
         (
             ["run", best, "--text", str(tmp_path / "empty.txt"), "--run", str(tmp_path / "a")],
-            "there is nothing to read",
+            "there is nothing to read in .*empty.txt: it is empty",
         ),
+        (["run", best, "--text", text, str(tmp_path / "empty.txt")], "there is nothing to read in .*empty.txt"),
+        (["run", best, "--text", str(tmp_path / "one.txt")], "the text 'one' has 1 tokens, too few to be read"),
         (["run", best, "--text", text, "--run", str(tmp_path / "b"), "--budget-bytes", "99"], "are too few for cubes"),
         (["run", best, "--text", text, "--run", str(tmp_path)], "is damaged"),
         (["run", best, "--text", text, "--memory", str(tmp_path / "random.safetensors")], "is damaged"),
@@ -209,6 +256,8 @@ def test_what_makes_no_sense_is_one_line(trained, read, driver, tmp_path, monkey
         (["generate", best, str(tmp_path / "nowhere")], "there is no such file"),
         (["generate", best, str(read), "--prompt", ""], "--prompt is empty"),
         (["drive", best], "not a driver"),
+        (["drive", str(driver), "--tracks"], "--tracks must be 1 or more values"),
+        (["train", "--text", text, "--pattern"], "--pattern must be 1 or more values"),
         (["drive", str(driver), "--env", "CartPole-v1"], "CartPole-v1"),
         (["drive", str(SHIPPED / "cfc"), "--steps", "9"], "has no feed-forward parts that could be remembered"),
         (["drive", str(driver), "--memory", str(trained / "kept.safetensors")], "holds no memory of this model"),
