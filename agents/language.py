@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -135,13 +136,17 @@ def begin_language(config: LanguageConfig, path: Path, processors: int) -> Langu
     with torch.device("meta"):
         LanguageModel(LanguageModelConfig(**_shape(config)))
     data = _prepare(config)
-    for split, what in ((data.training, "training"), (data.validation, "validation")):
-        if len(split) <= config.time:
+    _check_lengths(config, len(data.training), len(data.validation))
+    return config if config.text else _as_prepared(config, data)
+
+
+def _check_lengths(config: LanguageConfig, training: int, validation: int) -> None:
+    for count, what in ((training, "training"), (validation, "validation")):
+        if count <= config.time:
             raise UserError(
-                f"the text for {what} has {len(split)} tokens, too few for stretches of {config.time}: give a longer "
+                f"the text for {what} has {count} tokens, too few for stretches of {config.time}: give a longer "
                 "text, a shorter --time, or another --validation-share."
             )
-    return config if config.text else _as_prepared(config, data)
 
 
 def _as_prepared(config: LanguageConfig, data: TextData) -> LanguageConfig:
@@ -181,7 +186,8 @@ def _prepare(config: LanguageConfig) -> TextData:
     if not config.text:
         return TextData(folder)
     source = text_source(config.text, config.separator or None)
-    return prepare_text(source, config.tokenizer, folder, config.validation_share)
+    check = partial(_check_lengths, config)  # before the tokens are kept: what is refused leaves nothing behind
+    return prepare_text(source, config.tokenizer, folder, config.validation_share, check)
 
 
 def _prepare_again(config: LanguageConfig, path: Path) -> None:

@@ -21,7 +21,7 @@ import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -108,15 +108,12 @@ class RunFolder:
         """Writes what does not change during the run.
 
         Raises:
-            UserError: if the folder holds a run already, or cannot be written.
+            UserError: if the folder holds a run already, another process has it, or it cannot be written.
         """
-        self.check_free()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror or error}. Choose another folder.") from None
-        write_atomically(self.config, config_yaml)
-        self._write_versions()
+        with self._locked():  # of two that begin at once, one has the folder
+            self.check_free()
+            write_atomically(self.config, config_yaml)
+            self._write_versions()
 
     def _write_versions(self) -> None:
         write_atomically(self.path / "versions.json", json.dumps(versions() | {"machine": machine()}, indent=2) + "\n")
@@ -139,11 +136,14 @@ class RunFolder:
         Raises:
             UserError: if another process holds it.
         """
-        with held(self.path, f"another process trains in {self.path}: wait until it ends, or stop it."):
+        with self._locked():
             remove_leftovers(self.path)
             if not (self.path / "versions.json").exists():
                 self._write_versions()
             yield
+
+    def _locked(self) -> AbstractContextManager[None]:
+        return held(self.path, f"another process trains in {self.path}: wait until it ends, or stop it.")
 
     def save_state(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
         """Writes the state after a whole round; the one before stays whole if this fails.

@@ -18,7 +18,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -75,6 +75,7 @@ def prepare_text(
     tokenizer: Tokenizer | str,
     folder: str | os.PathLike[str],
     validation_share: float = 0.1,
+    check: Callable[[int, int], None] = lambda training, validation: None,
 ) -> TextData:
     """Writes a text as tokens. What stands there from the same source with the same tokenizer is used again.
 
@@ -88,6 +89,8 @@ def prepare_text(
             validation has no unknown ones, ``bpe:N`` from the part for training.
         folder: where; made if it is missing. Another text that was prepared there is replaced.
         validation_share: of the characters, in [0, 1); 0 leaves validation empty.
+        check: called with the tokens for training and for validation before they take the place of what stands there;
+            what it raises ends the preparing.
 
     Raises:
         UserError: if the source cannot be read, or the folder not be written, for example because the disk is full. The
@@ -104,6 +107,7 @@ def prepare_text(
         try:
             with _local(source, folder) as local:
                 header = _write_splits(local, identity, tokenizer, folder, validation_share)
+            check(header.training.tokens, header.validation.tokens)
             text = json.dumps({"format_version": FORMAT_VERSION} | asdict(header)) + "\n"
             write_atomically(folder / HEADER, text)
         except BaseException:

@@ -237,6 +237,17 @@ def test_what_cannot_be_learned_is_said_before_a_run_begins(text, tmp_path, monk
     with pytest.raises(UserError, match=said):
         begin_language(config, tmp_path / "run", 1)
     assert not (tmp_path / "run" / "config.yaml").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_text_that_is_too_short_takes_no_place_of_another(text, tmp_path):
+    begin_language(dataclasses.replace(TINY, text=text, data=tmp_path / "data"), tmp_path / "run", 1)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()}
+    (tmp_path / "short.txt").write_text("too short")
+    short = dataclasses.replace(TINY, text=str(tmp_path / "short.txt"), data=tmp_path / "data")
+    with pytest.raises(UserError, match="tokens, too few for stretches of"):
+        begin_language(short, tmp_path / "run", 1)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before
 
 
 def test_half_precision_learns_the_same_within_its_digits(text, tmp_path):

@@ -10,6 +10,7 @@ import torch
 
 from agents.run_folder import RunFolder
 from liquid_control.support.errors import UserError
+from liquid_control.support.lock import held
 from liquid_control.train import main as train
 
 HOLD = """
@@ -34,6 +35,18 @@ def test_a_folder_that_another_process_trains_in_is_refused_until_it_ends(tmp_pa
             other.kill()  # however it ends, the folder is free again
     with folder.held():
         pass
+
+
+def test_two_trainings_that_begin_at_once_do_not_share_a_folder(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    with held(folder.path, "busy"):  # as the other has it while it begins
+        with pytest.raises(UserError, match="another process trains in"):
+            folder.begin("agent: ppo\n")
+        assert not folder.config.exists()
+    folder.begin("agent: ppo\n")
+    with pytest.raises(UserError, match="holds a run already"):
+        folder.begin("agent: dagger\n")
+    assert folder.config.read_text() == "agent: ppo\n"
 
 
 @pytest.fixture
