@@ -33,6 +33,8 @@ from liquid_control.support.files import write_atomically
 from liquid_control.tuning.space import Space
 from liquid_control.tuning.trial import JOB, Ended, Engine, Failed, Scored
 
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # what a study has to tell, it tells itself
+
 REASON = "reason"
 """Attribute of a trial that failed. One that a kill interrupted had no time to leave it."""
 REPORT_NAME, BEST_NAME = "report.md", "best.yaml"
@@ -110,7 +112,6 @@ class Study:
 
     def __init__(self, folder: Path, base: PPOConfig, space: Space, seed: int, startup: int, warm_up: float):
         self.folder, self.base, self.space, self.seed = folder, base, space, seed
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
         pruner = optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=math.ceil(warm_up * base.steps))
         try:
             self._study = optuna.create_study(
