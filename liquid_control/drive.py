@@ -10,12 +10,13 @@ import contextlib
 import csv
 import functools
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, TextIO
 
 import numpy as np
 import torch
@@ -110,6 +111,8 @@ class Seat:
     """What is kept of one simulator."""
 
     recorder: Recorder | None = None
+    telemetry: Telemetry | None = None
+    """The last one that was logged, recorded and shown."""
     answered: int = 0
     """Telemetries until the last live line."""
     rate: float = 0.0
@@ -134,8 +137,9 @@ class Cockpit:
         self.server = UdacityServer(self._make_pilot, config.host, config.port, self._note)
         self.seats: dict[int, Seat] = {}
         self.view: LiveView | None = None
-        self.answered = self.recorded = 0
-        self._log: Any = None
+        self.answered = self.recorded = self.logged = 0
+        """Telemetries that could be read, bytes of pictures, lines."""
+        self._log: TextIO | None = None
 
     def _make_pilot(self) -> DriverPilot:
         return DriverPilot(self.driver, self.config.speed)
@@ -147,19 +151,18 @@ class Cockpit:
             UserError: if something that was asked for cannot be had: a port, a folder, a file.
         """
         async with contextlib.AsyncExitStack() as stack:
-            if self.config.record is not None:
-                self._record(self.config.record, 1)
-            if self.config.log is not None:
-                self._log = csv.writer(stack.enter_context(_open_log(self.config.log)))
-                self._log.writerow(LOG_COLUMNS)
             if self.config.view:
                 self.view = await stack.enter_async_context(LiveView(self.driver, port=self.config.view_port))
                 self.console.print(f"view: {self.view.url}")
+            stack.callback(self._close_files)  # when the server has answered for the last time
             try:
                 await stack.enter_async_context(self.server)
             except BridgeError as error:
                 raise UserError(str(error)) from None
-            stack.callback(self._close_recordings)
+            if self.config.record is not None:
+                self._record(self.config.record, 1)
+            if self.config.log is not None:
+                self._begin_log(self.config.log)
             self.console.print(f"listening on {self.config.host}:{self.server.port} for the simulator; Ctrl-C ends.")
             started()
             async with asyncio.TaskGroup() as tasks:
@@ -173,14 +176,20 @@ class Cockpit:
     # After every answer
 
     def _note(self, drive: Drive) -> None:
-        self.answered += 1
         seat = self.seats.setdefault(drive.number, Seat())
         telemetry, command = drive.telemetry, drive.command
-        if telemetry is None or command is None:  # somebody drives by hand
+        if command is None:  # somebody drives by hand
+            self.answered += 1
+            if self.view is not None:
+                self.view.wants(drive.number, by_hand=True)
             return
+        if telemetry is None or telemetry is seat.telemetry:  # what came could not be read, and was told
+            return
+        seat.telemetry = telemetry
+        self.answered += 1
         now = time.time()
         if self._log is not None:
-            self._write_log(drive, telemetry, command, now)
+            self._write_log(self._log, drive, telemetry, command, now)
         if self.config.record is not None and now - seat.recorded_at >= self.RECORD_EVERY:
             self._write_row(seat, drive, telemetry, command, now)
         if self.view is not None and self.view.wants(drive.number):
@@ -203,17 +212,41 @@ class Cockpit:
             target=compiled.cruise.controller.target,
         )
 
-    def _write_log(self, drive: Drive, telemetry: Telemetry, command: Command, now: float) -> None:
+    def _begin_log(self, path: Path) -> None:
+        try:
+            self._log = path.open("x", newline="", encoding="utf-8", buffering=1)
+            csv.writer(self._log).writerow(LOG_COLUMNS)
+        except FileExistsError:
+            raise UserError(f"{path} exists already. Choose a new file for the log.") from None
+        except OSError as error:
+            raise UserError(f"cannot write the log {path}: {error.strerror or error}. Choose another place.") from None
+
+    def _write_log(self, log: TextIO, drive: Drive, telemetry: Telemetry, command: Command, now: float) -> None:
         compiled = drive.pilot.compiled  # type: ignore[attr-defined]
         numbers = (
             telemetry.speed, compiled.cruise.controller.target, telemetry.steering_angle, telemetry.throttle,
             command.steering, command.throttle, drive.latencies[-1],
         )  # fmt: skip
+        end = log.tell()
         try:
-            self._log.writerow([f"{now:.3f}", drive.number, *(f"{number:.5g}" for number in numbers)])
+            csv.writer(log).writerow([f"{now:.3f}", drive.number, *(f"{number:.5g}" for number in numbers)])
+            self.logged += 1
         except OSError as error:
-            self._log = None
+            self._close_log()
+            with contextlib.suppress(OSError):
+                os.truncate(log.name, end)  # half a line
             LOG.warning("the log ends here: %s. The car drives on.", error.strerror or error)
+
+    def _close_log(self) -> None:
+        """No more lines. A log without any is removed, so that its file can be named again."""
+        log, self._log = self._log, None
+        if log is None:
+            return
+        with contextlib.suppress(OSError):  # it writes again what a full disk did not take
+            log.close()
+        if not self.logged:
+            with contextlib.suppress(OSError):
+                Path(log.name).unlink()
 
     # Recordings
 
@@ -249,14 +282,12 @@ class Cockpit:
             # The folder that was asked for stands ready for the first client.
             if number == 1 and not self.server.count:
                 continue
-            seat = self.seats.pop(number)
-            if seat.recorder is not None:
-                seat.recorder.close()
+            _close_recording(self.seats.pop(number))
 
-    def _close_recordings(self) -> None:
+    def _close_files(self) -> None:
+        self._close_log()
         for seat in self.seats.values():
-            if seat.recorder is not None:
-                seat.recorder.close()
+            _close_recording(seat)
 
     # Beside the driving
 
@@ -307,6 +338,15 @@ def describe(drive: Drive, rate: float) -> str:
     )
 
 
+def _close_recording(seat: Seat) -> None:
+    """Ends a recording, if there is one; an error in it is told, as the other cars drive on."""
+    if seat.recorder is not None:
+        try:
+            seat.recorder.close()
+        except OSError as error:
+            LOG.warning("the recording in %s may lack its end: %s.", seat.recorder.folder, error.strerror or error)
+
+
 def _percentiles(drive: Drive) -> tuple[float, float]:
     """Seconds to an answer, median and 95th percentile of the latest."""
     latest = sorted(list(drive.latencies)[-256:])
@@ -319,15 +359,6 @@ def _stamp(checkpoint: Path) -> int | None:
         return (checkpoint / CONFIG_NAME).stat().st_mtime_ns
     except OSError:
         return None
-
-
-def _open_log(path: Path) -> TextIO:
-    try:
-        return path.open("x", newline="", encoding="utf-8", buffering=1)
-    except FileExistsError:
-        raise UserError(f"{path} exists already. Choose a new file for the log.") from None
-    except OSError as error:
-        raise UserError(f"cannot write the log {path}: {error.strerror or error}.") from None
 
 
 def _load(checkpoint: Path) -> Driver:

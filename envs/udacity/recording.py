@@ -6,8 +6,10 @@ often long gone; files that are missing or broken are left out and named.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -234,7 +236,7 @@ class Recorder:
     Every row is on its way to the disk before the next, so what was driven until a crash is there.
 
     Args:
-        folder: a new one, or an empty one; nothing is ever deleted.
+        folder: a new one, or an empty one; nothing that was there is ever deleted.
 
     Raises:
         RecordingError: if there is something in it, or it cannot be made.
@@ -242,14 +244,18 @@ class Recorder:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.rows = 0
+        """Written so far."""
         try:
-            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            self._was_there = folder.exists()
+            if self._was_there and (not folder.is_dir() or any(folder.iterdir())):
                 raise RecordingError(f"{folder} exists and is not empty; name a new folder to record into.")
             (folder / IMAGES_NAME).mkdir(parents=True)
             self._log = (folder / LOG_NAME).open("w", newline="", encoding="utf-8")
         except OSError as error:
             raise RecordingError(f"cannot record into {folder}: {error.strerror or error}.") from None
         self._last = 0
+        self._closed = False
 
     def __enter__(self) -> Recorder:
         return self
@@ -275,20 +281,49 @@ class Recorder:
             brake: 0 to 1.
             speed: miles an hour.
             time: seconds since 1970. Rows of one millisecond get different ones, as it is their name.
+
+        Raises:
+            OSError: if it cannot be written, as on a full disk. The rows before it are kept whole, and none can follow.
         """
         self._last = max(self._last + 1, round(time * 1000))
         moment = datetime.datetime.fromtimestamp(self._last // 1000, datetime.UTC)
         stamp = f"{moment:%Y_%m_%d_%H_%M_%S}_{self._last % 1000:03d}"
         names = [f"{camera}_{stamp}.jpg" for camera, _ in zip(CAMERAS, jpegs, strict=False)]
-        for name, jpeg in zip(names, jpegs, strict=True):
-            (self.folder / IMAGES_NAME / name).write_bytes(jpeg)
         cells = [f"{IMAGES_NAME}/{name}" for name in names] + [""] * (len(CAMERAS) - len(names))
-        self._log.write(",".join([*cells, *(f"{number:.7g}" for number in (steering, throttle, brake, speed))]) + "\n")
-        self._log.flush()
+        line = ",".join([*cells, *(f"{number:.7g}" for number in (steering, throttle, brake, speed))]) + "\n"
+        end = self._log.tell()
+        try:
+            for name, jpeg in zip(names, jpegs, strict=True):
+                (self.folder / IMAGES_NAME / name).write_bytes(jpeg)
+            self._log.write(line)
+            self._log.flush()
+        except OSError:
+            self._take_back(names, end)
+            raise
+        self.rows += 1
+
+    def _take_back(self, names: Sequence[str], end: int) -> None:
+        """Removes what was written of a row: the number at the end of half a line could be read for another."""
+        with contextlib.suppress(OSError):
+            self._log.close()  # writes again what the disk did not take
+        with contextlib.suppress(OSError):
+            os.truncate(self.folder / LOG_NAME, end)
+        for name in names:
+            with contextlib.suppress(OSError):
+                (self.folder / IMAGES_NAME / name).unlink()
 
     def close(self) -> None:
-        """No more rows."""
+        """No more rows. A recording without any is removed, so that its folder can be named again."""
+        if self._closed:
+            return
+        self._closed = True
         self._log.close()
+        if not self.rows:
+            with contextlib.suppress(OSError):  # what somebody else has put there stays
+                (self.folder / LOG_NAME).unlink()
+                (self.folder / IMAGES_NAME).rmdir()
+                if not self._was_there:
+                    self.folder.rmdir()
 
 
 def iterate_pairs(stretch: Sequence[Row]) -> Iterator[tuple[Row, float]]:

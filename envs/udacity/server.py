@@ -70,7 +70,7 @@ class Drive:
     address: str
     pilot: Pilot
     telemetry: Telemetry | None = None
-    """The last one."""
+    """The last one that could be read; it stays the same object until another can."""
     command: Command | None = None
     """The last answer; None while somebody drives by hand."""
     answered: int = 0
@@ -276,7 +276,8 @@ class _Client:
             telemetry = await asyncio.wait_for(asyncio.to_thread(Telemetry.read, fields), READING)
         except (PacketError, TimeoutError) as error:
             self._refuse(str(error) or f"image is not decoded within {READING:g} s")
-            return self._coast().write()
+            drive.command = self._coast()
+            return drive.command.write()
         now = time.monotonic()
         elapsed = 0.0 if self.telemetry_at is None else now - self.telemetry_at
         self.telemetry_at = now

@@ -3,7 +3,7 @@
     page      GET /                       live_view.html, all of it in one file
     page      GET /live, a websocket
     server    {"kind": "network", …}      at once, and when another driver takes over
-    server    {"kind": "clients", …}      at once, and when a simulator comes or goes
+    server    {"kind": "clients", …}      at once, and when a simulator comes or goes, or is driven by hand
     page      {"client": 2}               asks for that client's next moment; null is for the client that came last
     server    {"kind": "moment", …}       the answer, as soon as there is a moment that the page has not seen
 
@@ -98,6 +98,7 @@ class LiveView:
     def __init__(self, driver: Driver, host: str = "127.0.0.1", port: int = 0):
         self.driver, self.host, self.port = driver, host, port
         self._latest: dict[int, tuple[Moment | None, float]] = {}  # and when its client was last heard of
+        self._by_hand: set[int] = set()
         self._pages: set[_Page] = set()
         self._stirred = asyncio.Event()
         self._painter: _Painter | None = None
@@ -149,17 +150,25 @@ class LiveView:
         self._server.close()
         await self._server.wait_closed()
 
-    def wants(self, number: int) -> bool:
-        """Whether a page asks for moments. Notes that this client drives, for the list of those that do."""
-        if number not in self._latest:
-            self._stirred.set()
-        self._latest[number] = (None, asyncio.get_running_loop().time())
+    def wants(self, number: int, by_hand: bool = False) -> bool:
+        """Whether a page asks for moments. Notes that this client is there, for the list of those that are.
+
+        Args:
+            number: of the client.
+            by_hand: whether somebody drives it by hand, so that there are none.
+        """
+        self._hear(number, None, by_hand)
         return any(page.asks for page in self._pages)
 
     def show(self, moment: Moment) -> None:
         """Makes it the latest of its client. To be called from the event loop; takes microseconds, never waits."""
-        self._latest[moment.number] = (moment, asyncio.get_running_loop().time())
-        self._stirred.set()
+        self._hear(moment.number, moment)
+
+    def _hear(self, number: int, moment: Moment | None, by_hand: bool = False) -> None:
+        if moment is not None or number not in self._latest or by_hand != (number in self._by_hand):
+            self._stirred.set()
+        self._latest[number] = (moment, asyncio.get_running_loop().time())
+        self._by_hand = self._by_hand | {number} if by_hand else self._by_hand - {number}
 
     def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
         """The page, or why not; None goes on to the websocket."""
@@ -225,14 +234,15 @@ class LiveView:
         if painter is None or painter.driver is not self.driver:
             painter = self._painter = await loop.run_in_executor(self._pool, _Painter, self.driver)
         clients = tuple(sorted(self._latest))
+        by_hand = tuple(number for number in clients if number in self._by_hand)
         due: dict[int, tuple[Moment, list[_Page]]] = {}
         for page in self._pages:
             if page.painter is not painter:
                 broadcast([page.connection], painter.network)
                 page.painter = painter
-            if page.clients != clients:
-                broadcast([page.connection], _write("clients", clients=clients))
-                page.clients = clients
+            if (page.clients, page.by_hand) != (clients, by_hand):
+                broadcast([page.connection], _write("clients", clients=clients, by_hand=by_hand))
+                page.clients, page.by_hand = clients, by_hand
             if page.asks and clients and page.is_empty:
                 number = page.client if page.client in clients else clients[-1]
                 moment, _ = self._latest[number]
@@ -265,6 +275,7 @@ class _Page:
         self.client: int | None = None
         self.painter: _Painter | None = None
         self.clients: tuple[int, ...] | None = None
+        self.by_hand: tuple[int, ...] = ()
         self.seen: Moment | None = None
 
     @property

@@ -3,8 +3,11 @@
 import asyncio
 import csv
 import io
+import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -15,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from websockets.sync.client import connect
 
 from envs.registration import UDACITY
 from envs.udacity.recording import Recorder, read_recording
@@ -48,8 +52,16 @@ def cockpit(driver, tmp_path, **options):
     config = DriveConfig(tmp_path / "driver", port=0, view_port=0, **options)
     made = Cockpit(config, driver, Console(file=io.StringIO(), width=200))
     started, loop = threading.Event(), asyncio.new_event_loop()
-    stop = asyncio.Event()
-    thread = threading.Thread(target=lambda: loop.run_until_complete(made.run(stop, started.set)))
+    stop, made.failure = asyncio.Event(), None
+
+    def serve():
+        try:
+            loop.run_until_complete(made.run(stop, started.set))
+        except BaseException as failure:
+            made.failure = failure
+            raise
+
+    thread = threading.Thread(target=serve)
     thread.start()
     assert started.wait(20)
     try:
@@ -146,6 +158,45 @@ def test_a_full_disk_ends_the_recording_and_not_the_drive(driver, tmp_path, monk
     assert sum("the recording of client 1 ends here" in record.message for record in caplog.records) == 1
 
 
+def test_a_message_that_cannot_be_read_is_answered_and_leaves_no_row(driver, tmp_path, monkeypatch):
+    monkeypatch.setattr(Cockpit, "RECORD_EVERY", 0.0)
+    with cockpit(driver, tmp_path, record=tmp_path / "drive", log=tmp_path / "log.csv", view=True) as made:
+        shown = []
+        made.view.show, made.view.wants = shown.append, lambda number: True
+        with Simulator(made.server.port) as wire:
+            wire.poll(timeout=10)  # its connection alone asks for two telemetries
+            wire.poll(timeout=10)
+            for jpeg in (encode(np.zeros((160, 320, 3), np.uint8)), b"no picture"):
+                wire.send_telemetry(0.5, 0.2, 10.0, jpeg)
+                (answer,) = wire.poll(timeout=10)
+            (drive,), deadline = made.server.drives.values(), time.monotonic() + 10
+            while drive.answered < 2 and time.monotonic() < deadline:
+                time.sleep(0.01)
+    assert (drive.answered, drive.refused, answer.throttle) == (2, 1, 0)  # the car coasts
+    assert made.answered == 1
+    assert len(read_recording(tmp_path / "drive").rows) == 1
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + 1
+    assert len(shown) == 1
+
+
+def test_the_bridge_goes_on_when_a_recording_and_the_log_cannot_be_written(driver, tmp_path, caplog):
+    """What the disk did not take is written again when a file is closed."""
+    with cockpit(driver, tmp_path, record=tmp_path / "drive", log=tmp_path / "log.csv") as made:
+        with open("/dev/full", "w") as full, Simulator(made.server.port) as wire:
+            for file in (made._log, made.seats[1].recorder._log):
+                os.dup2(full.fileno(), file.fileno())
+            wire.drive(4, 0.03)
+        deadline = time.monotonic() + 10
+        while 1 in made.seats and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert 1 not in made.seats
+        with Simulator(made.server.port) as wire:
+            assert wire.drive(4, 0.03)[-1].steering == pytest.approx(0.1)
+    assert "the recording of client 1 ends here" in caplog.text
+    assert "the log ends here: No space left on device. The car drives on." in caplog.text
+    assert made.failure is None
+
+
 def test_a_new_checkpoint_takes_the_wheel_without_a_stop(driver, tmp_path):
     with cockpit(driver, tmp_path, watch=True) as made:
         wire = Simulator(made.server.port)
@@ -177,6 +228,16 @@ def test_the_page_shows_what_is_driven(driver, tmp_path):
     assert moment.state.shape == (driver.core.state_size,)
 
 
+def test_the_page_is_told_of_a_car_that_is_driven_by_hand(driver, tmp_path):
+    with cockpit(driver, tmp_path, view=True) as made, connect(made.view.url.replace("http", "ws", 1) + "live") as page:
+        with Simulator(made.server.port) as wire:
+            wire.send_manual()
+            told = {}
+            while not told.get("clients"):
+                told = json.loads(page.recv(timeout=10))
+        assert (told["clients"], told["by_hand"]) == ([1], [1])
+
+
 # As a command
 
 
@@ -198,6 +259,30 @@ def test_wrong_options_are_one_line(driver, tmp_path, options, why, command):
     assert why in err
     assert "Traceback" not in err
     assert len([line for line in err.splitlines() if line.startswith("error:")]) == 1
+
+
+@pytest.mark.parametrize("wrong", ["port", "view port", "log", "record"])
+def test_what_did_not_start_leaves_neither_folder_nor_log(driver, tmp_path, wrong, command):
+    (tmp_path / "file").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        options = {"--port": "0", "--record": tmp_path / "drive", "--log": tmp_path / "log.csv"} | {
+            "port": {"--port": port},
+            "view port": {"--view": "True", "--view-port": port},
+            "log": {"--log": tmp_path / "nowhere" / "log.csv"},
+            "record": {"--record": tmp_path / "file"},
+        }[wrong]
+        words = [word for option in options.items() for word in option]
+        status, _, err = command(main, tmp_path / "driver", *words)
+    assert status == 2 and err.startswith("error: ") and err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["driver", "file"]
+
+
+def test_what_no_simulator_came_to_leaves_neither_folder_nor_log(driver, tmp_path):
+    for _ in range(2):
+        with cockpit(driver, tmp_path, record=tmp_path / "drive", log=tmp_path / "log.csv"):
+            assert (tmp_path / "drive").exists() and (tmp_path / "log.csv").exists()
+        assert [path.name for path in tmp_path.iterdir()] == ["driver"]
 
 
 def test_a_port_that_is_taken_is_said(driver, tmp_path, command):

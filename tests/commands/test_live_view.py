@@ -262,6 +262,21 @@ def test_who_drives_is_told_whether_a_moment_is_wanted(running):
         assert not running.call(wants)
 
 
+def test_who_is_driven_by_hand_is_told(running):
+    async def wants(by_hand):
+        return running.view.wants(1, by_hand)
+
+    with Page(running) as page:
+        running.show(make_moment(running.driver))
+        assert page.next()["client"] == 1
+        running.call(wants, True)
+        told = page.receive("clients")
+        assert (told["clients"], told["by_hand"]) == ([1], [1])
+        running.show(make_moment(running.driver, 1))
+        told = page.receive("clients")
+        assert (told["clients"], told["by_hand"]) == ([1], [])
+
+
 def test_clients_are_chosen_by_number_and_the_last_one_is_shown_by_default(running, monkeypatch):
     monkeypatch.setattr(live_view, "SILENCE", 1.5)
     moments = [make_moment(running.driver, number, number=number) for number in (1, 2)]
@@ -462,6 +477,23 @@ def test_a_neuron_tells_its_name_and_value(browser, running):
         page.keyboard.press("ArrowRight")
         page.keyboard.press("ArrowRight")
         wait_for_text(page, "#readout", expected)
+        assert said == []
+
+
+def test_the_page_says_that_a_car_is_driven_by_hand(browser, running):
+    async def wants(by_hand):
+        return running.view.wants(1, by_hand)
+
+    with open_page(browser, running.view) as (page, said):
+        running.call(wants, True)
+        wait_for_text(page, "#status", "driven by hand")
+        assert page.inner_text("#why") == "Driven by hand"
+        running.call(wants, False)
+        running.show(make_moment(running.driver))
+        wait_for_text(page, "#status", "live, client 1")
+        running.call(wants, True)
+        wait_for_text(page, "#why", "Driven by hand")
+        assert page.locator("#empty").is_visible()
         assert said == []
 
 

@@ -1,6 +1,8 @@
 """Logs in every dialect, and what is written."""
 
+import contextlib
 import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -349,6 +351,39 @@ def test_a_recording_never_replaces_anything(tmp_path):
         Recorder(tmp_path / "kept")
     with pytest.raises(RecordingError, match="cannot record into"):
         Recorder(tmp_path / "kept" / "below")
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """The system takes no more bytes of a file: a disk that is full in the middle of a line."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_leaves_the_rows_before_it_whole_and_closing_is_no_error(tmp_path):
+    jpeg = b"\xff\xd8\xff\xd9"
+    with Recorder(tmp_path / "drive") as recorder:
+        for tick in range(3):
+            recorder.write([jpeg], 0.5, 1.0, 0.0, 12.25, time=1000 + tick)
+        whole = (tmp_path / "drive" / "driving_log.csv").read_text()
+        with files_of_at_most(len(whole) * 4 // 3 - 2), pytest.raises(OSError, match="File too large"):
+            recorder.write([jpeg], 0.5, 1.0, 0.0, 12.25, time=1003)
+    assert (tmp_path / "drive" / "driving_log.csv").read_text() == whole
+    assert len(list((tmp_path / "drive" / "IMG").iterdir())) == recorder.rows == 3
+
+
+def test_a_recording_without_rows_is_removed_and_what_was_there_stays(tmp_path):
+    for folder in (tmp_path / "new", tmp_path):
+        Recorder(folder).close()
+    assert list(tmp_path.iterdir()) == []
+    with Recorder(tmp_path / "drive") as recorder:
+        (tmp_path / "drive" / "client-2").mkdir()
+    recorder.close()
+    assert [path.name for path in (tmp_path / "drive").iterdir()] == ["client-2"]
 
 
 @pytest.mark.skipif(DATA is None, reason="needs LIQUID_CONTROL_DATA")

@@ -143,6 +143,19 @@ def test_a_driver_that_fails_coasts_and_is_told_once(jpeg, caplog, failure, simu
     assert caplog.text.count("the driver failed") == 1
 
 
+def test_what_cannot_be_read_is_no_new_telemetry_and_its_answer_is_the_last_command(jpeg):
+    seen = []
+    with (
+        run_bridge(Straight, watch=lambda drive: seen.append((drive.telemetry, drive.command))) as server,
+        modern(server) as client,
+    ):
+        for content in (jpeg, b"no picture"):
+            client.send(telemetry(content))
+        wait_until(lambda: len(seen) == 2)
+    assert seen[0][0] is seen[1][0] is not None
+    assert [command for _, command in seen] == [Command(-0.25, 0.5), Command(-0.25, 0.0)]
+
+
 @pytest.mark.parametrize("changes", [{"speed": "NaN"}, {"speed": "x"}, {"image": "garbage"}, {"image": None}])
 def test_bad_telemetry_is_answered_too(bridge, jpeg, caplog, changes):
     with caplog.at_level(logging.WARNING), modern(bridge) as client:
