@@ -41,6 +41,8 @@ PORT = 4567
 LARGEST_MESSAGE = 2**20
 READING = 0.25
 """Seconds that a telemetry may take to be read; a hundred times what one does."""
+OPENING = 1.0
+"""Seconds that a client may take to say what it wants; who stops the server waits for it."""
 PING_INTERVAL, PING_TIMEOUT = 25.0, 60.0
 """Seconds between pings, and that a client may be silent after one."""
 
@@ -128,6 +130,7 @@ class UdacityServer:
                 compression=None,  # the simulator refuses any extension
                 max_size=LARGEST_MESSAGE,
                 max_queue=4,
+                open_timeout=OPENING,
                 ping_interval=None,  # Engine.IO has its own
                 close_timeout=1,
                 server_header=None,

@@ -46,6 +46,8 @@ from policies.saliency import saliency
 
 LOG = logging.getLogger(__name__)
 PAGE = Path(__file__).with_suffix(".html")
+OPENING = 1.0
+"""Seconds that a browser may take to ask for something; who stops the view waits for it."""
 INTERVAL = 1 / 15
 """Seconds between two moments of a page, at least."""
 SILENCE = 3.0
@@ -128,6 +130,7 @@ class LiveView:
                 process_request=self._answer,
                 compression=None,  # pictures are compressed already
                 max_size=1024,
+                open_timeout=OPENING,
                 close_timeout=1,
                 server_header=None,
                 logger=quiet,

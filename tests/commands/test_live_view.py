@@ -334,6 +334,22 @@ def test_who_asks_nonsense_is_sent_away_and_the_others_are_served(running, quest
         assert other.next()["client"] == 1
 
 
+def test_a_question_that_is_nested_too_deep_is_a_wrong_question(running):
+    with Page(running) as page:
+        page.socket.send("[" * 1000)
+        with pytest.raises(ConnectionClosed, match="1008"):
+            page.socket.recv(timeout=5)
+
+
+def test_a_connection_that_nobody_uses_does_not_hold_up_the_end():
+    with contextlib.ExitStack() as stack:
+        with run_view(make_driver()) as running:
+            stack.enter_context(socket.create_connection(("127.0.0.1", running.view.port)))
+            time.sleep(0.1)  # until it is accepted
+            begin = time.monotonic()
+        assert time.monotonic() - begin < 2.5
+
+
 def test_the_page_is_one_file_that_runs_nothing_but_itself(running):
     status, headers, body = request(running.view)
     assert status == 200 and headers["Content-Type"] == "text/html; charset=utf-8"

@@ -229,6 +229,15 @@ def test_who_cannot_be_served_is_told_why(bridge, address, status, why):
     assert re.search(why, caught.value.response.body.decode())
 
 
+def test_a_connection_that_nobody_uses_does_not_hold_up_the_end():
+    with contextlib.ExitStack() as stack:
+        with run_bridge(Straight) as server:
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            time.sleep(0.1)  # until it is accepted
+            begin = time.monotonic()
+        assert time.monotonic() - begin < 2.5
+
+
 def test_a_second_bridge_says_that_the_port_is_taken(bridge):
     with pytest.raises(BridgeError, match=f"port {bridge.port} is taken"), run_bridge(Straight, port=bridge.port):
         pass
