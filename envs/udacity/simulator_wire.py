@@ -194,7 +194,7 @@ class SimulatorWire:
         found = re.fullmatch(r"42(?:/[^,]*,)?\d*(\[.*\])", text, re.DOTALL)
         name, arguments = None, []
         if found is not None:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 name, *arguments = json.loads(found[1])
         if not isinstance(name, str) or len(arguments) > 1 or not all(isinstance(each, dict) for each in arguments):
             self._end(f"the plugin cannot read {text[:40]!r}")
@@ -272,5 +272,8 @@ class SimulatorWire:
             elif opcode in (_TEXT, _CONTINUATION):
                 self._fragments += payload
                 if last:
-                    text, self._fragments = self._fragments.decode(), b""
-                    return text
+                    whole, self._fragments = self._fragments, b""
+                    try:
+                        return whole.decode()
+                    except UnicodeDecodeError:
+                        self._end("the plugin cannot read text that is not UTF-8")

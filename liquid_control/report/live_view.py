@@ -388,7 +388,10 @@ def _read_question(message: str | bytes) -> int | None:
     Raises:
         ValueError: if it is no question.
     """
-    question = json.loads(message)
+    try:
+        question = json.loads(message)
+    except RecursionError:
+        raise ValueError("the question is nested too deep") from None
     if not isinstance(question, Mapping) or not isinstance(client := question.get("client"), int | None):
         raise ValueError('a question is {"client": null} or {"client": 1}')
     return client

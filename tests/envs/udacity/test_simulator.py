@@ -1,7 +1,10 @@
 """The stand-in as a program: on a bridge, and recording."""
 
+import threading
+
 import numpy as np
 import pytest
+from websockets.sync.server import serve
 
 from envs.udacity.packets import Command
 from envs.udacity.recording import Recorder, iterate_pairs, read_recording
@@ -56,6 +59,33 @@ def test_a_bridge_may_come_late_leave_and_come_again(env):
             autonomous.run(seconds=autonomous.seconds + 5)
     assert lines[1:] == ["connected"]  # told once: each time it ended of itself
     assert autonomous.telemetries > 20
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        (b"\xff\xfe", "text that is not UTF-8"),
+        (b"42" + b"[" * 100_000 + b"]" * 100_000, "'42[[["),
+    ],
+    ids=["text", "JSON"],
+)
+def test_a_message_that_the_plugin_cannot_read_ends_the_connection_and_it_connects_again(env, message, why):
+    def handle(connection):
+        connection.send(message, text=True)
+        list(connection)
+
+    lines = []
+    with serve(handle, "127.0.0.1", 0, compression=None) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            autonomous = Autonomous(env, port=server.socket.getsockname()[1], rate=4.0, tell=lines.append)
+            autonomous.run(seconds=3)
+        finally:
+            server.shutdown()
+            thread.join(timeout=10)
+    assert lines[0] == lines[2] == "connected"
+    assert lines[1].startswith("the plugin cannot read " + why)
 
 
 def test_each_telemetry_has_one_answer_and_two_are_under_way_after_a_new_connection_too(env):
