@@ -13,6 +13,7 @@ from torch import Tensor
 from agents.episodes import Episode
 from envs.udacity.packets import PacketError, decode
 from envs.udacity.recording import (
+    EmptyRecordingError,
     RecordingError,
     Row,
     find_recordings,
@@ -40,7 +41,7 @@ class Recordings:
 def read_recordings(
     folder: Path, view: UdacityView, held_out: float = 0.2, side_correction: float = 0.2, seed: int = 0
 ) -> Recordings:
-    """Reads every drive in a folder or below it.
+    """Reads every drive in a folder or below it; one whose log is empty is left out and named.
 
     Args:
         folder: holds ``driving_log.csv`` files.
@@ -56,7 +57,11 @@ def read_recordings(
     found = Recordings()
     try:
         for place in find_recordings(folder):
-            recording = read_recording(place)
+            try:
+                recording = read_recording(place)
+            except EmptyRecordingError:
+                found.summaries.append(f"{place}: left out, its log is empty")
+                continue
             learned, kept = split_in_blocks(recording.stretches, held_out, seed)
             unreadable: list[str] = []
             sides = {"center": 0.0} | ({"left": side_correction, "right": -side_correction} if side_correction else {})

@@ -25,6 +25,10 @@ IMAGES_NAME = "IMG"
 _TIME = re.compile(r"(\d{4})_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d{3})")
 
 
+class EmptyRecordingError(RecordingError):
+    """A recording of no drive: its log says nothing."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One moment of a drive."""
@@ -81,7 +85,8 @@ def read_recording(folder: Path) -> Recording:
     """Reads a drive; images are looked at, not decoded.
 
     Raises:
-        RecordingError: if there is no log, it is none that can be read for certain, or not one row can be used.
+        RecordingError: if there is no log, it is none that can be read for certain, or not one row can be used; of its
+            kind :class:`EmptyRecordingError`, if there is none.
     """
     path = folder / LOG_NAME
     left_out: dict[str, list[str]] = {}
@@ -100,9 +105,11 @@ def read_recording(folder: Path) -> Recording:
         if row in rows:
             left_out.setdefault("repeated rows", []).append(row.center.name)
         rows[row] = None
+    if not lines and not left_out:
+        raise EmptyRecordingError(f"no row of {path} can be used: it is empty.")
     if not rows:
         reasons = "; ".join(f"{len(which)} {reason}, such as {which[0]}" for reason, which in left_out.items())
-        raise RecordingError(f"no row of {path} can be used: {reasons or 'it is empty'}.")
+        raise RecordingError(f"no row of {path} can be used: {reasons}.")
     return Recording(folder, _stretches(list(rows)), left_out)
 
 

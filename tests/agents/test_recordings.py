@@ -92,6 +92,24 @@ def test_a_picture_that_cannot_be_read_ends_a_drive_and_is_named(tmp_path):
     assert "2 unreadable images (such as center_" in found.summaries[0]
 
 
+def test_an_empty_drive_among_others_is_left_out_and_named(tmp_path):
+    jpeg = encode(np.zeros((160, 320, 3), np.uint8))
+    with Recorder(tmp_path / "b") as recorder:
+        recorder.write([jpeg], 0.0, 0.5, 0.0, 12.0, 1000)
+    for name, log in (("a", ""), ("c", "center,left,right,steering,throttle,brake,speed\n")):
+        (tmp_path / name / "IMG").mkdir(parents=True)
+        (tmp_path / name / "driving_log.csv").write_text(log)
+    found = read_recordings(tmp_path, UdacityView(), held_out=0.0)
+    assert [episode.steps for episode in found.learned] == [1]
+    assert [line.partition(":")[0] for line in found.summaries] == [str(tmp_path / name) for name in "abc"]
+    assert found.summaries[0].endswith("left out, its log is empty") and found.summaries[2].endswith("is empty")
+    with pytest.raises(UserError, match=r"no row of .*a can be used: .* its log is empty"):
+        read_recordings(tmp_path / "a", UdacityView())
+    (tmp_path / "c" / "driving_log.csv").write_text("IMG/center_1.jpg,,,12.5,0,0,3\n")  # degrees?
+    with pytest.raises(UserError, match="steering is 12"):
+        read_recordings(tmp_path, UdacityView(), held_out=0.0)
+
+
 def test_a_folder_of_which_nothing_can_be_used_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"there is no driving_log\.csv"):
         read_recordings(tmp_path, UdacityView())
