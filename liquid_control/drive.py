@@ -304,22 +304,24 @@ class Cockpit:
                 live.update("\n".join(lines) or "waiting for a simulator", refresh=self.console.is_terminal)
 
     async def _reload(self) -> None:
-        """Changes drivers when the checkpoint has changed."""
-        seen = _stamp(self.config.checkpoint)
+        """Changes drivers when the checkpoint has changed. One that is half copied is tried again until it is whole."""
+        seen = told = _stamp(self.config.checkpoint)
         while True:
             await asyncio.sleep(RELOAD_EVERY)
             stamp = _stamp(self.config.checkpoint)
             if stamp in (seen, None):
                 continue
-            seen = stamp
             try:
                 driver = await asyncio.to_thread(_load, self.config.checkpoint)
                 pilots = [drive.pilot for drive in self.server.drives.values()]
                 for pilot in pilots:
                     pilot.take_over(driver)  # type: ignore[attr-defined]
             except UserError as error:
-                LOG.warning("%s The driver stays as it is.", error)
+                if stamp != told:
+                    LOG.warning("%s The driver stays as it is until it can be loaded.", error)
+                told = stamp
                 continue
+            seen = stamp
             self.driver = driver
             if self.view is not None:
                 self.view.driver = driver

@@ -213,6 +213,26 @@ def test_a_new_checkpoint_takes_the_wheel_without_a_stop(driver, tmp_path):
         wire.close()
 
 
+def test_a_checkpoint_that_is_still_being_copied_takes_the_wheel_when_it_is_whole(
+    driver, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("liquid_control.drive.RELOAD_EVERY", 0.05)
+    save_driver(tmp_path / "new", -0.4)
+    with cockpit(driver, tmp_path, watch=True) as made, Simulator(made.server.port) as wire:
+        shutil.copy(tmp_path / "new" / "config.json", tmp_path / "driver")
+        deadline = time.monotonic() + 20
+        while "stays as it is" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.3)  # it tries again, and says nothing
+        assert wire.drive(1)[-1].steering == pytest.approx(0.1)
+        assert caplog.text.count("stays as it is") == 1
+        (weights,) = (tmp_path / "new").glob("weights-*")
+        shutil.copy(weights, tmp_path / "driver")
+        while wire.drive(1, 0.05)[-1].steering != pytest.approx(-0.4) and time.monotonic() < deadline:
+            pass
+        assert wire.drive(1)[-1].steering == pytest.approx(-0.4)
+
+
 def test_the_page_shows_what_is_driven(driver, tmp_path):
     with cockpit(driver, tmp_path, view=True) as made:
         wire = Simulator(made.server.port)
