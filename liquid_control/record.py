@@ -18,6 +18,7 @@ from envs.registration import FAST, OFFICIAL, TRAINING_SEEDS, VALIDATION_SEEDS
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError
+from liquid_control.support.lock import held
 from liquid_control.support.ranges import Count, Positive, Processes, Seed
 from policies.driver import Driver, DriverConfig, load_driver
 from policies.eyes import PictureSide
@@ -57,8 +58,6 @@ class RecordConfig:
 def main(arguments: Sequence[str]) -> None:
     """Records as the arguments say; see ``--help``."""
     config = parse(RecordConfig, arguments, PROGRAM)
-    if any(config.folder.glob("*.npz")):
-        raise UserError(f"{config.folder} holds shards already: name another folder, or delete them first.")
     driver = (
         load_driver(config.driver) if config.driver else Driver(DriverConfig(config.env, playfield=config.playfield))
     )
@@ -68,12 +67,18 @@ def main(arguments: Sequence[str]) -> None:
             f"--seed {config.seed} with {config.episodes} episodes reaches tracks of validation and tests, which no "
             f"driver learns from: seed and episodes together are at most {VALIDATION_SEEDS - TRAINING_SEEDS:,}."
         )
+    with held(config.folder, f"another process works in {config.folder}: name another folder, or wait until it ends."):
+        if any(config.folder.glob("*.npz")):
+            raise UserError(f"{config.folder} holds shards already: name another folder, or delete them first.")
+        _record(config, driver)
+
+
+def _record(config: RecordConfig, driver: Driver) -> None:
     share = 0.0 if config.driver else 1.0
     plans = [EpisodePlan(TRAINING_SEEDS + config.seed + i, share, config.disturbed) for i in range(config.episodes)]
     console, size = Console(), 8
     conditions = Conditions(env=FAST, record=True, leash=config.leash)
     batches = [plans[start : start + size] for start in range(0, len(plans), size)]
-    config.folder.mkdir(parents=True, exist_ok=True)
     with RolloutPool(config.workers or processor_count()) as pool:
         waves = [batches[start : start + pool.workers] for start in range(0, len(batches), pool.workers)]
         for number, wave in enumerate(track(waves, "recording", console=console)):

@@ -1,10 +1,12 @@
 """``record``: which drivers it records, and what it says to the others."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
 from liquid_control.record import main
+from liquid_control.support.lock import held
 
 CHECKPOINTS = Path(__file__).parents[2] / "checkpoints"
 
@@ -24,3 +26,21 @@ def test_the_simulator_is_recorded_by_another_command(arguments, instead, comman
     assert "episodes of CarRacing-v3 are recorded, but this driver drives liquid_control/Udacity-v0." in errors
     assert instead in errors
     assert not (tmp_path / "demos").exists()
+
+
+@pytest.mark.parametrize("case", ["busy", "shards", "file"])
+def test_a_folder_that_cannot_be_recorded_into_is_one_line(case, command, tmp_path):
+    folder, told = tmp_path / "demos", "name another folder"
+    with contextlib.ExitStack() as stack:
+        if case == "busy":
+            stack.enter_context(held(folder, "another test"))
+        elif case == "shards":
+            folder.mkdir()
+            (folder / "shard-0000.npz").touch()
+        else:
+            folder.touch()
+            told = "Choose another folder"
+        status, _, errors = command(main, "--folder", folder, "--episodes", "1", "--workers", "1")
+    assert status == 2
+    assert errors.startswith("error: ") and errors.count("\n") == 1
+    assert str(folder) in errors and told in errors
