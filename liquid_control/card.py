@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from envs.registration import OFFICIAL, TEST_SEEDS, UDACITY
-from liquid_control.report.card import LAP_NAME, WIRING_NAME, check_same_weights, write_card
+from liquid_control.report.card import LAP_NAME, WIRING_NAME, make_card
 from liquid_control.report.diagram import save_wiring
 from liquid_control.report.film import record_lap
 from liquid_control.report.judging import read_evaluation
@@ -18,6 +18,7 @@ from liquid_control.support.checkpoint import CARD_NAME
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError
+from liquid_control.support.files import write_atomically
 from liquid_control.support.ranges import Seed
 from policies.driver import load_driver
 
@@ -45,14 +46,14 @@ def main(arguments: Sequence[str]) -> None:
     if driver.config.env not in (OFFICIAL, UDACITY):
         raise UserError(f"cards are for drivers of {OFFICIAL} and {UDACITY}; this one drives {driver.config.env}.")
     evaluation = read_evaluation(folder, driver)
-    check_same_weights(folder, driver, evaluation)
-    names = [CARD_NAME, WIRING_NAME] + ([LAP_NAME] if driver.config.env == OFFICIAL else [])
+    pictures = [WIRING_NAME] + ([LAP_NAME] if driver.config.env == OFFICIAL else [])
+    card = make_card(folder, driver, evaluation, pictures)  # first: what it refuses leaves the pictures as they are
     with console.status("driving and drawing"):
         save_wiring(folder / WIRING_NAME, driver)
-        if LAP_NAME in names:
+        if LAP_NAME in pictures:
             record_lap(driver, gif=folder / LAP_NAME, seed=config.seed)
-        write_card(folder, driver, evaluation)
-    for name in names:
+        write_atomically(folder / CARD_NAME, card)
+    for name in (CARD_NAME, *pictures):
         console.print(f"written: {folder / name}")
 
 

@@ -11,7 +11,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from agents.episodes import Episode
 from agents.jobs import Job, find_job
@@ -22,10 +22,23 @@ from liquid_control.report.road_evaluation import RoadEvaluation
 from liquid_control.support.checkpoint import CARD_NAME, CONFIG_NAME, weights_digest
 from liquid_control.support.errors import UserError
 from liquid_control.support.files import write_atomically
+from liquid_control.support.schema import validated
 from policies.driver import Driver
 
 BEFORE = {"variety": "none", "encoding": "rgb"}
 """Options that older records lack, and what they would have said."""
+RECORD: dict[str, Any] = {
+    "job": dict[str, Any],
+    "versions": dict[str, str],
+    "decisions": int,
+    "frames": int,
+    "gradient_steps": int,
+    "round": int,
+    "validation_score": float,
+    "seconds": float,
+    "machine": str,
+}
+"""What a card shows of a checkpoint's record; all of it may be missing."""
 WIRING_NAME, LAP_NAME = "wiring.png", "lap.gif"
 WORST = 5
 
@@ -92,10 +105,25 @@ def write_card(folder: Path, driver: Driver, evaluation: Evaluation | RoadEvalua
         evaluation: of that driver.
 
     Raises:
-        UserError: if the evaluation is of other weights, or the card cannot be written; an older one is then intact.
+        UserError: as :func:`make_card`, or if the card cannot be written; an older one is then intact.
+    """
+    write_atomically(folder / CARD_NAME, make_card(folder, driver, evaluation))
+
+
+def make_card(folder: Path, driver: Driver, evaluation: Evaluation | RoadEvaluation, drawn: Sequence[str] = ()) -> str:
+    """The card's text.
+
+    Args:
+        folder: the checkpoint.
+        driver: the driver that was loaded from it.
+        evaluation: of that driver.
+        drawn: names of pictures that will be there, beside those that are.
+
+    Raises:
+        UserError: if the evaluation is of other weights, or the record of the training is damaged.
     """
     check_same_weights(folder, driver, evaluation)
-    record = json.loads((folder / CONFIG_NAME).read_text()).get("record", {})
+    record = _read_record(folder)
     if isinstance(evaluation, RoadEvaluation):
         command = f"python drive.py {folder.as_posix()} --speed 15 --view"
         told = road_card.summary(driver, evaluation), road_card.conditions(evaluation), road_card.limits(evaluation)
@@ -104,10 +132,10 @@ def write_card(folder: Path, driver: Driver, evaluation: Evaluation | RoadEvalua
         variety = str(record.get("job", {}).get("variety", "none"))
         told = _summary(driver, evaluation), _conditions(evaluation), _limits(evaluation, variety)
     summary, conditions, limits = told
-    card = TEMPLATE.format(
+    return TEMPLATE.format(
         title=f"{TITLES.get(driver.config.policy, driver.config.policy)} on {driver.config.env}",
         summary=summary,
-        pictures=_pictures(folder),
+        pictures=_pictures(folder, drawn),
         scores=_table(("measure", "value"), evaluation.rows()),
         conditions=conditions,
         folder=folder.as_posix(),
@@ -117,7 +145,28 @@ def write_card(folder: Path, driver: Driver, evaluation: Evaluation | RoadEvalua
         training=_training(record),
         limits=limits,
     )
-    write_atomically(folder / CARD_NAME, card)
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of its training.
+
+    Raises:
+        UserError: if something in it is not what a training writes.
+    """
+    what = f"the record of the training in {folder / CONFIG_NAME}"
+    told = json.loads((folder / CONFIG_NAME).read_text()).get("record", {})
+    record: dict[str, Any] = validated(dict[str, Any], told, what)
+    record |= {name: validated(RECORD[name], record[name], f"{name} of {what}") for name in RECORD if name in record}
+    job = record.get("job", {})
+    try:
+        config = _job(job).config
+    except UserError as error:
+        raise UserError(f"job of {what} is wrong: {error}") from None
+    hints = get_type_hints(config, include_extras=True)
+    for field in dataclasses.fields(config):
+        if field.name in job:
+            validated(hints[field.name], job[field.name], f"job.{field.name} of {what}")
+    return record
 
 
 def check_same_weights(folder: Path, driver: Driver, evaluation: Evaluation | RoadEvaluation) -> None:
@@ -142,9 +191,9 @@ def _summary(driver: Driver, evaluation: Evaluation) -> str:
     )
 
 
-def _pictures(folder: Path) -> str:
+def _pictures(folder: Path, drawn: Sequence[str]) -> str:
     pictures = ((LAP_NAME, "a lap, the neurons at work beside it"), (WIRING_NAME, "the network"))
-    return "\n\n".join(f"![{text}]({name})" for name, text in pictures if (folder / name).exists())
+    return "\n\n".join(f"![{text}]({name})" for name, text in pictures if name in drawn or (folder / name).exists())
 
 
 def _conditions(evaluation: Evaluation) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from agents.dagger import TrainConfig
 from agents.episodes import Episode
-from envs.registration import TEST_SEEDS
+from envs.registration import TEST_SEEDS, UDACITY
 from liquid_control import load_driver
 from liquid_control.card import main
 from liquid_control.report.card import training_command, write_card
@@ -131,6 +131,32 @@ def test_a_missing_or_damaged_evaluation_is_one_line_and_status_2(content, evalu
     status, _, errors = command(main, evaluated)
     assert status == 2
     assert errors.startswith("error: ") and str(path) in errors and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (None, "the record of the training in"),
+        ([1], "the record of the training in"),
+        ({"job": [1]}, "job of the record"),
+        ({"job": {"agent": "nobody"}}, "unknown agent 'nobody'"),
+        ({"job": {"agent": "clone", "env": UDACITY, "data": 7}}, "job.data of the record"),
+        ({"job": {"policy_options": 3}}, "job.policy_options of the record"),
+        ({"versions": [1]}, "versions of the record"),
+        ({"frames": "many"}, "frames of the record"),
+        ({"validation_score": None}, "validation_score of the record"),
+    ],
+    ids=str,
+)
+def test_a_damaged_record_is_one_line_and_leaves_the_pictures_as_they_are(damage, named, evaluated, command):
+    config = json.loads((evaluated / "config.json").read_text())
+    (evaluated / "config.json").write_text(json.dumps(config | {"record": damage}))
+    (evaluated / "wiring.png").write_text("earlier")
+    status, _, errors = command(main, evaluated)
+    assert status == 2
+    assert errors.startswith("error: ") and named in errors and errors.count("\n") == 1
+    assert str(evaluated / "config.json") in errors
+    assert (evaluated / "wiring.png").read_text() == "earlier"
 
 
 def test_a_broken_checkpoint_is_one_line_and_status_2(broken_checkpoint, command):
