@@ -77,6 +77,11 @@ def main(arguments: Sequence[str]) -> None:
             rows = record(env, recorder, config.laps, RoadExpert(config.speed), config.seed)
     except RecordingError as error:
         raise UserError(str(error)) from None
+    except OSError as error:
+        raise UserError(
+            f"cannot record on into {config.record}: {error.strerror or error}. It keeps the {recorder.rows} rows so "
+            "far; free some space, and record into another folder."
+        ) from None
     console.print(f"{rows} rows of {env.progress:.0f} m of road: {config.record}")
 
 

@@ -261,7 +261,7 @@ class Recorder:
             self._log = (folder / LOG_NAME).open("w", newline="", encoding="utf-8")
         except OSError as error:
             raise RecordingError(f"cannot record into {folder}: {error.strerror or error}.") from None
-        self._last = 0
+        self._last = self._bytes = 0
         self._closed = False
 
     def __enter__(self) -> Recorder:
@@ -298,23 +298,23 @@ class Recorder:
         names = [f"{camera}_{stamp}.jpg" for camera, _ in zip(CAMERAS, jpegs, strict=False)]
         cells = [f"{IMAGES_NAME}/{name}" for name in names] + [""] * (len(CAMERAS) - len(names))
         line = ",".join([*cells, *(f"{number:.7g}" for number in (steering, throttle, brake, speed))]) + "\n"
-        end = self._log.tell()
         try:
             for name, jpeg in zip(names, jpegs, strict=True):
                 (self.folder / IMAGES_NAME / name).write_bytes(jpeg)
             self._log.write(line)
             self._log.flush()
         except OSError:
-            self._take_back(names, end)
+            self._take_back(names)
             raise
+        self._bytes += len(line.encode())
         self.rows += 1
 
-    def _take_back(self, names: Sequence[str], end: int) -> None:
+    def _take_back(self, names: Sequence[str]) -> None:
         """Removes what was written of a row: the number at the end of half a line could be read for another."""
         with contextlib.suppress(OSError):
             self._log.close()  # writes again what the disk did not take
         with contextlib.suppress(OSError):
-            os.truncate(self.folder / LOG_NAME, end)
+            os.truncate(self.folder / LOG_NAME, self._bytes)
         for name in names:
             with contextlib.suppress(OSError):
                 (self.folder / IMAGES_NAME / name).unlink()

@@ -1,12 +1,14 @@
 """The simulator command, as a user runs it."""
 
+import os
 import signal
 import subprocess
 import time
 
 import pytest
 
-from envs.udacity.recording import read_recording
+from envs.udacity.recording import Recorder, read_recording
+from liquid_control.simulator import main
 
 COMMAND = ["-m", "liquid_control.simulator"]
 
@@ -38,6 +40,23 @@ def test_a_drive_is_recorded_and_not_replaced(tmp_path, python):
     again = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
     assert again.returncode == 2
     assert "not empty" in again.stderr
+
+
+def test_a_full_disk_ends_a_recording_in_one_line_that_says_what_is_kept(tmp_path, command, monkeypatch):
+    write = Recorder.write
+
+    def write_three(recorder, *row):
+        if recorder.rows == 3:
+            os.dup2(full.fileno(), recorder._log.fileno())
+        write(recorder, *row)
+
+    monkeypatch.setattr(Recorder, "write", write_three)
+    with open("/dev/full", "w") as full:
+        status, _, errors = command(main, "--record", tmp_path / "drive", "--laps", "0.02")
+    assert status == 2 and errors.count("\n") == 1
+    assert f"cannot record on into {tmp_path / 'drive'}: No space left on device. It keeps the 3 rows so far" in errors
+    assert "another folder" in errors
+    assert len(read_recording(tmp_path / "drive").rows) == 3
 
 
 def test_it_waits_for_a_bridge_and_ctrl_c_ends_it(python):
