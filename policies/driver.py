@@ -237,7 +237,7 @@ class Driver(nn.Module):
         """
         tensors, config = load_checkpoint(folder)
         if config.get("kind") != "driver":
-            raise UserError(f"{folder} holds a {shortened(repr(config.get('kind')))}, not a driver.")
+            raise UserError(f"{folder} holds {_what_it_is(folder, config)}")
         if not isinstance(config.get("core"), Mapping):
             raise UserError(f"{folder} does not describe a driver of this release: its core is no layer's config.")
         described = validated(DriverConfig, config.get("driver"), f"the driver in {folder}")
@@ -260,6 +260,16 @@ def load_driver(folder: str | os.PathLike[str]) -> Driver:
         UserError: if there is no usable checkpoint.
     """
     return Driver.load(folder)
+
+
+def _what_it_is(folder: str | os.PathLike[str], config: Mapping[str, Any]) -> str:
+    """Of a checkpoint that is no driver, and which command takes it."""
+    if "language_model" in config:
+        return f"a language model, not a driver. It speaks with: python -m liquid_control.lm generate {folder}"
+    example = "A driver is, for example, checkpoints/CarRacing-v3/cfc."
+    if "kind" not in config:
+        return f"no driver: its config does not say of what kind it is. {example}"
+    return f"a {shortened(repr(config['kind']))}, not a driver. {example}"
 
 
 def _build_hands(config: DriverConfig, view: View) -> Hands:

@@ -1,6 +1,7 @@
 """A driver acts on raw observations, trains on sequences of the same view, and is the same after save and load."""
 
 import json
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -168,10 +169,21 @@ def test_a_wrong_observation_is_refused(observation):
         driver_of("cfc").act(observation)
 
 
+def test_a_language_model_is_refused_and_its_command_named():
+    folder = Path(__file__).parents[2] / "checkpoints" / "LanguageModel" / "stories"
+    with pytest.raises(
+        UserError, match=r"holds a language model, not a driver\..* liquid_control\.lm generate .*stories"
+    ):
+        liquid_control.load_driver(folder)
+
+
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     save_checkpoint(tmp_path / "a", {}, {"kind": "language model"})
     with pytest.raises(UserError, match="holds a 'language model', not a driver"):
         liquid_control.load_driver(tmp_path / "a")
+    save_checkpoint(tmp_path / "c", {}, {})
+    with pytest.raises(UserError, match="holds no driver: its config does not say of what kind it is"):
+        liquid_control.load_driver(tmp_path / "c")
     driver_of("cfc").save(tmp_path / "b")
     tensors, config = load_checkpoint(tmp_path / "b")
     del tensors["hands.gain"]
