@@ -28,6 +28,7 @@ from http import HTTPStatus
 from typing import Protocol
 from urllib.parse import parse_qs, urlsplit
 
+from PIL import Image
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
@@ -120,6 +121,7 @@ class UdacityServer:
         """
         if not is_loopback(self.host):
             LOG.warning("listening on %s: anyone who reaches this computer can take the wheel.", self.host)
+        Image.preinit()  # loads the decoders, for which the first telemetry would wait
         try:
             self._server = await serve(
                 self._handle,

@@ -8,6 +8,8 @@ import logging
 import random
 import re
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -236,6 +238,21 @@ def test_a_connection_that_nobody_uses_does_not_hold_up_the_end():
             time.sleep(0.1)  # until it is accepted
             begin = time.monotonic()
         assert time.monotonic() - begin < 2.5
+
+
+def test_the_decoder_is_loaded_before_the_first_telemetry_comes():
+    """On a busy computer that took longer than a telemetry may take to be read."""
+    code = """if True:
+        import asyncio, sys
+        from envs.udacity.server import UdacityServer
+
+        async def serve():
+            async with UdacityServer(lambda: None, port=0):
+                print("PIL.JpegImagePlugin" in sys.modules)
+
+        asyncio.run(serve())"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "True\n", done.stderr
 
 
 def test_a_second_bridge_says_that_the_port_is_taken(bridge):
