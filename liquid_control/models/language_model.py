@@ -658,7 +658,9 @@ def load_language_model(folder: str | os.PathLike[str]) -> tuple[LanguageModel, 
     """
     tensors, told = load_checkpoint(folder)
     if "language_model" not in told:
-        raise UserError(f"{folder} is no language model: its config has none.")
+        driver = f"It is a driver: python -m liquid_control.evaluate {folder}"
+        example = "One is, for example, checkpoints/LanguageModel/stories."
+        raise UserError(f"{folder} is no language model. {driver if told.get('kind') == 'driver' else example}")
     config = validated(LanguageModelConfig, told.pop("language_model"), f"the config of {folder}")
     try:
         return load_module(lambda: LanguageModel(config), tensors), told

@@ -223,7 +223,10 @@ def test_what_makes_no_sense_is_one_line(run, tmp_path):
     for words, wanted in (
         (["generat"], "unknown word 'generat' after lm.*'generate'"),
         (["generate", str(tmp_path)], "is no checkpoint"),
-        (["generate", "checkpoints/CarRacing-v3/cfc"], "is no language model"),
+        (
+            ["generate", "checkpoints/CarRacing-v3/cfc"],
+            "is no language model. It is a driver: .*liquid_control.evaluate",
+        ),
         (["generate", str(run / "best"), "--prompt", ""], "there is nothing to read: --prompt is empty"),
         (["generate", str(run / "best"), "--prompt", "Ω"], "Ω"),
         (["generate", str(run / "best"), "--teach", str(tmp_path / "odd.txt")], "is not UTF-8"),
