@@ -81,7 +81,7 @@ def test_novels_are_parted_and_words_are_by_rank(filler):
 
 @pytest.mark.parametrize("done", [0.0, 0.5, 0.9])
 def test_in_a_lesson_every_answer_was_told_before(filler, done):
-    tokens, answers = lessons(20, curriculum(done), filler, np.random.default_rng(2))
+    tokens, answers, _ = lessons(20, curriculum(done), filler, np.random.default_rng(2))
     first_value = WORDS + SYLLABLES
     assert tokens.shape[1] == answers.shape[1] + 1 and answers.any(1).all()
     for words, asked in zip(tokens.tolist(), answers.tolist(), strict=True):
@@ -100,14 +100,24 @@ def test_the_longest_fact_is_as_long_as_is_said_and_no_more_are_told_than_fit(fi
     frame = max(range(len(FRAMES)), key=lambda frame: len(FRAMES[frame]))
     assert len(statement(name, 900, frame)) + len(question(name, frame)) + 1 == LONGEST
     crowded = Lesson((12, 12), (1, 1), 0.05)
-    _, answers = lessons(3, crowded, filler, np.random.default_rng(0))
+    _, answers, _ = lessons(3, crowded, filler, np.random.default_rng(0))
     assert int(answers.sum()) == 3 * ((SEGMENT + 1) // LONGEST)
     assert len(statement(name, 900, frame)) == TOLD
     changing = Lesson((99, 99), (1, 1), 0.05, 4 * SEGMENT, 1.0)
-    tokens, answers = lessons(8, changing, filler, np.random.default_rng(0))
+    tokens, answers, _ = lessons(8, changing, filler, np.random.default_rng(0))
     count = (4 * SEGMENT + 1) // (LONGEST + TOLD)
     assert tokens.shape == (2, 4 * SEGMENT + 1) and answers.sum(1).tolist() == [count, count]
     assert (tokens == FACT).sum(1).tolist() == [2 * count, 2 * count]
+
+
+def test_time_passes_faster_over_the_novel_alone_and_in_half_of_the_episodes(filler):
+    lesson = Lesson((8, 8), (1, 1), 0.05, 4 * SEGMENT, pace=64.0)
+    tokens, _, elapsed = lessons(400, lesson, filler, np.random.default_rng(0))
+    fast = elapsed.max(1).values
+    assert 30 <= int((fast > 1).sum()) <= 70 and fast.min() >= 1 and 32 < fast.max() <= 64
+    for words, times, most in zip(tokens[:, :-1], elapsed, fast, strict=True):
+        assert (times[words >= WORDS] == 1).all() and ((times == 1) | (times == most)).all()
+        assert (times == most).float().mean() > 0.5  # the novel is most of it
 
 
 class Scribe(LanguageModel):
