@@ -24,7 +24,7 @@ from agents.device import resolve_device
 from liquid_control.data.tokenizers import StreamDecoder, Tokenizer
 from liquid_control.models.generation import Generation, load_with_tokenizer, tokenizer_of
 from liquid_control.models.language_model import LanguageModel, ReadingState, load_language_model
-from liquid_control.models.plasticity import Teacher
+from liquid_control.models.plasticity import Teacher, heads_while_reading
 from liquid_control.support.checkpoint import weights_digest
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
@@ -33,6 +33,8 @@ from liquid_control.support.files import check_writable, read_text, write_atomic
 from liquid_control.support.ranges import Count, CountOrZero, Processes, Seed
 
 PROGRAM = "python -m liquid_control.lm"
+BETWEEN = 2048
+"""Tokens of other text over which heads of fast weights are looked at."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -250,10 +252,14 @@ def _plasticity_test(words: Sequence[str]) -> None:
             lambda share: bar.update(task, completed=share),
         )
     name = config.checkpoint.as_posix()
-    report = PlasticityReport(name, model.describe(), told, config.episodes, config.seeds, recalls)
+    other = teacher.draw(2, min(config.facts), BETWEEN, np.random.default_rng(0)).gap
+    heads = heads_while_reading(model, other)
+    report = PlasticityReport(name, model.describe(), told, config.episodes, config.seeds, recalls, heads)
     write_atomically(numbers, report.to_json())
     write_atomically(page, write_page(report))
     console.print(report.table())
+    if heads:
+        console.print(report.heads_table())
     console.print(f"written: {page}, {numbers}")
 
 

@@ -8,6 +8,7 @@ taught in the same episode. Chance is one over their number.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from liquid_control.models.language_model import LanguageModel, ReadingState
+from liquid_control.nn import PlasticMemory
 
 
 class Arm(NamedTuple):
@@ -123,6 +125,51 @@ def take_apart(model: LanguageModel, episodes: Episodes, stretch: int = 512) -> 
         name: score_answers(model, arm.change(after[arm.writes]), episodes.asked, episodes.values)
         for name, arm in ARMS.items()
     }
+
+
+class Head(NamedTuple):
+    """What a head of fast weights does while other text is read."""
+
+    block: int
+    head: int
+    half_life: float
+    """Tokens that halve what it holds, by what it forgets a token on average. Writes replace more than that."""
+    writing: float
+    """Mean neuromodulation η of a token."""
+
+
+@torch.inference_mode()
+def heads_while_reading(model: LanguageModel, tokens: Tensor, stretch: int = 512) -> list[Head]:
+    """All heads of a model's :class:`~liquid_control.nn.PlasticMemory`, in order; none if it has no such layer.
+
+    Args:
+        model: who reads.
+        tokens: (B, T) int64, T ≥ 1, read from an empty state.
+        stretch: tokens that are read at once.
+    """
+    layers = {name: part for name, part in model.named_modules() if isinstance(part, PlasticMemory)}
+    told: dict[str, list[Tensor]] = {name: [] for name in layers}
+
+    def note(name: str, layer: PlasticMemory, x: Tensor) -> None:
+        forgetting = math.log(2) / layer.half_lives(x)
+        told[name].append(torch.stack([forgetting, layer.writing(x)]).sum((1, 2)).cpu())
+
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, given, name=name: note(name, layer, given[0]))
+        for name, layer in layers.items()
+    ]
+    try:
+        model.read(tokens.to(model.embedding.weight.device), None, stretch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    heads = []
+    for name, parts in told.items():
+        forgetting, writing = torch.stack(parts).sum(0).double() / tokens.numel()
+        block = int(name.split(".")[1])
+        for head, values in enumerate(zip((math.log(2) / forgetting).tolist(), writing.tolist(), strict=True)):
+            heads.append(Head(block, head, *values))
+    return heads
 
 
 def right_choices(scores: np.ndarray) -> np.ndarray:

@@ -183,6 +183,11 @@ class PlasticMemory(LiquidLayer):
         """The half-lives (…, H) of the traces under inputs (…, C), in units of elapsed time."""
         return math.log(2) / F.softplus(self.modulator(x)[..., : self.heads])
 
+    def writing(self, x: Tensor) -> Tensor:
+        """Neuromodulation η (…, H) under inputs (…, C): the share of a write, in (0, 1), or (-1, 1) if eligible."""
+        asked = self.modulator(x)[..., self.heads : 2 * self.heads]
+        return torch.tanh(asked) if self.eligibility else torch.sigmoid(asked)
+
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
         """See :class:`LiquidLayer`: in chunks of steps, a single step, or in the reference form step by step."""
         if len(x) == 1 and advance is None and not (self.eligibility or reference_is_chosen()):

@@ -13,13 +13,14 @@ import numpy as np
 from rich.table import Table
 
 from liquid_control.models.language_model import LanguageModel
-from liquid_control.models.plasticity import ARMS, Teacher, margins, right_choices, take_apart
+from liquid_control.models.plasticity import ARMS, Head, Teacher, margins, right_choices, take_apart
 from liquid_control.support.statistics import bootstrap_interval
 
 CLAIM = "synapses alone"
 STRETCH = 128
 """Tokens that are read at once."""
 RESAMPLES = 2000
+HEAD_COLUMNS = ("block", "head", "half-life, tokens", "share written")
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class PlasticityReport:
     """Of each seed."""
     seeds: int
     recalls: Sequence[Recall]
+    heads: Sequence[Head] = ()
+    """Of the fast weights, while what stands between facts and questions is read."""
 
     @property
     def facts(self) -> list[int]:
@@ -116,15 +119,30 @@ class PlasticityReport:
             table.add_row(f"{facts}", "chance", *(f"{1 / facts:.2f}" for _ in self.gaps), end_section=True)
         return table
 
+    def heads_table(self) -> Table:
+        """How each head forgets and writes."""
+        table = Table(title="heads of fast weights, while other text is read")
+        for name in HEAD_COLUMNS:
+            table.add_column(name, justify="right")
+        for head in self.heads:
+            table.add_row(f"{head.block}", f"{head.head}", long(head.half_life), f"{head.writing:.4f}")
+        return table
+
     def to_json(self) -> str:
         """All numbers."""
         content = {
             **{"checkpoint": self.checkpoint, "model": self.model, "told": self.told},
             **{"episodes": self.episodes, "seeds": self.seeds},
             "half_life": {str(facts): self.half_life(facts) for facts in self.facts},
+            "heads": [head._asdict() for head in self.heads],
             "recalls": [each.to_json() for each in self.recalls],
         }
         return json.dumps(content, indent=1) + "\n"
+
+
+def long(half_life: float) -> str:
+    """So many tokens in words."""
+    return f"{half_life:,.0f}" if half_life >= 10 else f"{half_life:.1f}"
 
 
 def told(recall: Recall) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agents.run_folder import machine, versions
 from liquid_control.models.plasticity import ARMS
-from liquid_control.report.plasticity import CLAIM, PlasticityReport, Recall
+from liquid_control.report.plasticity import CLAIM, HEAD_COLUMNS, PlasticityReport, Recall, long
 from liquid_control.report.shift_pictures import Chart, stroke
 from liquid_control.report.shift_tables import Value, html_table, number
 
@@ -35,6 +35,7 @@ def write_page(report: PlasticityReport) -> str:
         ("Summary", _facts(_summary(report))),
         ("Retention: what is known after so much other text", _retention(report)),
         ("Capacity: what is known of so many facts", _capacity(report)),
+        ("Heads: how fast weights forget and write", _heads(report)),
         ("All numbers", _table(report)),
         ("How it was measured", f"<p>{escape(HOW)}</p>{_facts(_machine())}"),
     )
@@ -94,6 +95,20 @@ def _capacity(report: PlasticityReport) -> str:
         figures.append(f"<figure><h3>after {gap:,} tokens</h3>{drawn}</figure>")
     note = "Share of right choices, with its 95 % interval, over the facts of an episode."
     return _side_by_side(note, figures)
+
+
+def _heads(report: PlasticityReport) -> str:
+    rows = [
+        [number(head.block, 0), number(head.head, 0), Value(long(head.half_life), head.half_life)]
+        for head in report.heads
+    ]
+    for row, head in zip(rows, report.heads, strict=True):
+        row.append(number(head.writing, 4))
+    note = (
+        "While other text is read: tokens that halve what a head holds, by what it forgets a token on average, and the "
+        "share of a token that it writes, which replaces more. A fact is kept by a head that does little of both."
+    )
+    return html_table(note, list(HEAD_COLUMNS), rows) if rows else ""
 
 
 def _side_by_side(note: str, figures: Sequence[str]) -> str:

@@ -167,6 +167,7 @@ def test_a_plasticity_test_writes_a_page_and_its_numbers(untrained, tmp_path, ca
     content = json.loads((tmp_path / "a/plasticity.json").read_text())
     assert {(row["facts"], row["gap"]) for row in content["recalls"]} == {(2, 0), (2, 20), (3, 0), (3, 20)}
     assert len(content["recalls"]) == 4 * 6 and "made-up sentences" in content["told"]
+    assert len(content["heads"]) > 0 and "half-life, tokens" in output
     page = (tmp_path / "a/plasticity.html").read_text()
     assert page.startswith("<!doctype html>") and "Capacity" in page
     lm(["plasticity-test", str(untrained), "--output", str(tmp_path / "b"), *QUICK])

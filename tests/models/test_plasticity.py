@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig
-from liquid_control.models.plasticity import margins, right_choices, score_answers, stretch_of
+from liquid_control.models.plasticity import (
+    heads_while_reading,
+    margins,
+    right_choices,
+    score_answers,
+    stretch_of,
+)
 
 
 @pytest.mark.parametrize("length", [1, 3])
@@ -39,3 +45,23 @@ def test_a_stretch_goes_around_the_end():
     stretches = [stretch_of(text, 7, rng) for _ in range(20)]
     assert all((np.diff(stretch) % 5 == 1).all() and len(stretch) == 7 for stretch in stretches)
     assert len({stretch[0] for stretch in stretches}) > 2
+
+
+def test_heads_are_told_by_what_they_forget_and_write_on_average():
+    torch.manual_seed(0)
+    shape = LanguageModelConfig(vocabulary=11, width=8, blocks=2, pattern=("scan", "memory"), heads=2)
+    model = LanguageModel(shape).eval()
+    layer, tokens = model.blocks[1].mixer, torch.randint(11, (3, 50))
+    seen = []
+    hook = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        model(tokens)
+        hook.remove()
+        forgotten = np.log(2) / layer.half_lives(seen[0]).numpy()
+        written = 1 / (1 + (-layer.modulator(seen[0])[..., 2:]).exp().numpy())
+    heads = heads_while_reading(model, tokens, stretch=16)
+    assert [(head.block, head.head) for head in heads] == [(1, 0), (1, 1)]
+    np.testing.assert_allclose([head.half_life for head in heads], np.log(2) / forgotten.mean((0, 1)), rtol=1e-5)
+    np.testing.assert_allclose([head.writing for head in heads], written.mean((0, 1)), rtol=1e-5)
+    assert not layer._forward_pre_hooks
+    assert heads_while_reading(LanguageModel(LanguageModelConfig(width=8, pattern=("scan",))), tokens) == []

@@ -11,7 +11,7 @@ from liquid_control.data.text import prepare_text
 from liquid_control.data.text_sources import text_source
 from liquid_control.data.tokenizers import make_tokenizer
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig
-from liquid_control.models.plasticity import ARMS
+from liquid_control.models.plasticity import ARMS, Head
 from liquid_control.report.plasticity import PlasticityReport, Recall, measure_recall
 from liquid_control.report.plasticity_page import write_page
 from liquid_control.report.text_teacher import (
@@ -130,3 +130,7 @@ def test_numbers_and_page_say_the_same(report):
     assert "half-life 125 tokens" in page and ">200</text>" in page and "synapses alone: 1.00, 0.80, 0.60" in page
     assert "runs/&lt;best&gt;" in page and "{{" not in page and "://" not in page
     assert page.count('<path class="line"') == 2 * len(ARMS)  # curves and legend; one number of facts has no capacity
+    assert content["heads"] == [] and "fast weights forget" not in page
+    known = dataclasses.replace(report, heads=[Head(1, 0, 12345.6, 0.25), Head(1, 1, 0.31, 0.5)])
+    assert json.loads(known.to_json())["heads"][0] == {"block": 1, "head": 0, "half_life": 12345.6, "writing": 0.25}
+    assert "12,346" in write_page(known) and ">0.3<" in write_page(known) and "fast weights forget" in write_page(known)
