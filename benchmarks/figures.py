@@ -265,6 +265,18 @@ def shakespeare() -> str:
     return svg([Panel(title, rows, (1.5, 1.55, 1.6, 1.65, 1.7))])
 
 
+def books() -> str:
+    """What is lost with a memory of the first half of two books, from the tables of docs/results/books.md."""
+    panels = []
+    for book in ("middlemarch", "moby-dick-or-the-whale"):
+        lines = table("books", f"### {book}")
+        rows = [measured(line["second half"], f"{line['more than carried']} ({line['95 %']})") for line in lines[1:]]
+        panels.append(
+            Panel(f"{book}: nats a token more than with the memory carried on", rows, (0.0, 0.5, 1.0, 1.5, 2.0))
+        )
+    return svg(panels)
+
+
 def measured(name: str, cell: str) -> Row:
     """A row of what a cell such as "**−3.5** (−4 to −3)" tells: a value and its interval."""
     middle, interval = cell.replace("−", "-").replace("*", "").rstrip(")").split(" (")
@@ -297,6 +309,7 @@ def figures() -> dict[str, str]:
         "recall.svg": recall(),
         "zephyr.svg": zephyr(),
         "shakespeare.svg": shakespeare(),
+        "books.svg": books(),
     }
 
 
