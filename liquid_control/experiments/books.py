@@ -174,7 +174,7 @@ def _check_books(config: BooksConfig, novels: dict[str, Path]) -> None:
         UserError: if a book is too short, or has characters that the model could not know.
     """
     texts = {name: read_text(path) for name, path in novels.items()}
-    known = {character for name, text in texts.items() if name not in config.unseen for character in text}
+    known = set[str]().union(*(text for name, text in texts.items() if name not in config.unseen))
     for name in config.unseen:
         if len(texts[name]) < SHORTEST:
             raise UserError(f"{novels[name]} has {len(texts[name]):,} characters: give a book of {SHORTEST:,} or more.")

@@ -40,7 +40,7 @@ RATES = (3e-3, 1e-2, 3e-2)
 """Learning rates, of which each arm has the best of seed 0."""
 TIME = 16
 """Tokens that gradients go back through, as in the origin."""
-MEASURED = ("parameters", "validation_loss", "bits_per_byte", "seconds")
+MEASURED = ("validation_loss", "bits_per_byte", "seconds")
 """Of each training; NaN if it has diverged."""
 
 
@@ -71,9 +71,9 @@ def measure(arm: str, rate: float, seed: int, config: OriginConfig) -> dict[str,
     words += ["--plastic", str(mends is not None), "--mends", *(mends or ())]
     row: dict[str, Any] = {"arm": arm, "rate": rate, "seed": seed}
     if not train_language_model(path, [*words, "--text", str(config.text), "--data", str(config.folder / "text")]):
-        return row | dict.fromkeys(MEASURED, math.nan)
+        return row | dict.fromkeys(("parameters", *MEASURED), math.nan)
     model, told = load_language_model(path / "last")
-    return row | {"parameters": model.parameter_count()} | {name: told["training"][name] for name in MEASURED[1:]}
+    return row | {"parameters": model.parameter_count()} | {name: told["training"][name] for name in MEASURED}
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -185,8 +185,10 @@ class PlasticMemory(LiquidLayer):
 
     def writing(self, x: Tensor) -> Tensor:
         """Neuromodulation η (…, H) under inputs (…, C): the share of a write, in (0, 1), or (-1, 1) if eligible."""
-        asked = self.modulator(x)[..., self.heads : 2 * self.heads]
-        return torch.tanh(asked) if self.eligibility else torch.sigmoid(asked)
+        return self._worth(self.modulator(x)[..., self.heads : 2 * self.heads])
+
+    def _worth(self, writing: Tensor) -> Tensor:
+        return torch.tanh(writing) if self.eligibility else torch.sigmoid(writing)
 
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
         """See :class:`LiquidLayer`: in chunks of steps, a single step, or in the reference form step by step."""
@@ -308,7 +310,7 @@ class PlasticMemory(LiquidLayer):
         """λ, η and, of what is eligible, μ (T, B, H) of each step and head; 1, 0 and 1 where they stay."""
         forgetting, writing, *fading = self.modulator(x).to(dtype).split(self.heads, -1)
         span = elapsed[..., None].to(dtype) if isinstance(elapsed, Tensor) else elapsed
-        rate = torch.tanh(writing) if self.eligibility else torch.sigmoid(writing)
+        rate = self._worth(writing)
         decay, *fades = ((-span * F.softplus(pace)).clamp(min=WIPED).exp() for pace in (forgetting, *fading))
         if "trace" in self.frozen:
             decay, rate = torch.ones_like(decay), torch.zeros_like(rate)
