@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from liquid_control.nn import LAN, LTC, CfC, LiquidScan, Wiring
+from liquid_control.nn import LAN, LTC, CfC, LiquidScan, MixedMemory, Wiring
 from liquid_control.nn.liquid_attention import LiquidAttention, Pairs
 from liquid_control.nn.scan import liquid_scan
 from liquid_control.nn.trace import RULES, chunkwise_trace, plastic_trace
@@ -55,6 +55,8 @@ def contests() -> list[Contest]:
         "LTC AutoNCP(19, 4)": lambda: LTC(INPUTS, Wiring.auto(19, 4)),
         "CfC AutoNCP(19, 3)": lambda: CfC(INPUTS, Wiring.auto(19, 3)),
         "CfC 64, backbone 128": lambda: CfC(INPUTS, 64),
+        "mixed memory, CfC 64": lambda: MixedMemory(CfC(INPUTS, 64)),
+        "mixed memory, LTC AutoNCP(19, 4)": lambda: MixedMemory(LTC(INPUTS, Wiring.auto(19, 4))),
         "LAN 16 + 3": lambda: LAN(INPUTS, 16, 3),
     }
     cells = [
@@ -86,7 +88,8 @@ def contests() -> list[Contest]:
 
 
 def _cell(layer: Any, batch: int, steps: int = STEPS) -> dict[str, tuple[Callable[..., Any], list[Tensor]]]:
-    neurons = layer.neuron_count if isinstance(layer, LAN) else layer.state_size
+    inside = layer.cell if isinstance(layer, MixedMemory) else layer
+    neurons = inside.neuron_count if isinstance(inside, LAN) else inside.state_size
     lstm = nn.LSTM(INPUTS, neurons, batch_first=True).cuda()
     x = torch.randn(batch, steps, INPUTS, device="cuda", requires_grad=True)
     return {
@@ -234,6 +237,9 @@ def comparisons(device: str) -> Iterator[Comparison]:
             f"CfC, wired, {mode}": CfC(inputs, Wiring.auto(12, 2), mode=mode) for mode in ("default", "no_gate", "pure")
         },
         "CfC, backbone": CfC(inputs, 7, backbone_units=20),
+        "mixed memory, LTC": MixedMemory(LTC(inputs, 5)),
+        "mixed memory, CfC, wired": MixedMemory(CfC(inputs, Wiring.auto(12, 2))),
+        "mixed memory, CfC, backbone": MixedMemory(CfC(inputs, 7, backbone_units=20)),
     }
     for name, layer in layers.items():
         layer.to(device)

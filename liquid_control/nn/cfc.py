@@ -335,21 +335,38 @@ class CfC(LiquidLayer):
         self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None
     ) -> tuple[Tensor, Tensor] | None:
         """See :class:`LiquidLayer`; `kernels.cuda.cfc`."""
+        return self._through_cuda(x, state, elapsed, advance)
+
+    def fused_cuda_with_memory(
+        self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None, lstm: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor] | None:
+        """See :class:`LiquidLayer`."""
+        return self._through_cuda(x, state, elapsed, advance, lstm)
+
+    def _through_cuda(
+        self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None, lstm: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, Tensor] | None:
+        """:meth:`fused_cuda`, or with the parameters of an LSTM :meth:`fused_cuda_with_memory`."""
         if not self._kernel_calls_nothing() or not self._cuda_knows():
             return None
-        from liquid_control.kernels.cuda import cfc  # Triton is optional
+        from liquid_control.kernels.cuda import cfc, memory  # Triton is optional
 
-        if not are_plain(*self._head_parameters()):
+        if not are_plain(*self._head_parameters(), *lstm):
             return None
+        state, before = memory.open_memory(x, state, lstm)
         weight, bias = merge_gate(*self.all_heads(), elapsed)
         backbone = None
         if self.backbone_layers:
             (hidden,) = self._backbone()
             backbone = cfc.Backbone(hidden.weight, hidden.bias, self.activation)
-        states = cfc.integrate(
-            x, state, elapsed, advance, weight, bias, self._pure_parameters(), backbone, self.group_sizes, self.mode
+        outcome = cfc.integrate(
+            *(x, state, elapsed, advance, weight, bias, self._pure_parameters(), backbone, self.group_sizes, self.mode),
+            before,
         )
-        return None if states is None else (self.fc(states[..., self.motor]), states[-1])
+        if outcome is None:
+            return None
+        states, state = outcome
+        return self.fc(states[..., self.motor]), state
 
     def fused_cpu(
         self, x: Tensor, state: Tensor, elapsed: Elapsed, mask: Tensor | None

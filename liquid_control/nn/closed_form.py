@@ -128,6 +128,11 @@ class ClosedFormLTC(LTC):
     def fused_cuda(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> None:
         """None, as :meth:`fused_cpu`."""
 
+    def fused_cuda_with_memory(
+        self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None, lstm: Sequence[Tensor]
+    ) -> None:
+        """None, as :meth:`fused_cpu`."""
+
     def step_kernel(self) -> None:
         """None, as :meth:`fused_cpu`."""
 

@@ -215,6 +215,15 @@ class LiquidLayer(Structured, ABC):
         """What :meth:`integrate` gives, from a kernel of `kernels.cuda`; None where none covers the case."""
         return None
 
+    def fused_cuda_with_memory(
+        self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None, lstm: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor] | None:
+        """What a :class:`~liquid_control.nn.MixedMemory` of this layer gives, as :meth:`fused_cuda`.
+
+        Arguments are those of :meth:`fused_cuda`, with the state and the LSTM of :meth:`fused_cpu_with_memory`.
+        """
+        return None
+
     def follow_modules(self) -> None:
         """Takes note of what was done to modules inside since the last call: hooks, masks, other modules."""
 

@@ -245,16 +245,29 @@ class LTC(LiquidLayer):
         self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None
     ) -> tuple[Tensor, Tensor] | None:
         """See :class:`LiquidLayer`; `kernels.cuda.ltc`."""
+        return self._through_cuda(x, state, elapsed, advance)
+
+    def fused_cuda_with_memory(
+        self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None, lstm: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor] | None:
+        """See :class:`LiquidLayer`."""
+        return self._through_cuda(x, state, elapsed, advance, lstm)
+
+    def _through_cuda(
+        self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None, lstm: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, Tensor] | None:
+        """:meth:`fused_cuda`, or with the parameters of an LSTM :meth:`fused_cuda_with_memory`."""
         if self.solver != "semi_implicit":
             use_reference(f"the LTC's CUDA kernel has the semi-implicit solver, not {self.solver!r}")
             return None
-        if not are_plain(*read(self.rnn_cell, KERNEL_PARAMETERS)):
+        if not are_plain(*read(self.rnn_cell, KERNEL_PARAMETERS), *lstm):
             return None
-        from liquid_control.kernels.cuda import ltc  # Triton is optional
+        from liquid_control.kernels.cuda import ltc, memory  # Triton is optional
 
+        state, before = memory.open_memory(x, state, lstm)
         cell, positive = self.rnn_cell, self._positive
         of_sensory, of_inner = self._edges
-        states = ltc.integrate(
+        outcome = ltc.integrate(
             self._map(x, "input"),
             state,
             elapsed,
@@ -272,8 +285,12 @@ class LTC(LiquidLayer):
             ltc.Synapses(of_inner, cell.sigma, cell.mu, positive(cell.w), cell.erev),
             self.ode_unfolds,
             self.epsilon,
+            before,
         )
-        return None if states is None else (self._map(states[..., : self.output_size], "output"), states[-1])
+        if outcome is None:
+            return None
+        states, state = outcome
+        return self._map(states[..., : self.output_size], "output"), state
 
     def fused_cpu(
         self, x: Tensor, state: Tensor, elapsed: Elapsed, mask: Tensor | None

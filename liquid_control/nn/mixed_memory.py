@@ -109,6 +109,15 @@ class MixedMemory(LiquidLayer):
             return None
         return self.cell.fused_cpu_with_memory(x, state, elapsed, mask, self._lstm_parameters())
 
+    def fused_cuda(
+        self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """See :class:`LiquidLayer`; of the same layers."""
+        if self._calls_modules:
+            use_reference("a module of a mixed memory has hooks, and kernels do not call it")
+            return None
+        return self.cell.fused_cuda_with_memory(x, state, elapsed, advance, self._lstm_parameters())
+
     def step_kernel(self) -> tuple[Tick, tuple[Any, ...]] | None:
         """See :class:`LiquidLayer`; of every layer that has one."""
         neurons = self.cell.step_kernel_inside()

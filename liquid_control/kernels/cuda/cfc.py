@@ -12,7 +12,8 @@ Only what depends on the state runs step by step: a program takes a block of bat
 contribute before it, and gradients of weights after it, are large products for all steps at once, which cuBLAS does.
 
 Groups of a wiring depend on each other within a step in one direction only. As in the reference form, each runs one
-tick behind the group before it, so that a tick is one product for all groups instead of one after the other.
+tick behind the group before it, so that a tick is one product for all groups instead of one after the other. With an
+LSTM before them (`kernels.cuda.memory`), which needs the state of all groups, a step has a tick for each group instead.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from torch.nn import functional as F
 from liquid_control.kernels import is_known, use_reference
 from liquid_control.kernels.autograd import is_recorded, refuse_more_than_gradients
 from liquid_control.kernels.cuda.activations import ACTIVATIONS, activation, tanh
+from liquid_control.kernels.cuda.memory import Back, Memory, Written, close_memory, remember, remember_back
+from liquid_control.kernels.cuda.tiles import PRECISION, load_heads, store_heads
 
 MODES = ("default", "no_gate", "pure")
 """The modes that the kernels know."""
@@ -40,8 +43,6 @@ LARGEST = 128
 """Neurons whose heads a program keeps in registers, their weights passing through shared memory."""
 STAGES = 1
 """Weights are not copied ahead: so the largest layer fits the 99 KiB of shared memory of small GPUs too."""
-# Three products of tensor-float32 parts: single precision at the speed of the matrix units.
-PRECISION = tl.constexpr("tf32x3")
 
 
 class Backbone(NamedTuple):
@@ -66,7 +67,8 @@ def integrate(
     backbone: Backbone | None,
     group_sizes: tuple[int, ...],
     mode: str,
-) -> Tensor | None:
+    memory: Memory | None = None,
+) -> tuple[Tensor, Tensor] | None:
     """The states of a CfC at all steps; None where the reference form must run.
 
     Args:
@@ -81,26 +83,29 @@ def integrate(
         backbone: of a layer of one group, or None.
         group_sizes: how many neurons each group has, each group driven by the one before it.
         mode: one of :data:`MODES`.
+        memory: the LSTM before the neurons, if there is one.
 
     Returns:
-        (T, B, S), or None.
+        (T, B, S) and the final state, (B, S) or with the memory [h | c] (B, 2 S); or None.
     """
     if not _covers(x, state, mode, backbone):
         return None
     inputs = x.shape[2]
     times = elapsed if isinstance(elapsed, Tensor) else x.new_full(x.shape[:2], elapsed) if pure else None
     w_tau, amplitude = pure or (None, None)
-    saving = is_recorded(x, state, times, weight, bias, *(pure or ()), *(backbone or ())[:2])
-    dynamics = (state, times, w_tau, amplitude, advance, mode, saving)
+    saving = is_recorded(x, state, times, weight, bias, *(pure or ()), *(backbone or ())[:2], *(memory or ()))
+    dynamics = (*(memory or (None,) * 3), state, times, w_tau, amplitude, advance, mode, saving)
     if backbone is not None:
         drive = F.linear(x, backbone.weight[:, :inputs], backbone.bias)
         recurrent = backbone.weight[:, inputs:]
         with torch.cuda.device_of(x):
-            return _Dense.apply(drive, recurrent, weight, bias, *dynamics, backbone.activation)
+            states, last = _Dense.apply(drive, recurrent, weight, bias, *dynamics, backbone.activation)
+            return states, close_memory(states, last)
     drive = F.linear(x, weight[..., :inputs].flatten(0, 1), bias.flatten())
     group = _groups(group_sizes, x.device)
     with torch.cuda.device_of(x):
-        return _Wired.apply(drive, weight[..., inputs:], *dynamics, group, len(group_sizes) - 1)
+        states, last = _Wired.apply(drive, weight[..., inputs:], *dynamics, group, len(group_sizes) - 1)
+        return states, close_memory(states, last)
 
 
 def _covers(x: Tensor, state: Tensor, mode: str, backbone: Backbone | None) -> bool:
@@ -122,13 +127,16 @@ def _groups(sizes: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 class _Wired(torch.autograd.Function):
-    """Drive (T, B, heads·S), weight (heads, S, S) and the dynamics → states (T, B, S)."""
+    """Drive (T, B, heads·S), weight (heads, S, S), memory and the dynamics → states (T, B, S), and the last c."""
 
     @staticmethod
     def forward(
         ctx: Any,
         drive: Tensor,
         weight: Tensor,
+        memory_drive: Tensor | None,
+        memory_weight: Tensor | None,
+        cells: Tensor | None,
         state: Tensor,
         elapsed: Tensor | None,
         w_tau: Tensor | None,
@@ -138,9 +146,10 @@ class _Wired(torch.autograd.Function):
         saving: bool,
         group: Tensor,
         lag: int,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
         drive, weight, state = drive.contiguous(), weight.contiguous(), state.contiguous()
         elapsed, advance = _contiguous(elapsed), _contiguous(advance)
+        memory = Written.open(memory_drive, memory_weight, cells, saving)
         steps, batch, _ = drive.shape
         neurons = state.shape[1]
         states = drive.new_empty(steps, batch, neurons)
@@ -154,6 +163,7 @@ class _Wired(torch.autograd.Function):
             amplitude,
             advance,
             group,
+            *memory,
             states,
             heads,
             steps,
@@ -169,15 +179,16 @@ class _Wired(torch.autograd.Function):
             num_stages=STAGES,
         )
         ctx.mode, ctx.lag = mode, lag
-        ctx.save_for_backward(weight, state, elapsed, w_tau, amplitude, advance, group, states, heads)
-        return states
+        ctx.save_for_backward(weight, state, elapsed, w_tau, amplitude, advance, group, states, heads, *memory.kept)
+        return states, memory.last
 
     @staticmethod
-    def backward(ctx: Any, grad_states: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_more_than_gradients("the CfC", grad_states)
-        weight, state, elapsed, w_tau, amplitude, advance, group, states, heads = ctx.saved_tensors
+    def backward(ctx: Any, grad_states: Tensor, grad_last: Tensor | None) -> tuple[Tensor | None, ...]:
+        refuse_more_than_gradients("the CfC", grad_states, grad_last)
+        weight, state, elapsed, w_tau, amplitude, advance, group, states, heads, *kept = ctx.saved_tensors
         steps, batch, neurons = states.shape
         grad_heads, grad_state = torch.empty_like(heads), torch.empty_like(state)
+        memory = Back.open(kept, grad_last)
         grad_new = torch.empty_like(states) if ctx.mode == "pure" else None
         _wired_backward[(triton.cdiv(batch, ROWS),)](
             grad_states.contiguous(),
@@ -187,6 +198,7 @@ class _Wired(torch.autograd.Function):
             amplitude,
             advance,
             group,
+            *memory,
             heads,
             grad_heads,
             grad_state,
@@ -202,14 +214,15 @@ class _Wired(torch.autograd.Function):
             num_warps=_warps(neurons),
             num_stages=STAGES,
         )
-        # A neuron reads its own group as the step before left it, and the group before as this step left it.
-        each = grad_heads.flatten(0, 1).flatten(1).T
-        own = each @ torch.cat([state[None], states[:-1]]).flatten(0, 1)
+        # A neuron reads its own group as the step before left it, or the memory, and the group before as this step did.
+        each, before = grad_heads.flatten(0, 1).flatten(1).T, torch.cat([state[None], states[:-1]])
+        own = each @ memory.driven(before).flatten(0, 1)
         if ctx.lag:
             own = torch.where((group[:, None] == group).tile(len(weight), 1), own, each @ states.flatten(0, 1))
         return (
             grad_heads.flatten(2),
             own.view_as(weight),
+            *memory.gradients(before),
             grad_state,
             *_grad_dynamics(ctx.mode, heads, grad_heads, grad_new, elapsed, w_tau, amplitude),
             *[None] * 5,
@@ -217,7 +230,10 @@ class _Wired(torch.autograd.Function):
 
 
 class _Dense(torch.autograd.Function):
-    """Drive (T, B, hidden), recurrent (hidden, S), weight (heads, S, hidden), bias, the dynamics → states (T, B, S)."""
+    """Drive (T, B, hidden), recurrent (hidden, S), weight (heads, S, hidden), bias, memory, the dynamics.
+
+    Gives states (T, B, S), and the last c.
+    """
 
     @staticmethod
     def forward(
@@ -226,6 +242,9 @@ class _Dense(torch.autograd.Function):
         recurrent: Tensor,
         weight: Tensor,
         bias: Tensor,
+        memory_drive: Tensor | None,
+        memory_weight: Tensor | None,
+        cells: Tensor | None,
         state: Tensor,
         elapsed: Tensor | None,
         w_tau: Tensor | None,
@@ -234,7 +253,7 @@ class _Dense(torch.autograd.Function):
         mode: str,
         saving: bool,
         activation: str,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
         drive, recurrent, weight = drive.contiguous(), recurrent.contiguous(), weight.contiguous()
         bias, state, elapsed, advance = (
             bias.contiguous(),
@@ -242,6 +261,7 @@ class _Dense(torch.autograd.Function):
             _contiguous(elapsed),
             _contiguous(advance),
         )
+        memory = Written.open(memory_drive, memory_weight, cells, saving)
         steps, batch, hidden = drive.shape
         neurons = state.shape[1]
         states = drive.new_empty(steps, batch, neurons)
@@ -257,6 +277,7 @@ class _Dense(torch.autograd.Function):
             w_tau,
             amplitude,
             advance,
+            *memory,
             states,
             heads,
             before,
@@ -275,13 +296,16 @@ class _Dense(torch.autograd.Function):
             num_stages=STAGES,
         )
         ctx.mode, ctx.activation = mode, activation
-        ctx.save_for_backward(recurrent, weight, state, elapsed, w_tau, amplitude, advance, states, heads, before)
-        return states
+        ctx.save_for_backward(
+            recurrent, weight, state, elapsed, w_tau, amplitude, advance, states, heads, before, *memory.kept
+        )
+        return states, memory.last
 
     @staticmethod
-    def backward(ctx: Any, grad_states: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_more_than_gradients("the CfC", grad_states)
-        recurrent, weight, state, elapsed, w_tau, amplitude, advance, states, heads, before = ctx.saved_tensors
+    def backward(ctx: Any, grad_states: Tensor, grad_last: Tensor | None) -> tuple[Tensor | None, ...]:
+        refuse_more_than_gradients("the CfC", grad_states, grad_last)
+        recurrent, weight, state, elapsed, w_tau, amplitude, advance, states, heads, before, *kept = ctx.saved_tensors
+        memory = Back.open(kept, grad_last)
         steps, batch, neurons = states.shape
         grad_heads, grad_state = torch.empty_like(heads), torch.empty_like(state)
         grad_new = torch.empty_like(states) if ctx.mode == "pure" else None
@@ -294,6 +318,7 @@ class _Dense(torch.autograd.Function):
             w_tau,
             amplitude,
             advance,
+            *memory,
             heads,
             before,
             grad_heads,
@@ -314,11 +339,13 @@ class _Dense(torch.autograd.Function):
             num_warps=_warps(neurons),
             num_stages=STAGES,
         )
+        states_before = torch.cat([state[None], states[:-1]])
         return (
             grad_before,
-            grad_before.flatten(0, 1).T @ torch.cat([state[None], states[:-1]]).flatten(0, 1),
+            grad_before.flatten(0, 1).T @ memory.driven(states_before).flatten(0, 1),
             (grad_heads.flatten(0, 1).flatten(1).T @ after.flatten(0, 1)).view_as(weight),
             grad_heads.sum((0, 1)),
+            *memory.gradients(states_before),
             grad_state,
             *_grad_dynamics(ctx.mode, heads, grad_heads, grad_new, elapsed, w_tau, amplitude),
             *[None] * 4,
@@ -373,6 +400,10 @@ def _wired_forward(
     amplitude,
     advance,
     group,
+    memory_drive,
+    memory_weight,
+    sums,
+    cells,
     states,
     heads,
     steps,
@@ -391,18 +422,44 @@ def _wired_forward(
     real = (neuron < NEURONS)[None, :]
     behind = tl.load(group + neuron, neuron < NEURONS, 0)[None, :]
     rate, scale = _pure_parameters(w_tau, amplitude, neuron, NEURONS)
-    value = tl.load(state + row * NEURONS + neuron[None, :], (row < batch) & real, 0.0)
+    there = (row < batch) & real
+    value = tl.load(state + row * NEURONS + neuron[None, :], there, 0.0)
     steps = tl.cast(steps, tl.int64)  # so that no offset overflows
-    for tick in range(steps + LAG):
-        step = tick - behind
-        here = (step >= 0) & (step < steps) & (row < batch) & real
-        at = step * batch + row
+    if memory_drive is not None:
+        cell = tl.load(cells + row * NEURONS + neuron[None, :], there, 0.0)
+        ticks = steps * (LAG + 1)
+    else:
+        ticks = steps + LAG
+    for tick in range(ticks):
+        if memory_drive is not None:
+            step = tick // (LAG + 1)
+            at = step * batch + row
+            if tick % (LAG + 1) == 0:
+                value, cell = remember(
+                    value,
+                    cell,
+                    memory_drive,
+                    memory_weight,
+                    sums,
+                    cells,
+                    at,
+                    batch,
+                    there,
+                    _moves(advance, at, there),
+                    NEURONS,
+                    SAVING,
+                )
+            here = there & (behind == tick % (LAG + 1))
+        else:
+            step = tick - behind
+            here = (step >= 0) & (step < steps) & there
+            at = step * batch + row
         # [input, output] of each head
         turned = neuron[None, :] * NEURONS + neuron[:, None]
-        weight_g, weight_h, weight_a, weight_b = _heads(
+        weight_g, weight_h, weight_a, weight_b = load_heads(
             weight + turned, NEURONS * NEURONS, (neuron < NEURONS)[:, None] & real, HEADS
         )
-        g, h, a, b = _heads(drive + at * HEADS * NEURONS + neuron[None, :], NEURONS, here, HEADS)
+        g, h, a, b = load_heads(drive + at * HEADS * NEURONS + neuron[None, :], NEURONS, here, HEADS)
         g = tl.dot(value, weight_g, g, input_precision=PRECISION)
         if HEADS > 1:
             h = tl.dot(value, weight_h, h, input_precision=PRECISION)
@@ -410,7 +467,7 @@ def _wired_forward(
         if HEADS > 3:
             b = tl.dot(value, weight_b, b, input_precision=PRECISION)
         if SAVING:
-            _store_heads(heads + at * HEADS * NEURONS + neuron[None, :], NEURONS, here, g, h, a, b, HEADS)
+            store_heads(heads + at * HEADS * NEURONS + neuron[None, :], NEURONS, here, g, h, a, b, HEADS)
         new = _solution(g, h, a, b, _span(elapsed, at, here), rate, scale, MODE, HEADS)
         value = tl.where(_moves(advance, at, here), new, value)
         tl.store(states + at * NEURONS + neuron[None, :], value, here)
@@ -425,6 +482,11 @@ def _wired_backward(
     amplitude,
     advance,
     group,
+    memory_weight,
+    sums,
+    cells,
+    grad_sums,
+    grad_cells,
     heads,
     grad_heads,
     grad_state,
@@ -444,24 +506,35 @@ def _wired_backward(
     real = (neuron < NEURONS)[None, :]
     behind = tl.load(group + neuron, neuron < NEURONS, 0)[None, :]
     rate, scale = _pure_parameters(w_tau, amplitude, neuron, NEURONS)
+    there = (row < batch) & real
     grad = tl.zeros((ROWS, LANES), tl.float32)
     steps = tl.cast(steps, tl.int64)
-    for back in range(steps + LAG):
-        step = steps + LAG - 1 - back - behind
-        here = (step >= 0) & (step < steps) & (row < batch) & real
+    if memory_weight is not None:
+        grad_cell = tl.load(grad_cells + row * NEURONS + neuron[None, :], there, 0.0)
+        ticks = steps * (LAG + 1)
+    else:
+        ticks = steps + LAG
+    for back in range(ticks):
+        tick = ticks - 1 - back
+        if memory_weight is not None:
+            step = tick // (LAG + 1)
+            here = there & (behind == tick % (LAG + 1))
+        else:
+            step = tick - behind
+            here = (step >= 0) & (step < steps) & there
         at = step * batch + row
         # [output, input] of each head
         straight = neuron[:, None] * NEURONS + neuron[None, :]
-        weight_g, weight_h, weight_a, weight_b = _heads(
+        weight_g, weight_h, weight_a, weight_b = load_heads(
             weight + straight, NEURONS * NEURONS, (neuron < NEURONS)[:, None] & real, HEADS
         )
         grad += tl.load(grad_states + at * NEURONS + neuron[None, :], here, 0.0)
         moves = _moves(advance, at, here)
         solved = tl.where(moves, grad, 0.0)
         grad = tl.where(moves, 0.0, grad)
-        g, h, a, b = _heads(heads + at * HEADS * NEURONS + neuron[None, :], NEURONS, here, HEADS)
+        g, h, a, b = load_heads(heads + at * HEADS * NEURONS + neuron[None, :], NEURONS, here, HEADS)
         g, h, a, b = _grad_solution(solved, g, h, a, b, _span(elapsed, at, here), rate, scale, MODE, HEADS)
-        _store_heads(grad_heads + at * HEADS * NEURONS + neuron[None, :], NEURONS, here, g, h, a, b, HEADS)
+        store_heads(grad_heads + at * HEADS * NEURONS + neuron[None, :], NEURONS, here, g, h, a, b, HEADS)
         if MODE == "pure":
             tl.store(grad_new + at * NEURONS + neuron[None, :], solved, here)
         grad = tl.dot(g, weight_g, grad, input_precision=PRECISION)
@@ -470,7 +543,24 @@ def _wired_backward(
             grad = tl.dot(a, weight_a, grad, input_precision=PRECISION)
         if HEADS > 3:
             grad = tl.dot(b, weight_b, grad, input_precision=PRECISION)
-    tl.store(grad_state + row * NEURONS + neuron[None, :], grad, (row < batch) & real)
+        if memory_weight is not None:
+            taken = _moves(advance, at, there)
+            if tick % (LAG + 1) == 0:
+                grad, grad_cell = remember_back(
+                    grad,
+                    grad_cell,
+                    memory_weight,
+                    sums,
+                    cells,
+                    grad_sums,
+                    at,
+                    there,
+                    taken,
+                    NEURONS,
+                )
+    tl.store(grad_state + row * NEURONS + neuron[None, :], grad, there)
+    if memory_weight is not None:
+        tl.store(grad_cells + row * NEURONS + neuron[None, :], grad_cell, there)
 
 
 @triton.jit
@@ -484,6 +574,10 @@ def _dense_forward(
     w_tau,
     amplitude,
     advance,
+    memory_drive,
+    memory_weight,
+    sums,
+    cells,
     states,
     heads,
     before,
@@ -506,10 +600,27 @@ def _dense_forward(
     here = (row < batch) & real
     rate, scale = _pure_parameters(w_tau, amplitude, neuron, NEURONS)
     value = tl.load(state + row * NEURONS + neuron[None, :], here, 0.0)
+    if memory_drive is not None:
+        cell = tl.load(cells + row * NEURONS + neuron[None, :], here, 0.0)
     steps = tl.cast(steps, tl.int64)
     for step in range(steps):
         at = step * batch + row
-        g, h, a, b = _heads(bias + tl.zeros((ROWS, 1), tl.int32) + neuron[None, :], NEURONS, here, HEADS)
+        if memory_drive is not None:
+            value, cell = remember(
+                value,
+                cell,
+                memory_drive,
+                memory_weight,
+                sums,
+                cells,
+                at,
+                batch,
+                here,
+                _moves(advance, at, here),
+                NEURONS,
+                SAVING,
+            )
+        g, h, a, b = load_heads(bias + tl.zeros((ROWS, 1), tl.int32) + neuron[None, :], NEURONS, here, HEADS)
         for first in range(0, HIDDEN, BLOCK):
             unit = first + tl.arange(0, BLOCK)
             inside = (unit < HIDDEN)[None, :]
@@ -522,7 +633,7 @@ def _dense_forward(
                 tl.store(before + at * HIDDEN + unit[None, :], z, (row < batch) & inside)
             z, _slope = activation(z, ACTIVATION)
             # [unit, neuron] of each head; a unit that is not there counts for nothing
-            weight_g, weight_h, weight_a, weight_b = _heads(
+            weight_g, weight_h, weight_a, weight_b = load_heads(
                 weight + neuron[None, :] * HIDDEN + unit[:, None],
                 NEURONS * HIDDEN,
                 (unit < HIDDEN)[:, None] & real,
@@ -535,7 +646,7 @@ def _dense_forward(
             if HEADS > 3:
                 b = tl.dot(z, weight_b, b, input_precision=PRECISION)
         if SAVING:
-            _store_heads(heads + at * HEADS * NEURONS + neuron[None, :], NEURONS, here, g, h, a, b, HEADS)
+            store_heads(heads + at * HEADS * NEURONS + neuron[None, :], NEURONS, here, g, h, a, b, HEADS)
         new = _solution(g, h, a, b, _span(elapsed, at, here), rate, scale, MODE, HEADS)
         value = tl.where(_moves(advance, at, here), new, value)
         tl.store(states + at * NEURONS + neuron[None, :], value, here)
@@ -550,6 +661,11 @@ def _dense_backward(
     w_tau,
     amplitude,
     advance,
+    memory_weight,
+    sums,
+    cells,
+    grad_sums,
+    grad_cells,
     heads,
     before,
     grad_heads,
@@ -575,6 +691,8 @@ def _dense_backward(
     here = (row < batch) & real
     rate, scale = _pure_parameters(w_tau, amplitude, neuron, NEURONS)
     grad = tl.zeros((ROWS, LANES), tl.float32)
+    if memory_weight is not None:
+        grad_cell = tl.load(grad_cells + row * NEURONS + neuron[None, :], here, 0.0)
     steps = tl.cast(steps, tl.int64)
     for back in range(steps):
         at = (steps - 1 - back) * batch + row
@@ -582,9 +700,9 @@ def _dense_backward(
         moves = _moves(advance, at, here)
         solved = tl.where(moves, grad, 0.0)
         grad = tl.where(moves, 0.0, grad)
-        g, h, a, b = _heads(heads + at * HEADS * NEURONS + neuron[None, :], NEURONS, here, HEADS)
+        g, h, a, b = load_heads(heads + at * HEADS * NEURONS + neuron[None, :], NEURONS, here, HEADS)
         g, h, a, b = _grad_solution(solved, g, h, a, b, _span(elapsed, at, here), rate, scale, MODE, HEADS)
-        _store_heads(grad_heads + at * HEADS * NEURONS + neuron[None, :], NEURONS, here, g, h, a, b, HEADS)
+        store_heads(grad_heads + at * HEADS * NEURONS + neuron[None, :], NEURONS, here, g, h, a, b, HEADS)
         if MODE == "pure":
             tl.store(grad_new + at * NEURONS + neuron[None, :], solved, here)
         for first in range(0, HIDDEN, BLOCK):
@@ -592,7 +710,7 @@ def _dense_backward(
             inside = (unit < HIDDEN)[None, :]
             to = at * HIDDEN + unit[None, :]
             # [neuron, unit] of each head
-            weight_g, weight_h, weight_a, weight_b = _heads(
+            weight_g, weight_h, weight_a, weight_b = load_heads(
                 weight + neuron[:, None] * HIDDEN + unit[None, :],
                 NEURONS * HIDDEN,
                 (neuron < NEURONS)[:, None] & inside,
@@ -612,32 +730,13 @@ def _dense_backward(
                 recurrent + unit[:, None] * NEURONS + neuron[None, :], (unit < HIDDEN)[:, None] & real, 0.0
             )
             grad = tl.dot(grad_z, straight, grad, input_precision=PRECISION)
+        if memory_weight is not None:
+            grad, grad_cell = remember_back(
+                grad, grad_cell, memory_weight, sums, cells, grad_sums, at, here, moves, NEURONS
+            )
     tl.store(grad_state + row * NEURONS + neuron[None, :], grad, here)
-
-
-@triton.jit
-def _heads(first, stride, here, HEADS: tl.constexpr):
-    """g, h, a and b, each ``stride`` behind the one before; g stands in for those that are not there."""
-    g = tl.load(first, here, 0.0)
-    h = g
-    a = g
-    b = g
-    if HEADS > 1:
-        h = tl.load(first + stride, here, 0.0)
-        a = tl.load(first + 2 * stride, here, 0.0)
-    if HEADS > 3:
-        b = tl.load(first + 3 * stride, here, 0.0)
-    return g, h, a, b
-
-
-@triton.jit
-def _store_heads(first, stride, here, g, h, a, b, HEADS: tl.constexpr):
-    tl.store(first, g, here)
-    if HEADS > 1:
-        tl.store(first + stride, h, here)
-        tl.store(first + 2 * stride, a, here)
-    if HEADS > 3:
-        tl.store(first + 3 * stride, b, here)
+    if memory_weight is not None:
+        tl.store(grad_cells + row * NEURONS + neuron[None, :], grad_cell, here)
 
 
 @triton.jit

@@ -33,6 +33,8 @@ from torch import Tensor
 
 from liquid_control.kernels import use_reference
 from liquid_control.kernels.autograd import is_recorded, refuse_more_than_gradients
+from liquid_control.kernels.cuda.memory import LARGEST as LARGEST_MEMORY
+from liquid_control.kernels.cuda.memory import Back, Memory, Written, close_memory, remember, remember_back
 
 LARGEST_CIRCUIT = 256
 """Neurons whose potentials a program still holds in registers."""
@@ -61,7 +63,8 @@ def integrate(
     inner: Synapses,
     unfolds: int,
     epsilon: float,
-) -> Tensor | None:
+    memory: Memory | None = None,
+) -> tuple[Tensor, Tensor] | None:
     """The potentials of an LTC at all steps, by the semi-implicit solver; None where the reference form must run.
 
     Args:
@@ -76,16 +79,18 @@ def integrate(
         inner: from neurons to neurons.
         unfolds: solver steps of a step.
         epsilon: added to the denominator.
+        memory: the LSTM before the neurons, if there is one.
 
     Returns:
-        (T, B, N), or None.
+        (T, B, N) and the final state, (B, N) or with the memory [h | c] (B, 2 N); or None.
     """
     neurons = state.shape[1]
     if x.dtype != torch.float32:
         use_reference(f"the LTC's CUDA kernel is for float32, not {x.dtype}")
         return None
-    if neurons > LARGEST_CIRCUIT:
-        use_reference(f"the LTC's CUDA kernel is for {LARGEST_CIRCUIT} neurons or fewer, not {neurons}")
+    largest = LARGEST_CIRCUIT if memory is None else LARGEST_MEMORY
+    if neurons > largest:
+        use_reference(f"the LTC's CUDA kernel is for {largest} neurons or fewer, not {neurons}")
         return None
     if isinstance(elapsed, Tensor):
         elapsed = elapsed[..., None]
@@ -100,7 +105,11 @@ def integrate(
         of_inner.gather(*inner[1:]),
     )
     with torch.cuda.device_of(x):
-        return _SemiImplicit.apply(*given, of_sensory, of_inner, advance, unfolds, is_recorded(*given))
+        recorded = is_recorded(*given, *(memory or ()))
+        states, last = _SemiImplicit.apply(
+            *given, *(memory or (None,) * 3), of_sensory, of_inner, advance, unfolds, recorded
+        )
+        return states, close_memory(states, last)
 
 
 @dataclass(frozen=True)
@@ -157,7 +166,10 @@ def _spread(parameters: Tensor, table: Tensor) -> Tensor:
 
 
 class _SemiImplicit(torch.autograd.Function):
-    """x (T, B, C), state (B, N), c (N,) or (T, B, N), leak (2, N), synapses (4, E) twice → states (T, B, N)."""
+    """x (T, B, C), state (B, N), c (N,) or (T, B, N), leak (2, N), synapses (4, E) twice, and a memory.
+
+    Gives states (T, B, N), and the last c of the memory.
+    """
 
     @staticmethod
     def forward(
@@ -168,12 +180,16 @@ class _SemiImplicit(torch.autograd.Function):
         leak: Tensor,
         sensory_parameters: Tensor,
         inner_parameters: Tensor,
+        memory_drive: Tensor | None,
+        memory_weight: Tensor | None,
+        cells: Tensor | None,
         sensory: _Slots,
         inner: _Slots,
         advance: Tensor | None,
         unfolds: int,
         saving: bool,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
+        memory = Written.open(memory_drive, memory_weight, cells, saving)
         steps, batch, inputs = x.shape
         neurons = state.shape[1]
         x, state, capacitance = x.contiguous(), state.contiguous(), capacitance.contiguous()
@@ -196,7 +212,7 @@ class _SemiImplicit(torch.autograd.Function):
         states = torch.empty_like(constant[0])
         before = x.new_empty((steps, unfolds, batch, neurons) if saving else 0)
         denominator = torch.empty_like(before)
-        rows, lanes, warps = _shape(neurons)
+        rows, lanes, warps = _shape(neurons, memory_drive is not None)
         _forward[(triton.cdiv(batch, rows),)](
             state,
             capacitance,
@@ -204,6 +220,7 @@ class _SemiImplicit(torch.autograd.Function):
             inner.incoming_source,
             _spread(inner_parameters, inner.incoming),
             advance,
+            *memory,
             states,
             before,
             denominator,
@@ -220,27 +237,31 @@ class _SemiImplicit(torch.autograd.Function):
         )
         ctx.sensory, ctx.inner, ctx.unfolds = sensory, inner, unfolds
         ctx.save_for_backward(
-            x, capacitance, sensory_parameters, inner_parameters, advance, states, before, denominator
+            *(x, state, capacitance, sensory_parameters, inner_parameters, advance, states, before, denominator),
+            *memory.kept,
         )
-        return states
+        return states, memory.last
 
     @staticmethod
-    def backward(ctx: Any, grad_states: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_more_than_gradients("the LTC", grad_states)
-        x, capacitance, sensory_parameters, inner_parameters, advance, states, before, denominator = ctx.saved_tensors
+    def backward(ctx: Any, grad_states: Tensor, grad_last: Tensor | None) -> tuple[Tensor | None, ...]:
+        refuse_more_than_gradients("the LTC", grad_states, grad_last)
+        x, state, capacitance, sensory_parameters, inner_parameters, advance, *saved = ctx.saved_tensors
+        states, before, denominator, *kept = saved
+        memory = Back.open(kept, grad_last)
         sensory, inner = ctx.sensory, ctx.inner
         steps, batch, neurons = states.shape
         grad_state = torch.empty_like(states[0])
         grad_capacitance = torch.empty_like(states)
         grad_constant = x.new_empty(2, steps, batch, neurons)
         grad_unfold = x.new_empty(2, steps, ctx.unfolds, batch, neurons)  # ∂n and ∂d
-        rows, lanes, warps = _shape(neurons)
+        rows, lanes, warps = _shape(neurons, memory.weight is not None)
         _backward[(triton.cdiv(batch, rows),)](
             grad_states.contiguous(),
             capacitance,
             inner.outgoing_destination,
             _spread(inner_parameters, inner.outgoing),
             advance,
+            *memory,
             states,
             before,
             denominator,
@@ -282,6 +303,7 @@ class _SemiImplicit(torch.autograd.Function):
             grad_constant.sum((1, 2)),
             _synapse_gradients(x, grad_constant, sensory, sensory_parameters),
             _synapse_gradients(before, grad_unfold, inner, inner_parameters),
+            *memory.gradients(torch.cat([state[None], states[:-1]])),
             *[None] * 5,
         )
 
@@ -294,10 +316,13 @@ def _per_rows(rows: int) -> tuple[int]:
     return (triton.cdiv(rows, ROWS),)
 
 
-def _shape(neurons: int) -> tuple[int, int, int]:
-    """Rows and lanes of a tile of potentials and its warps: latency counts, so about four elements a thread."""
-    lanes = triton.next_power_of_2(neurons)
-    rows = max(1, 128 // lanes)
+def _shape(neurons: int, remembers: bool) -> tuple[int, int, int]:
+    """Rows and lanes of a tile of potentials and its warps: latency counts, so about four elements a thread.
+
+    With a memory, whose weights go through matrix units, at least sixteen of both.
+    """
+    lanes = max(16 if remembers else 1, triton.next_power_of_2(neurons))
+    rows = max(16 if remembers else 1, 128 // lanes)
     return rows, lanes, max(1, rows * lanes // 128)
 
 
@@ -372,6 +397,10 @@ def _forward(
     source,
     parameters,
     advance,
+    memory_drive,
+    memory_weight,
+    sums,
+    cells,
     states,
     before,
     denominators,
@@ -394,6 +423,8 @@ def _forward(
     stride = batch * NEURONS
     steps = tl.cast(steps, tl.int64)  # so that no offset overflows
     value = tl.load(state + tile, here, 0.0)
+    if memory_drive is not None:
+        cell = tl.load(cells + tile, here, 0.0)
     # Lanes beyond the circuit divide 0 by 1.
     c = tl.zeros((ROWS, LANES), tl.float32) + tl.load(capacitance + neuron, real, 1.0)[None, :]
     for step in range(steps):
@@ -401,6 +432,14 @@ def _forward(
             c = tl.load(capacitance + step * stride + tile, here, 1.0)
         numerator_constant = tl.load(constant + step * stride + tile, here, 0.0)
         denominator_constant = tl.load(constant + (steps + step) * stride + tile, here, 0.0)
+        moves = here
+        if advance is not None:
+            moves = here & (tl.load(advance + step * batch + row, row < batch, 0)[:, None] != 0)
+        if memory_drive is not None:
+            place = step * batch + row[:, None]
+            value, cell = remember(
+                value, cell, memory_drive, memory_weight, sums, cells, place, batch, here, moves, NEURONS, SAVING
+            )
         potential = value
         for unfold in range(UNFOLDS):
             numerator = c * potential + numerator_constant
@@ -417,11 +456,7 @@ def _forward(
                 tl.store(before + (step * UNFOLDS + unfold) * stride + tile, potential, here)
                 tl.store(denominators + (step * UNFOLDS + unfold) * stride + tile, denominator, here)
             potential = numerator / denominator
-        if advance is not None:
-            moves = tl.load(advance + step * batch + row, row < batch, 0)
-            value = tl.where(moves[:, None] != 0, potential, value)
-        else:
-            value = potential
+        value = tl.where(moves, potential, value)
         tl.store(states + step * stride + tile, value, here)
 
 
@@ -432,6 +467,11 @@ def _backward(
     destination,
     parameters,
     advance,
+    memory_weight,
+    sums,
+    cells,
+    grad_sums,
+    grad_cells,
     states,
     before,
     denominators,
@@ -458,16 +498,18 @@ def _backward(
     steps = tl.cast(steps, tl.int64)  # so that no offset overflows
     c = tl.zeros((ROWS, LANES), tl.float32) + tl.load(capacitance + neuron, real, 1.0)[None, :]
     grad = tl.zeros((ROWS, LANES), tl.float32)
+    if memory_weight is not None:
+        grad_cell = tl.load(grad_cells + tile, here, 0.0)
     for back in range(steps):
         step = steps - 1 - back
         if STEPPED:
             c = tl.load(capacitance + step * stride + tile, here, 1.0)
         grad += tl.load(grad_states + step * stride + tile, here, 0.0)
-        kept = tl.zeros((ROWS, LANES), tl.float32)
+        moves = here
         if advance is not None:
-            moves = tl.load(advance + step * batch + row, row < batch, 0)[:, None] != 0
-            kept = tl.where(moves, 0.0, grad)
-            grad = tl.where(moves, grad, 0.0)
+            moves = here & (tl.load(advance + step * batch + row, row < batch, 0)[:, None] != 0)
+        kept = tl.where(moves, 0.0, grad)
+        grad = tl.where(moves, grad, 0.0)
         # Where the step does not advance this is not v⁺, but its gradient is 0.
         after = tl.load(states + step * stride + tile, here, 0.0)
         grad_c = tl.zeros((ROWS, LANES), tl.float32)
@@ -496,7 +538,14 @@ def _backward(
         tl.store(grad_constant + step * stride + tile, grad_n_sum, here)
         tl.store(grad_constant + (steps + step) * stride + tile, grad_d_sum, here)
         grad += kept
+        if memory_weight is not None:
+            place = step * batch + row[:, None]
+            grad, grad_cell = remember_back(
+                grad, grad_cell, memory_weight, sums, cells, grad_sums, place, here, moves, NEURONS
+            )
     tl.store(grad_state + tile, grad, here)
+    if memory_weight is not None:
+        tl.store(grad_cells + tile, grad_cell, here)
 
 
 @triton.jit

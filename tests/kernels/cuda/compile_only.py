@@ -84,6 +84,19 @@ def compile_cfc():
     whole(CfC(32, 19, backbone_units=64, activation="gelu"), CfC.fused_cuda, None, None)
 
 
+def compile_memory():
+    """The LSTM of mixed memory before each of these, with as many neurons as it takes, too."""
+    from liquid_control.kernels.cuda import memory
+    from liquid_control.nn import LTC, CfC, MixedMemory, Wiring
+
+    for elapsed, advance in ((0.5, True), (None, None)):
+        whole(MixedMemory(CfC(32, Wiring.auto(19, 3))), MixedMemory.fused_cuda, elapsed, advance)
+        whole(MixedMemory(CfC(32, 19, backbone_units=64)), MixedMemory.fused_cuda, elapsed, advance)
+        whole(MixedMemory(LTC(32, Wiring.auto(19, 3))), MixedMemory.fused_cuda, elapsed, advance)
+    whole(MixedMemory(CfC(32, memory.LARGEST)), MixedMemory.fused_cuda, None, None)
+    whole(MixedMemory(LTC(32, Wiring.random(memory.LARGEST, sparsity=0.99))), MixedMemory.fused_cuda, None, None)
+
+
 def compile_trace():
     """Both rules; oja runs the two of them."""
     from liquid_control.kernels.cuda import trace
@@ -131,6 +144,7 @@ def compile_lan():
 
 compile_ltc()
 compile_cfc()
+compile_memory()
 compile_trace()
 compile_scan()
 compile_lan()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from liquid_control.kernels.cuda import cfc, lan, ltc, scan, trace
-from liquid_control.nn import LAN, LTC, CfC, LiquidScan, Wiring
+from liquid_control.nn import LAN, LTC, CfC, LiquidScan, MixedMemory, Wiring
 from liquid_control.nn.liquid_attention import LiquidAttention
 from liquid_control.nn.trace import chunkwise_trace
 
@@ -15,6 +15,8 @@ DOORS = {
     "ltc": (lambda: LTC(8, NCP), ltc, "integrate"),
     "cfc": (lambda: CfC(8, NCP), cfc, "integrate"),
     "dense cfc": (lambda: CfC(8, 20), cfc, "integrate"),
+    "mixed memory of an ltc": (lambda: MixedMemory(LTC(8, NCP)), ltc, "integrate"),
+    "mixed memory of a cfc": (lambda: MixedMemory(CfC(8, 20)), cfc, "integrate"),
     "lan": (lambda: LAN(8, 16, 3), lan, "attend_window"),
     "scan": (lambda: LiquidScan(8, 20), scan, "liquid_scan"),
     "liquid attention": (lambda: LiquidAttention(8, 2), lan, "attend"),
