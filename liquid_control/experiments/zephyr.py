@@ -48,6 +48,8 @@ from liquid_control.models.plasticity import (
     stretch_of,
     take_apart,
 )
+from liquid_control.nn import PlasticMemory
+from liquid_control.nn.trace import RULES
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError, check_known
@@ -72,14 +74,27 @@ FEWEST_SYLLABLES = 8
 """Of the names of an episode for training that are hard to tell apart; more than enough for 24 of them."""
 HELD_OUT = 600
 """Names of 3,600 that no training has."""
-MODELS: dict[str, dict[str, Any]] = {
-    "delta": {"rule": "delta"},
-    "hebb": {"rule": "hebb"},
-    "oja": {"rule": "oja"},
-    "static": {"pattern": ("scan",)},
-    "transformer": {"pattern": ("attention",), "window": SEGMENT},
+
+
+class Kind(NamedTuple):
+    """What a model has instead of the defaults."""
+
+    options: dict[str, Any]
+    """Of :class:`~liquid_control.models.language_model.LanguageModelConfig`."""
+    rate: float = 3e-3
+    """Its highest learning rate."""
+    arm: str = "all kept"
+    """What answers for it where models are compared."""
+
+
+SYNAPSES = "synapses alone"
+MODELS = {
+    **{rule: Kind({"rule": rule}, arm=SYNAPSES) for rule in RULES},
+    "static": Kind({"pattern": ("scan",)}),
+    "transformer": Kind({"pattern": ("attention",), "window": SEGMENT}, 1e-3),
+    "full_transformer": Kind({"pattern": ("attention",), "window": 8 * SEGMENT}, 1e-3),
 }
-"""What each model has instead of the defaults; ``static`` has no synapses that change."""
+"""By name. ``static`` has no synapses that change; ``full_transformer`` sees all of a text that is learned from."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +106,7 @@ class ZephyrConfig:
     text: Annotated[Path, tyro.conf.arg(metavar="NOVEL")]
     """A novel: what is read between fact and question. Its last tenth is for tests."""
     models: tuple[str, ...] = ("delta", "hebb", "static", "transformer")
-    """Which of delta, hebb, oja, static and transformer."""
+    """Which of hebb, oja, delta, static, transformer and full_transformer."""
     seeds: Count = 3
     """Trainings of each."""
     steps: Count = 1600
@@ -219,18 +234,18 @@ def curriculum(done: float) -> Lesson:
     """The lesson at a share of the training: recall alone, then in text, then over segments with the state carried.
 
     Once there is recall, many names of an episode may share a syllable: else a model may know a name by one of its two.
-    At last over segments that are four times as long, and some facts change: what the novel writes between fact and
-    question spoils the more, the more of it there is, and only where gradients go through it does a model learn to
-    write less there, and a fact at once. What it forgets in that distance hardly shows, as readouts are normalised, but
+    Some facts change, and at last segments are four times as long: what the novel writes between fact and question
+    spoils the more, the more of it there is, and only where gradients go through it does a model learn to write less
+    there, and a fact at once. What it forgets and writes in that distance hardly shows, as readouts are normalised, but
     over thousands of words nothing is left. So time passes faster over the novel in half of the episodes: a word then
-    forgets as many would, and writes once.
+    forgets and writes as many would.
     """
     if done < 0.25:
         return Lesson((2, 6), (1, 1), 0.0)
     if done < 0.45:
         return Lesson((4, 8), (1, 1), 0.05, syllables=FEWEST_SYLLABLES)
     if done < 0.6:
-        return Lesson((4, 12), (1, 3), 0.05, syllables=FEWEST_SYLLABLES)
+        return Lesson((4, 12), (1, 3), 0.05, changed=0.25, syllables=FEWEST_SYLLABLES)
     return Lesson((8, 24), (1, 2), 0.05, 4 * SEGMENT, 0.25, FEWEST_SYLLABLES, pace=64.0)
 
 
@@ -297,11 +312,15 @@ def train(kind: str, seed: int, config: ZephyrConfig, filler: Filler) -> Languag
         shortest_half_life=16.0,
         longest_half_life=30_000.0,
     )
-    model = LanguageModel(LanguageModelConfig(**(asdict(shape) | MODELS[kind])))
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    options, highest, _ = MODELS[kind]
+    model = LanguageModel(LanguageModelConfig(**(asdict(shape) | options)))
+    for layer in model.modules():
+        if isinstance(layer, PlasticMemory):
+            layer.timed_writing = True  # of words that take one it is the same
+    optimizer = torch.optim.AdamW(model.parameters(), highest, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     for step in range(config.steps):
         done = step / config.steps
-        rate = 3e-3 * min(1.0, (step + 1) / (0.03 * config.steps)) * (0.525 + 0.475 * math.cos(math.pi * done))
+        rate = highest * min(1.0, (step + 1) / (0.03 * config.steps)) * (0.525 + 0.475 * math.cos(math.pi * done))
         for group in optimizer.param_groups:
             group["lr"] = rate
         lesson = curriculum(done)
@@ -490,23 +509,41 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _report(rows: list[dict[str, Any]], config: ZephyrConfig) -> str:
+    by_model = {kind: [row for row in rows if row["model"] == kind] for kind in config.models}
     text = []
-    for kind in config.models:
-        own = [row for row in rows if row["model"] == kind]
-        spent = np.mean([row["seconds"] for row in own])
-        text += [f"## {kind}: {own[0]['parameters']:,} parameters, {len(own)} trainings of {spent:.0f} s", ""]
-        text += [f"| test | {' | '.join(ARMS)} | chance |", "| --- " * (len(ARMS) + 2) + "|"]
-        for name in own[0]["tests"]:
-            cells = [_interval([row["tests"][name][arm] for row in own]) for arm in ARMS]
-            text.append(f"| {name} | {' | '.join(cells)} | {1 / int(name.split()[0]):.2f} |")
-        late = _interval([row["overwritten"] for row in own])
-        before, after = (np.mean([row[f"{when} a restart"] for row in own]) for when in ("before", "after"))
-        text += [
-            "",
-            f"Overwritten facts, the later value: {late}. Saved, restarted, asked: {before:.3f}, {after:.3f}.",
-            "",
-        ]
-    return "\n".join(text)
+    for kind, own in by_model.items():
+        if MODELS[kind].arm == SYNAPSES:
+            text += [f"### {kind}, by part of the state", "", *_by_part(own), ""]
+    return "\n".join([*text, "### By model", "", *_by_model(by_model), ""])
+
+
+def _by_part(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The table of one model: a test a row, an arm a column."""
+    lines = [f"| facts | windows | {' | '.join(ARMS)} | chance |", "| --- " * (len(ARMS) + 3) + "|"]
+    for name in rows[0]["tests"]:
+        facts, _, windows, _ = name.split()
+        cells = [_interval([row["tests"][name][arm] for row in rows]) for arm in ARMS]
+        lines.append(f"| {facts} | {windows} | {' | '.join(cells)} | {1 / int(facts):.2f} |")
+    return lines
+
+
+def _by_model(by_model: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """A model a column: what answers for it, all tests, and what else is known of it."""
+    told: dict[str, list[str]] = collections.defaultdict(list)
+    for kind, rows in by_model.items():
+        arm = MODELS[kind].arm
+        told["what answers"].append(arm)
+        for name in rows[0]["tests"]:
+            told[name].append(_interval([row["tests"][name][arm] for row in rows]))
+        told["told twice, the later value"].append(_interval([row["overwritten"] for row in rows]))
+        for when in ("before", "after"):
+            shares = [row[f"{when} a restart"] for row in rows]
+            told[f"synapses alone, {when} a restart"].append(f"{np.mean(shares):.3f}")
+        told["parameters"].append(f"{rows[0]['parameters']:,}")
+        told["trainings"].append(str(len(rows)))
+        told["minutes of one"].append(f"{np.mean([row['seconds'] for row in rows]) / 60:.1f}")
+    head = [f"|  | {' | '.join(by_model)} |", "| --- " * (len(by_model) + 1) + "|"]
+    return [*head, *(f"| {name} | {' | '.join(cells)} |" for name, cells in told.items())]
 
 
 def _interval(seeds: Sequence[Sequence[float]]) -> str:

@@ -28,6 +28,8 @@ class Sizes(NamedTuple):
     """hebb, oja or delta."""
     plastic: bool
     """Whether the trace is forgotten and written."""
+    timed: bool
+    """Whether a step writes the more, the more time it takes."""
     unit_floor: float
     """Added to squared lengths."""
     read_floor: float
@@ -65,7 +67,7 @@ def tick(
         if sizes.plastic:
             pace, writing = mapped[features : features + 2 * heads].reshape(2, heads, 1)
             decay = np.exp(np.maximum(-elapsed * np.logaddexp(0, pace), sizes.wiped))
-            rate = 0.5 + 0.5 * np.tanh(0.5 * writing)
+            rate = -np.expm1(-elapsed * np.logaddexp(0, writing)) if sizes.timed else 0.5 + 0.5 * np.tanh(0.5 * writing)
             if sizes.rule == "delta":
                 value = value - decay * (trace @ key)[..., 0]
             elif sizes.rule == "oja":

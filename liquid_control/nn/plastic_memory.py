@@ -21,9 +21,13 @@ x_t of a step come a query, a key and a value, each seen through a short causal 
 - A norm of what is read, a head at a time, stands in for a bound of the trace. Nothing ever rescales a whole trace,
   which would fade old memories with every write.
 
-Forgetting takes time, writing takes a step: each step writes once, whatever the time Δ since the one before. Where no
-time passes the state stays as it is, so nothing is forgotten, written or moved through the convolution: such a step is
-a question, and its output is what the memory as it is answers to these inputs. The convolution counts steps, not time.
+Forgetting takes time, writing takes a step: each step writes once, whatever the time Δ since the one before. With timed
+writing it writes as Δ steps of one would that are the same, η_t = 1 - (1 - σ(w_η · x_t + b_η))^Δ: what is sampled twice
+as often writes as much.
+
+Where no time passes the state stays as it is, so nothing is forgotten, written or moved through the convolution: such a
+step is a question, and its output is what the memory as it is answers to these inputs. The convolution counts steps,
+not time.
 
 Such heads are those of Yang et al. 2024, "Parallelizing linear transformers with the delta rule over sequence length",
 and of Yang, Kautz & Hatamizadeh 2025, "Gated delta networks". Here a trace is read before it is written, and time sets
@@ -83,6 +87,7 @@ class PlasticMemory(LiquidLayer):
         shortest_half_life: of a trace without inputs, in units of elapsed time.
         longest_half_life: heads begin log-spaced from this, the first, down to the shortest.
         eligibility: whether a step writes what was said in the steps before it, by a signed η; for the rule "hebb".
+        timed_writing: whether a step writes the more, the more time it takes; not with an eligibility.
         learn_initial_state: whether the initial state, traces included, is a parameter.
 
     Raises:
@@ -105,6 +110,7 @@ class PlasticMemory(LiquidLayer):
         shortest_half_life: float = 4.0,
         longest_half_life: float = 4096.0,
         eligibility: bool = False,
+        timed_writing: bool = False,
         learn_initial_state: bool = False,
     ):
         if heads < 1:
@@ -124,6 +130,8 @@ class PlasticMemory(LiquidLayer):
             )
         if eligibility and rule != "hebb":
             raise ValueError(f"an eligibility needs the rule 'hebb', given {rule!r}.")
+        if eligibility and timed_writing:
+            raise ValueError("what is eligible is written by a signed η: timed_writing must be False, given True.")
         features = heads * (2 * width + values)
         self._traces = ["trace", "eligibility"] if eligibility else ["trace"]
         parts = dict.fromkeys(self._traces, heads * values * width) | {"tail": (convolution - 1) * features}
@@ -131,7 +139,7 @@ class PlasticMemory(LiquidLayer):
         self.units, self.readout_size, self.heads, self.key_size = units, output_size, heads, key_size
         self.rule, self.convolution = rule, convolution
         self.shortest_half_life, self.longest_half_life = shortest_half_life, longest_half_life
-        self.eligibility = eligibility
+        self.eligibility, self.timed_writing = eligibility, timed_writing
         self.frozen: frozenset[str] = frozenset()
         self._features = [heads * width, heads * width, units]
 
@@ -184,11 +192,18 @@ class PlasticMemory(LiquidLayer):
         return math.log(2) / F.softplus(self.modulator(x)[..., : self.heads])
 
     def writing(self, x: Tensor) -> Tensor:
-        """Neuromodulation η (…, H) under inputs (…, C): the share of a write, in (0, 1), or (-1, 1) if eligible."""
-        return self._worth(self.modulator(x)[..., self.heads : 2 * self.heads])
+        """Neuromodulation η (…, H) under inputs (…, C): the share of a write, in (0, 1), or (-1, 1) if eligible.
 
-    def _worth(self, writing: Tensor) -> Tensor:
-        return torch.tanh(writing) if self.eligibility else torch.sigmoid(writing)
+        With timed writing it is that of a step of one.
+        """
+        return self._worth(self.modulator(x)[..., self.heads : 2 * self.heads], 1.0)
+
+    def _worth(self, writing: Tensor, span: Tensor | float) -> Tensor:
+        if self.eligibility:
+            return torch.tanh(writing)
+        if self.timed_writing:
+            return -torch.expm1(-span * F.softplus(writing))  # log(1 - σ(w)) = -softplus(w)
+        return torch.sigmoid(writing)
 
     def integrate(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> tuple[Tensor, Tensor]:
         """See :class:`LiquidLayer`: in chunks of steps, a single step, or in the reference form step by step."""
@@ -310,7 +325,7 @@ class PlasticMemory(LiquidLayer):
         """λ, η and, of what is eligible, μ (T, B, H) of each step and head; 1, 0 and 1 where they stay."""
         forgetting, writing, *fading = self.modulator(x).to(dtype).split(self.heads, -1)
         span = elapsed[..., None].to(dtype) if isinstance(elapsed, Tensor) else elapsed
-        rate = self._worth(writing)
+        rate = self._worth(writing, span)
         decay, *fades = ((-span * F.softplus(pace)).clamp(min=WIPED).exp() for pace in (forgetting, *fading))
         if "trace" in self.frozen:
             decay, rate = torch.ones_like(decay), torch.zeros_like(rate)
@@ -330,7 +345,7 @@ class PlasticMemory(LiquidLayer):
             return None
         sizes = memory_step.Sizes(
             self.heads, self._features[0] // self.heads, self.units // self.heads, self.rule,
-            "trace" not in self.frozen, UNIT_FLOOR, READ_FLOOR, WIPED,
+            "trace" not in self.frozen, self.timed_writing, UNIT_FLOOR, READ_FLOOR, WIPED,
         )  # fmt: skip
         spoken = None if readout is None else _affine(readout)
         arrays = memory_step.step_arrays([_affine(part) for part in maps], self.taps, self.gain, spoken, sizes)

@@ -168,7 +168,10 @@ def test_a_study_goes_on_where_it_was_stopped_and_restarts_answer_the_same(novel
     monkeypatch.setattr(zephyr, "measure", lambda *_: pytest.fail("it was measured again"))
     main(words)
     report = (tmp_path / "report.md").read_text()
-    assert "## delta" in report and "synapses alone" in report
+    part, models = report.split("### By model")
+    assert part.startswith("### delta, by part of the state")
+    assert [line.split(" | ")[:2] for line in part.splitlines()[4:6]] == [["| 2", "0"], ["| 2", "1"]]
+    assert "|  | delta | static |" in models and "| what answers | synapses alone | all kept |" in models
     with pytest.raises(UserError, match="holds results of other options"):
         main([*words, "--steps", "5"])
 

@@ -98,6 +98,7 @@ CASES = {
     "memory": lambda: PlasticMemory(INPUTS, 4),
     "memory-readout": lambda: PlasticMemory(INPUTS, 6, 3, heads=3, key_size=5, convolution=1, learn_initial_state=True),
     "memory-hebb": lambda: PlasticMemory(INPUTS, 4, rule="hebb", convolution=2),
+    "memory-timed": lambda: PlasticMemory(INPUTS, 4, timed_writing=True),
     "memory-oja": lambda: PlasticMemory(INPUTS, 8, rule="oja", key_size=3),
     "memory-frozen": frozen_memory,
     "mlp": lambda: MLP(INPUTS, 18, frames=2, learn_initial_state=True),

@@ -111,6 +111,7 @@ EXAMPLES = {
         convolution=2,
         shortest_half_life=2.0,
         longest_half_life=64.0,
+        timed_writing=True,
         learn_initial_state=True,
     ),
     "plastic_memory, eligibility": lambda: PlasticMemory(3, 2, heads=1, rule="hebb", convolution=1, eligibility=True),

@@ -70,6 +70,7 @@ CASES = {
     "fast-weights-delta": lambda: PlasticMemory(INPUTS, 4),
     "fast-weights-hebb-readout": lambda: PlasticMemory(INPUTS, 4, 3, key_size=3, rule="hebb", convolution=2),
     "fast-weights-eligibility": lambda: PlasticMemory(INPUTS, 4, rule="hebb", eligibility=True),
+    "fast-weights-timed": lambda: PlasticMemory(INPUTS, 4, timed_writing=True),
     "fast-weights-oja-present": lambda: PlasticMemory(
         INPUTS, 4, heads=1, key_size=3, rule="oja", convolution=1, learn_initial_state=True
     ),

@@ -100,14 +100,17 @@ def test_numbers_stay_finite_where_nothing_or_everything_is_eligible():
 def test_an_eligibility_is_of_the_hebbian_rule():
     with pytest.raises(ValueError, match="an eligibility needs the rule 'hebb', given 'delta'"):
         PlasticMemory(INPUTS, 4, rule="delta", eligibility=True)
+    with pytest.raises(ValueError, match="signed η: timed_writing must be False"):
+        PlasticMemory(INPUTS, 4, rule="hebb", eligibility=True, timed_writing=True)
 
 
-def scribe(rule, values=4, eligibility=False):
+def scribe(rule, values=4, eligibility=False, timed_writing=False):
     """A memory whose keys, queries and values are inputs, and that writes where the last input says so, forgetting not.
 
     Inputs are large, so that they pass SiLU, and the floor of a unit length, unchanged.
     """
     options = {"heads": 1, "key_size": SIZE, "rule": rule, "convolution": 1, "eligibility": eligibility}
+    options["timed_writing"] = timed_writing
     layer = PlasticMemory(SIZE + values + 1, values, **options).to(DOUBLE)
     with torch.no_grad():
         for parameter in layer.parameters():
@@ -203,6 +206,28 @@ def test_time_multiplies_forgetting_and_not_writing():
         layer.modulator.bias[0] = 0  # λ = 1/2
     _, state = layer(facts([2, 2], values), elapsed=torch.tensor([1.0, 5.0], dtype=DOUBLE))
     torch.testing.assert_close(recalled(layer, state, 2), values[0] / 2**5 + values[1], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("rule", ["hebb", "delta"])
+def test_timed_writing_is_that_of_as_many_steps_of_one(rule):
+    """Under the delta rule exactly so; a Hebbian write stays below one, and begins like its time."""
+    layer, values = scribe(rule, timed_writing=True), some(2)
+    with torch.no_grad():
+        layer.modulator.bias[1] = math.log(1 / 7)  # η = 1/8
+        layer.modulator.weight[1] = 0
+    first = facts([2], values[:1])
+    _, once = layer(first, elapsed=3.0)
+    _, thrice = layer(first.expand(-1, 3, -1))
+    share = 1 - (7 / 8) ** 3
+    torch.testing.assert_close(recalled(layer, once, 2), share * values[0], rtol=1e-12, atol=0)
+    if rule == "delta":
+        torch.testing.assert_close(recalled(layer, thrice, 2), share * values[0], rtol=1e-12, atol=0)
+    untimed = scribe(rule)
+    untimed.load_state_dict(layer.state_dict())
+    both = facts([2, 2], values)
+    torch.testing.assert_close(layer(both)[1], untimed(both)[1], rtol=1e-12, atol=0)  # each step takes one
+    torch.testing.assert_close(layer.writing(first), untimed.writing(first), rtol=1e-12, atol=0)
+    torch.testing.assert_close(untimed(first, elapsed=3.0)[1], untimed(first)[1])
 
 
 def test_a_question_in_no_time_is_answered_and_leaves_no_mark():
