@@ -267,7 +267,7 @@ def _taught(config: PlasticityTestConfig) -> tuple[LanguageModel, Teacher, str]:
     """The model of a test, who teaches it, and in which words."""
     model, told = load_language_model(config.checkpoint)
     if "words" in told and "tokenizer" not in told:
-        from liquid_control.experiments.zephyr import WordTeacher
+        from liquid_control.experiments.zephyr_words import WordTeacher
 
         between = "words at random" if config.filler is None else config.filler.name
         return model, WordTeacher.of(told["words"], config.filler), f"in the words of zephyr; between: {between}"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from liquid_control.data.tokenizers import make_tokenizer
-from liquid_control.experiments.zephyr import VOCABULARY
+from liquid_control.experiments.zephyr_words import VOCABULARY
 from liquid_control.lm import main as lm
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig, ReadingState, load_language_model
 from liquid_control.report import language_speed

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from liquid_control.experiments import zephyr
-from liquid_control.experiments.zephyr import (
+from liquid_control.experiments.zephyr import choices, main
+from liquid_control.experiments.zephyr_words import (
     ASK,
     FACT,
     FEWEST_SYLLABLES,
@@ -24,10 +25,8 @@ from liquid_control.experiments.zephyr import (
     Facts,
     Filler,
     Lesson,
-    choices,
     curriculum,
     lessons,
-    main,
     names_of,
     question,
     statement,
