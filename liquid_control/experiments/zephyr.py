@@ -101,12 +101,14 @@ class ZephyrConfig:
     """Which of hebb, oja, delta, static, transformer and full_transformer."""
     seeds: Count = 3
     """Trainings of each."""
-    steps: Count = 1600
+    steps: Count = 2400
     """Gradient steps of a training."""
     batch: Count = 32
     """Episodes of a step."""
     width: Count = 128
-    """Of the models, which have three blocks of two heads."""
+    """Of the models, which have three blocks."""
+    heads: Count = 2
+    """Of a block; the width has to be a multiple of it."""
     episodes: Annotated[int, Ge(2), Le(65_536)] = 32
     """Of each test; one of them gets the synapses of another."""
     facts: Annotated[tuple[Annotated[int, Ge(2), Le(VALUES)], ...], MinLen(1)] = (4, 16, 64)
@@ -126,6 +128,7 @@ def train(kind: str, seed: int, config: ZephyrConfig, filler: Filler) -> Languag
         vocabulary=VOCABULARY,
         width=config.width,
         blocks=3,
+        heads=config.heads,
         expansion=2.0,
         shortest_half_life=16.0,
         longest_half_life=30_000.0,
@@ -253,7 +256,9 @@ def main(arguments: Sequence[str]) -> None:
     check_known("model", config.models, MODELS)
     filler = Filler.read(config.text)
     with measuring(config.folder):
-        kept = {name: getattr(config, name) for name in ("steps", "batch", "width", "episodes", "facts", "windows")}
+        kept = {
+            name: getattr(config, name) for name in ("steps", "batch", "width", "heads", "episodes", "facts", "windows")
+        }
         results = Results(config.folder, kept | {"text": identity_of(config.text)}, ("model", "seed"))
         for seed, kind in itertools.product(range(config.seeds), config.models):
             row = results.have(functools.partial(measure, kind, seed, config, filler), model=kind, seed=seed)

@@ -232,8 +232,8 @@ def curriculum(done: float) -> Lesson:
 def lessons(batch: int, lesson: Lesson, filler: Filler, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Episodes of a lesson.
 
-    Facts are told and asked at random times, a question after its fact, and the novel is read in between. Where there
-    is no loss on text, events follow each other closely.
+    Facts are told and asked at random times, a question after its fact, and the novel is read in between. Half of the
+    episodes begin with a fact. Where there is no loss on text, events follow each other closely.
 
     Args:
         batch: episodes of one segment of 128; of longer ones there are fewer.
@@ -253,7 +253,8 @@ def lessons(batch: int, lesson: Lesson, filler: Filler, rng: np.random.Generator
     answers = np.zeros((batch, length), bool)
     elapsed = np.ones((batch, length), np.float32)
     for row in range(batch):
-        facts = Facts.draw(count, False, rng, int(rng.integers(lesson.syllables, SYLLABLES + 1)))
+        syllables = int(lesson.syllables * (SYLLABLES / lesson.syllables) ** rng.random())
+        facts = Facts.draw(count, False, rng, syllables)
         events: list[tuple[float, list[int], bool]] = []
         for name, value, (said, asked) in zip(facts.names, facts.values.tolist(), facts.frames, strict=True):
             told, later = np.sort(rng.random(2))
@@ -265,6 +266,9 @@ def lessons(batch: int, lesson: Lesson, filler: Filler, rng: np.random.Generator
         events.sort(key=lambda event: event[0])
         free = length - sum(len(words) for _, words, _ in events)
         gaps = rng.multinomial(free, rng.dirichlet(np.ones(len(events) + 1)))
+        if rng.random() < 0.5:
+            gaps[-1] += gaps[0]
+            gaps[0] = 0
         if lesson.text == 0:
             gaps[:-1] //= 8  # hardly any text between them
         tokens[row] = stretch_of(filler.training, length, rng)
