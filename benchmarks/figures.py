@@ -245,7 +245,7 @@ def zephyr() -> str:
     panels = []
     for facts in ("4", "16", "64"):
         rows = []
-        for line in table("zephyr", "### By part of the state"):
+        for line in table("zephyr", "### delta, by part of the state"):
             if line["facts"] == facts:
                 others = float(line["another's synapses"].split()[0])
                 rows.append(replace(measured(f"{line['windows']} windows", line["synapses alone"]), dots=[others]))

@@ -73,18 +73,18 @@ class Kind(NamedTuple):
 
     options: dict[str, Any]
     """Of :class:`~liquid_control.models.language_model.LanguageModelConfig`."""
-    rate: float = 3e-3
-    """Its highest learning rate."""
     arm: str = "all kept"
     """What answers for it where models are compared."""
 
 
 SYNAPSES = "synapses alone"
+RATE = 3e-3
+"""Highest learning rate of every model."""
 MODELS = {
     **{rule: Kind({"rule": rule}, arm=SYNAPSES) for rule in RULES},
     "static": Kind({"pattern": ("scan",)}),
-    "transformer": Kind({"pattern": ("attention",), "window": SEGMENT}, 1e-3),
-    "full_transformer": Kind({"pattern": ("attention",), "window": 8 * SEGMENT}, 1e-3),
+    "transformer": Kind({"pattern": ("attention",), "window": SEGMENT}),
+    "full_transformer": Kind({"pattern": ("attention",), "window": 8 * SEGMENT}),
 }
 """By name. ``static`` has no synapses that change; ``full_transformer`` sees all of a text that is learned from."""
 
@@ -133,15 +133,14 @@ def train(kind: str, seed: int, config: ZephyrConfig, filler: Filler) -> Languag
         shortest_half_life=16.0,
         longest_half_life=30_000.0,
     )
-    options, highest, _ = MODELS[kind]
-    model = LanguageModel(LanguageModelConfig(**(asdict(shape) | options)))
+    model = LanguageModel(LanguageModelConfig(**(asdict(shape) | MODELS[kind].options)))
     for layer in model.modules():
         if isinstance(layer, PlasticMemory):
             layer.timed_writing = True  # of words that take one it is the same
-    optimizer = torch.optim.AdamW(model.parameters(), highest, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     for step in range(config.steps):
         done = step / config.steps
-        rate = highest * min(1.0, (step + 1) / (0.03 * config.steps)) * (0.525 + 0.475 * math.cos(math.pi * done))
+        rate = RATE * min(1.0, (step + 1) / (0.03 * config.steps)) * (0.525 + 0.475 * math.cos(math.pi * done))
         for group in optimizer.param_groups:
             group["lr"] = rate
         lesson = curriculum(done)
