@@ -52,6 +52,15 @@ def assert_agrees(device):
     return agrees
 
 
+def sequence(layer, steps=4, batch=5, elapsed=1.0, masked=False):
+    """x, state, elapsed and advance of a sequence for a layer."""
+    torch.manual_seed(1)
+    x, state = torch.randn(steps, batch, layer.input_size), torch.randn(batch, layer.state_size)
+    if elapsed == "batched":
+        elapsed = 0.2 + torch.rand(steps, batch)
+    return x, state, elapsed, (torch.rand(steps, batch) < 0.6 if masked else None)
+
+
 def outcome(layer, integrate, x, state, elapsed, advance):
     """Outputs, final state and gradients, by name, of a random weighted sum of the first two."""
     x, state = x.clone().requires_grad_(), state.clone().requires_grad_()

@@ -10,8 +10,9 @@ from liquid_control.kernels.cuda.activations import ACTIVATIONS
 from liquid_control.nn import CfC, Wiring
 from liquid_control.nn import cfc as reference
 from liquid_control.nn.cfc import MODES
+from tests.kernels.cuda.conftest import sequence
 
-INPUTS, STEPS, BATCH = 5, 4, 5
+INPUTS = 5
 NCP = Wiring.ncp(5, 3, 2, sensory_fanout=3, inter_fanout=2, recurrent_command_synapses=3, motor_fanin=2)
 WIRED = {"units": NCP}
 DENSE = {"units": 6, "backbone_units": 9}
@@ -20,15 +21,6 @@ DENSE = {"units": 6, "backbone_units": 9}
 def build(units, **options):
     torch.manual_seed(0)
     return CfC(INPUTS, units, **options)
-
-
-def sequence(layer, steps=STEPS, batch=BATCH, elapsed=1.0, masked=False):
-    """x, state, elapsed and advance of a layer's sequence."""
-    torch.manual_seed(1)
-    x, state = torch.randn(steps, batch, INPUTS), torch.randn(batch, layer.state_size)
-    if elapsed == "batched":
-        elapsed = 0.2 + torch.rand(steps, batch)
-    return x, state, elapsed, (torch.rand(steps, batch) < 0.6 if masked else None)
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])

@@ -7,23 +7,15 @@ import torch
 
 from liquid_control.kernels import ReferenceFormWarning
 from liquid_control.nn import LTC, Wiring
+from tests.kernels.cuda.conftest import sequence
 
-INPUTS, STEPS, BATCH = 5, 3, 5
+INPUTS = 5
 NCP = Wiring.ncp(5, 3, 2, sensory_fanout=3, inter_fanout=2, recurrent_command_synapses=3, motor_fanin=2)
 
 
 def build(units=NCP, **options):
     torch.manual_seed(0)
     return LTC(INPUTS, units, **({"ode_unfolds": 3} | options))
-
-
-def sequence(layer, steps=STEPS, batch=BATCH, elapsed=1.0, masked=False):
-    """x, state, elapsed and advance of a layer's sequence."""
-    torch.manual_seed(1)
-    x, state = torch.randn(steps, batch, INPUTS), torch.rand(batch, layer.state_size)
-    if elapsed == "batched":
-        elapsed = 0.2 + torch.rand(steps, batch)
-    return x, state, elapsed, (torch.rand(steps, batch) < 0.6 if masked else None)
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])

@@ -8,6 +8,7 @@ import torch
 from liquid_control.kernels import ReferenceFormWarning
 from liquid_control.nn import LTC, CfC, ClosedFormLTC, MixedMemory, Wiring
 from liquid_control.nn.cfc import MODES
+from tests.kernels.cuda.conftest import sequence
 
 INPUTS = 5
 NCP = Wiring.ncp(5, 3, 2, sensory_fanout=3, inter_fanout=2, recurrent_command_synapses=3, motor_fanin=2)
@@ -25,15 +26,6 @@ CELLS = {
 def build(cell):
     torch.manual_seed(0)
     return MixedMemory(CELLS[cell]())
-
-
-def sequence(layer, steps=4, batch=5, elapsed=0.7, masked=False):
-    """x, state, elapsed and advance."""
-    torch.manual_seed(1)
-    x, state = torch.randn(steps, batch, INPUTS), torch.randn(batch, layer.state_size)
-    if elapsed == "batched":
-        elapsed = 0.2 + torch.rand(steps, batch)
-    return x, state, elapsed, (torch.rand(steps, batch) < 0.6 if masked else None)
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
