@@ -215,14 +215,14 @@ class _Wired(torch.autograd.Function):
             num_stages=STAGES,
         )
         # A neuron reads its own group as the step before left it, or the memory, and the group before as this step did.
-        each, before = grad_heads.flatten(0, 1).flatten(1).T, torch.cat([state[None], states[:-1]])
-        own = each @ memory.driven(before).flatten(0, 1)
+        each = grad_heads.flatten(0, 1).flatten(1).T
+        own = each @ memory.driven(state, states).flatten(0, 1)
         if ctx.lag:
             own = torch.where((group[:, None] == group).tile(len(weight), 1), own, each @ states.flatten(0, 1))
         return (
             grad_heads.flatten(2),
             own.view_as(weight),
-            *memory.gradients(before),
+            *memory.gradients(state, states),
             grad_state,
             *_grad_dynamics(ctx.mode, heads, grad_heads, grad_new, elapsed, w_tau, amplitude),
             *[None] * 5,
@@ -339,13 +339,12 @@ class _Dense(torch.autograd.Function):
             num_warps=_warps(neurons),
             num_stages=STAGES,
         )
-        states_before = torch.cat([state[None], states[:-1]])
         return (
             grad_before,
-            grad_before.flatten(0, 1).T @ memory.driven(states_before).flatten(0, 1),
+            grad_before.flatten(0, 1).T @ memory.driven(state, states).flatten(0, 1),
             (grad_heads.flatten(0, 1).flatten(1).T @ after.flatten(0, 1)).view_as(weight),
             grad_heads.sum((0, 1)),
-            *memory.gradients(states_before),
+            *memory.gradients(state, states),
             grad_state,
             *_grad_dynamics(ctx.mode, heads, grad_heads, grad_new, elapsed, w_tau, amplitude),
             *[None] * 4,
@@ -427,13 +426,11 @@ def _wired_forward(
     steps = tl.cast(steps, tl.int64)  # so that no offset overflows
     if memory_drive is not None:
         cell = tl.load(cells + row * NEURONS + neuron[None, :], there, 0.0)
-        ticks = steps * (LAG + 1)
-    else:
-        ticks = steps + LAG
-    for tick in range(ticks):
+    for tick in range(_ticks(steps, memory_drive, LAG)):
+        step, here = _turn(tick, behind, there, steps, memory_drive, LAG)
+        at = step * batch + row
         if memory_drive is not None:
-            step = tick // (LAG + 1)
-            at = step * batch + row
+            taken = _moves(advance, at, there)
             if tick % (LAG + 1) == 0:
                 value, cell = remember(
                     value,
@@ -445,15 +442,10 @@ def _wired_forward(
                     at,
                     batch,
                     there,
-                    _moves(advance, at, there),
+                    taken,
                     NEURONS,
                     SAVING,
                 )
-            here = there & (behind == tick % (LAG + 1))
-        else:
-            step = tick - behind
-            here = (step >= 0) & (step < steps) & there
-            at = step * batch + row
         # [input, output] of each head
         turned = neuron[None, :] * NEURONS + neuron[:, None]
         weight_g, weight_h, weight_a, weight_b = load_heads(
@@ -511,17 +503,10 @@ def _wired_backward(
     steps = tl.cast(steps, tl.int64)
     if memory_weight is not None:
         grad_cell = tl.load(grad_cells + row * NEURONS + neuron[None, :], there, 0.0)
-        ticks = steps * (LAG + 1)
-    else:
-        ticks = steps + LAG
+    ticks = _ticks(steps, memory_weight, LAG)
     for back in range(ticks):
         tick = ticks - 1 - back
-        if memory_weight is not None:
-            step = tick // (LAG + 1)
-            here = there & (behind == tick % (LAG + 1))
-        else:
-            step = tick - behind
-            here = (step >= 0) & (step < steps) & there
+        step, here = _turn(tick, behind, there, steps, memory_weight, LAG)
         at = step * batch + row
         # [output, input] of each head
         straight = neuron[:, None] * NEURONS + neuron[None, :]
@@ -737,6 +722,27 @@ def _dense_backward(
     tl.store(grad_state + row * NEURONS + neuron[None, :], grad, here)
     if memory_weight is not None:
         tl.store(grad_cells + row * NEURONS + neuron[None, :], grad_cell, here)
+
+
+@triton.jit
+def _ticks(steps, memory, LAG: tl.constexpr):
+    """How many ticks all steps take, with a memory or None."""
+    ticks = steps + LAG
+    if memory is not None:
+        ticks = steps * (LAG + 1)
+    return ticks
+
+
+@triton.jit
+def _turn(tick, behind, there, steps, memory, LAG: tl.constexpr):
+    """The step that each neuron takes in a tick, and which of them take one; see the module."""
+    if memory is not None:
+        step = tick // (LAG + 1)
+        here = there & (behind == tick % (LAG + 1))
+    else:
+        step = tick - behind
+        here = (step >= 0) & (step < steps) & there
+    return step, here
 
 
 @triton.jit

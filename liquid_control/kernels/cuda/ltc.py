@@ -303,7 +303,7 @@ class _SemiImplicit(torch.autograd.Function):
             grad_constant.sum((1, 2)),
             _synapse_gradients(x, grad_constant, sensory, sensory_parameters),
             _synapse_gradients(before, grad_unfold, inner, inner_parameters),
-            *memory.gradients(torch.cat([state[None], states[:-1]])),
+            *memory.gradients(state, states),
             *[None] * 5,
         )
 

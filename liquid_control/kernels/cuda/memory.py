@@ -120,18 +120,28 @@ class Back(NamedTuple):
             return cls(None, None, None, None, None)
         return cls(weight, sums, cells, torch.empty_like(sums), grad_last.clone(memory_format=torch.contiguous_format))
 
-    def driven(self, before: Tensor) -> Tensor:
-        """The states (T, B, N) that drive the neurons, of those before each step: h' of steps that are taken."""
+    def driven(self, state: Tensor, states: Tensor) -> Tensor:
+        """What of the state drives the neurons (T, B, N): h' of steps that are taken, or without a memory h.
+
+        Args:
+            state: (B, N): h before the first step.
+            states: (T, B, N): h after each.
+        """
         if self.sums is None or self.cells is None:
-            return before
+            return _before(state, states)
         return self.cells[1:].tanh() * self.sums[:, :, 3].sigmoid()
 
-    def gradients(self, before: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Those of a :class:`Memory`, from the states (T, B, N) before each step."""
+    def gradients(self, state: Tensor, states: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Those of a :class:`Memory`; arguments as of :meth:`driven`."""
         if self.grad_sums is None:
             return None, None, None
         each = self.grad_sums.flatten(0, 1).flatten(1)
-        return self.grad_sums.flatten(2), each.T @ before.flatten(0, 1), self.grad_cells
+        return self.grad_sums.flatten(2), each.T @ _before(state, states).flatten(0, 1), self.grad_cells
+
+
+def _before(state: Tensor, states: Tensor) -> Tensor:
+    """The states (T, B, N) before each step."""
+    return torch.cat([state[None], states[:-1]])
 
 
 @triton.jit
