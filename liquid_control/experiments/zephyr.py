@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import collections
 import functools
-import itertools
 import math
 import subprocess
 import sys
@@ -30,7 +29,7 @@ import tyro
 from annotated_types import Ge, Le, MinLen
 from torch.nn import functional as F
 
-from liquid_control.experiments.study import Results, identity_of, interval, measuring
+from liquid_control.experiments.study import Results, identity_of, interval, measuring, with_best_rate
 from liquid_control.experiments.zephyr_words import (
     SEGMENT,
     VALUES,
@@ -75,16 +74,18 @@ class Kind(NamedTuple):
     """Of :class:`~liquid_control.models.language_model.LanguageModelConfig`."""
     arm: str = "all kept"
     """What answers for it where models are compared."""
+    rates: tuple[float, ...] = (3e-3,)
+    """Highest learning rates of a training, of which it has the best."""
 
 
 SYNAPSES = "synapses alone"
-RATE = 3e-3
-"""Highest learning rate of every model."""
+RATES = (1e-3, 3e-3, 1e-2)
+"""Of models that may want another one than those of liquid cells do."""
 MODELS = {
     **{rule: Kind({"rule": rule}, arm=SYNAPSES) for rule in RULES},
     "static": Kind({"pattern": ("scan",)}),
-    "transformer": Kind({"pattern": ("attention",), "window": SEGMENT}),
-    "full_transformer": Kind({"pattern": ("attention",), "window": 8 * SEGMENT}),
+    "transformer": Kind({"pattern": ("attention",), "window": SEGMENT}, rates=RATES),
+    "full_transformer": Kind({"pattern": ("attention",), "window": 8 * SEGMENT}, rates=RATES),
 }
 """By name. ``static`` has no synapses that change; ``full_transformer`` sees all of a text that is learned from."""
 
@@ -120,8 +121,8 @@ class ZephyrConfig:
 # Training
 
 
-def train(kind: str, seed: int, config: ZephyrConfig, filler: Filler) -> LanguageModel:
-    """A model that has learned to remember facts."""
+def train(kind: str, highest: float, seed: int, config: ZephyrConfig, filler: Filler) -> LanguageModel:
+    """A model that has learned to remember facts, at this highest learning rate."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     shape = LanguageModelConfig(
@@ -137,10 +138,10 @@ def train(kind: str, seed: int, config: ZephyrConfig, filler: Filler) -> Languag
     for layer in model.modules():
         if isinstance(layer, PlasticMemory):
             layer.timed_writing = True  # of words that take one it is the same
-    optimizer = torch.optim.AdamW(model.parameters(), RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), highest, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     for step in range(config.steps):
         done = step / config.steps
-        rate = RATE * min(1.0, (step + 1) / (0.03 * config.steps)) * (0.525 + 0.475 * math.cos(math.pi * done))
+        rate = highest * min(1.0, (step + 1) / (0.03 * config.steps)) * (0.525 + 0.475 * math.cos(math.pi * done))
         for group in optimizer.param_groups:
             group["lr"] = rate
         lesson = curriculum(done)
@@ -157,6 +158,18 @@ def train(kind: str, seed: int, config: ZephyrConfig, filler: Filler) -> Languag
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     return model.eval()
+
+
+@torch.no_grad()
+def answer_loss(model: LanguageModel, config: ZephyrConfig, filler: Filler, batches: int = 8) -> float:
+    """Nats an answer in episodes as at the end of a training, of the names and the text that are learned from."""
+    rng = np.random.default_rng(5)
+    losses = []
+    for _ in range(batches):
+        tokens, answers, elapsed = lessons(config.batch, curriculum(1.0), filler, rng)
+        logits = model(tokens[:, :-1], None, elapsed).logits
+        losses.append(F.cross_entropy(logits[answers], tokens[:, 1:][answers], reduction="none"))
+    return float(torch.cat(losses).mean())
 
 
 # Tests
@@ -223,12 +236,12 @@ def answer(folder: Path, count: int) -> float:
 # The study
 
 
-def measure(kind: str, seed: int, config: ZephyrConfig, filler: Filler) -> dict[str, Any]:
+def measure(kind: str, rate: float, seed: int, config: ZephyrConfig, filler: Filler) -> dict[str, Any]:
     """A training and its tests as a line of the results; the model is kept beside them."""
     begin = time.monotonic()
-    model = train(kind, seed, config, filler)
+    model = train(kind, rate, seed, config, filler)
     seconds = time.monotonic() - begin
-    model.save(config.folder / "models" / f"{kind}-{seed}", {"words": list(filler.words)})
+    model.save(config.folder / "models" / f"{kind}-{rate:g}-{seed}", {"words": list(filler.words)})
     tests = {
         f"{count} facts, {windows} windows": test(model, count, windows, config, filler)
         for count in config.facts
@@ -236,7 +249,8 @@ def measure(kind: str, seed: int, config: ZephyrConfig, filler: Filler) -> dict[
     }
     here, there = restarted(model, config, config.facts[0])
     return {
-        **{"model": kind, "seed": seed, "parameters": model.parameter_count(), "seconds": round(seconds, 1)},
+        **{"model": kind, "rate": rate, "seed": seed, "parameters": model.parameter_count()},
+        **{"seconds": round(seconds, 1), "answer_loss": round(answer_loss(model, config, filler), 4)},
         **{"tests": tests, "overwritten": overwritten(model, config, filler)},
         **{"before a restart": here, "after a restart": there},
     }
@@ -258,17 +272,23 @@ def main(arguments: Sequence[str]) -> None:
         kept = {
             name: getattr(config, name) for name in ("steps", "batch", "width", "heads", "episodes", "facts", "windows")
         }
-        results = Results(config.folder, kept | {"text": identity_of(config.text)}, ("model", "seed"))
-        for seed, kind in itertools.product(range(config.seeds), config.models):
-            row = results.have(functools.partial(measure, kind, seed, config, filler), model=kind, seed=seed)
-            console.print(f"{kind}, seed {seed}: {row['seconds']:.0f} s")
-    report = _report(results.rows, config)
+        results = Results(config.folder, kept | {"text": identity_of(config.text)}, ("model", "rate", "seed"))
+
+        def row(kind: str, rate: float, seed: int) -> dict[str, Any]:
+            found = results.have(lambda: measure(kind, rate, seed, config, filler), model=kind, rate=rate, seed=seed)
+            console.print(f"{kind}, rate {rate:g}, seed {seed}: {found['seconds']:.0f} s")
+            return found
+
+        by_model = {
+            kind: with_best_rate(functools.partial(row, kind), MODELS[kind].rates, config.seeds, "answer_loss")
+            for kind in config.models
+        }
+    report = _report(by_model)
     write_atomically(config.folder / "report.md", report)
     console.print(report)
 
 
-def _report(rows: list[dict[str, Any]], config: ZephyrConfig) -> str:
-    by_model = {kind: [row for row in rows if row["model"] == kind] for kind in config.models}
+def _report(by_model: dict[str, list[dict[str, Any]]]) -> str:
     text = []
     for kind, own in by_model.items():
         if MODELS[kind].arm == SYNAPSES:
@@ -298,6 +318,7 @@ def _by_model(by_model: dict[str, list[dict[str, Any]]]) -> list[str]:
         for when in ("before", "after"):
             shares = [row[f"{when} a restart"] for row in rows]
             told[f"synapses alone, {when} a restart"].append(f"{np.mean(shares):.3f}")
+        told["learning rate"].append(f"{rows[0]['rate']:g}")
         told["parameters"].append(f"{rows[0]['parameters']:,}")
         told["trainings"].append(str(len(rows)))
         told["minutes of one"].append(f"{np.mean([row['seconds'] for row in rows]) / 60:.1f}")
