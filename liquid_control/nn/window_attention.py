@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from liquid_control.kernels import is_transformed, reference_is_chosen
+from liquid_control.kernels import is_traced, is_transformed, reference_is_chosen
 from liquid_control.nn.layer import Elapsed, in_front
 from liquid_control.nn.parameters import is_hooked, read, settle
 from liquid_control.nn.untimed import UntimedLayer
@@ -134,12 +134,12 @@ class WindowAttention(UntimedLayer):
                 moments = torch.cat([before, torch.empty_like(now).scatter(1, place, now)], 1)
         query, present = given.split([self.units, 2 * self.units + 1], 2)
         seen = torch.cat([window, present], 1)  # (B, W - 1 + T, 2 units + 1)
-        parts = []
+        parts, empty = [], _empty_front(window)
         for first in range(0, steps, self.window):
-            here = slice(first, first + self.window + past)
+            here = slice(max(first, empty), first + self.window + past)
             at = None
             if moments is not None:  # only the time between two of them counts, and near zero numbers are exact enough
-                at = (moments[:, here] - moments[:, here][:, past - 1 : past]).to(self._time_type(x))
+                at = (moments[:, here] - moments[:, first + past - 1 : first + past]).to(self._time_type(x))
             parts.append(self._attend(query[:, first : first + self.window], seen[:, here], at))
         y = torch.cat(parts, 1)
         if advance is None:
@@ -159,20 +159,21 @@ class WindowAttention(UntimedLayer):
 
         Args:
             query: (B, N, units), N ≤ W.
-            seen: (B, W - 1 + N, 2 units + 1), the window before them and they themselves: keys, values, there.
-            moments: (B, W - 1 + N) of what is seen, or None: one after another.
+            seen: (B, P + N, 2 units + 1), P ≤ W - 1 steps before them and they themselves: keys, values, there.
+            moments: (B, P + N) of what is seen, or None: one after another.
 
         Returns:
             (B, N, units).
         """
         key, value, there = seen.split([self.units, self.units, 1], 2)
         place = torch.arange(seen.shape[1], device=query.device)
-        now = place[self.window - 1 :]
-        near = (place <= now[:, None]) & (place > now[:, None] - self.window)  # (N, W - 1 + N)
-        visible = (near & (there.mT > 0))[:, None]  # (B, 1, N, W - 1 + N)
+        before = seen.shape[1] - query.shape[1]
+        now = place[before:]
+        near = (place <= now[:, None]) & (place > now[:, None] - self.window)  # (N, P + N)
+        visible = (near & (there.mT > 0))[:, None]  # (B, 1, N, P + N)
         q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
         at = place if moments is None else moments[:, None]
-        q, k = turn(q, at[..., self.window - 1 :]), turn(k, at)
+        q, k = turn(q, at[..., before:]), turn(k, at)
         if reference_is_chosen() or is_transformed():
             scores = (q @ k.mT) / math.sqrt(q.shape[-1])
             heard = torch.where(visible, scores, -torch.inf).softmax(-1) @ v
@@ -232,6 +233,18 @@ class TimedAttention(WindowAttention):
             y = torch.where(advance.T[..., None], y, 0)
         ages = (now[:, -1:] - cast(Tensor, moments)).to(x.dtype)
         return self.readout(y).transpose(0, 1), torch.cat([window.flatten(1), ages], 1)
+
+
+def _empty_front(window: Tensor) -> int:
+    """How many of the oldest places of a window (B, W - 1, …, there) no sequence has filled: nobody has to look there.
+
+    Not asked on a GPU, where the question would wait for all that runs there, where torch makes a graph, and by the
+    reference form.
+    """
+    if window.device.type != "cpu" or is_traced() or reference_is_chosen():
+        return 0
+    filled = (window[..., -1] > 0).any(0)
+    return int(filled.int().argmax()) if filled.any() else len(filled)
 
 
 def turn(vectors: Tensor, place: Tensor) -> Tensor:

@@ -67,3 +67,30 @@ def test_attention_to_moments_reads_a_long_series_at_once_as_in_pieces():
             outputs.append(y)
         exact, _ = copy.deepcopy(layer).double()(x.double(), None, elapsed.double())
     assert (whole[0] - exact).abs().max() < 1e-4 and (torch.cat(outputs, 1) - exact).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("kind", [WindowAttention, TimedAttention])
+@pytest.mark.parametrize("pieces", [[3], [3, 2], [11], [2, 9, 20], [8, 8]])
+def test_places_of_a_window_that_nobody_has_filled_are_not_looked_at(kind, pieces, monkeypatch):
+    """Values, gradients and state are those of the reference form, which looks at them; the keys are fewer."""
+    torch.manual_seed(0)
+    layer, looked = kind(3, 8, 3, window=8), []
+    attend = layer._attend
+    layer._attend = lambda query, seen, moments: looked.append(seen.shape[1]) or attend(query, seen, moments)
+    steps = sum(pieces)
+    x, elapsed = torch.randn(3, steps, 3, requires_grad=True), torch.rand(3, steps)
+    mask = torch.rand(3, steps) < torch.tensor([[1.0], [0.7], [0.2]])
+    found, sizes = {}, {}
+    for form in ("auto", "reference"):
+        monkeypatch.setenv("LIQUID_CONTROL_KERNELS", form)
+        looked.clear()
+        state, outputs = None, []
+        for part, spans, valid in zip(*(each.split(pieces, 1) for each in (x, elapsed, mask)), strict=True):
+            y, state = layer(part, state, spans, valid)
+            outputs.append(y)
+        y = torch.cat(outputs, 1)
+        gradients = torch.autograd.grad(y.square().sum() + state.sum(), [x, *layer.parameters()])
+        found[form], sizes[form] = [y, state, *gradients], list(looked)
+    for one, other in zip(*found.values(), strict=True):
+        torch.testing.assert_close(one, other)
+    assert sizes["auto"][0] == min(pieces[0], 8) and sizes["reference"][0] == 7 + min(pieces[0], 8)
