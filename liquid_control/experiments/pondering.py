@@ -3,14 +3,16 @@
 A deep mixer takes as many liquid steps a token as it says it needs (`liquid_control.models.language_model.DeepLiquid`).
 Here a trained model reads a text that it has not learned from, its state carried on. The steps that it takes at a token
 are held against the loss of what comes next: by Spearman's rank correlation, and by the mean steps of each fifth of the
-tokens in the order of their loss.
+tokens in the order of their loss. And they are held against what they are worth: how much more is lost where every
+token has to halt at its first step.
 
-Tokens that follow one another are alike. So the interval of the correlation comes from drawing stretches of the text
+Tokens that follow one another are alike. So the interval of a correlation comes from drawing stretches of the text
 with replacement, not tokens (the moving block bootstrap of Künsch 1989, with blocks that do not overlap).
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,6 +105,15 @@ def ponder(model: LanguageModel, documents: Sequence[np.ndarray], stretch: int =
     return Pondered(np.concatenate(steps), np.concatenate(losses))
 
 
+def hasty(model: LanguageModel) -> LanguageModel:
+    """A copy of a model whose tokens all halt at their first step."""
+    model = copy.deepcopy(model)
+    for part in model.modules():
+        if isinstance(part, DeepLiquid):
+            nn.init.constant_(part.halt.bias, math.inf)
+    return model
+
+
 def spearman(one: np.ndarray, other: np.ndarray) -> float:
     """Spearman's correlation of two series (N,), equal values sharing their mean rank; NaN if all of one are equal."""
     ranks = [_ranks(values) for values in (one, other)]
@@ -117,23 +128,30 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (last - (counts - 1) / 2)[place]
 
 
-def interval(pondered: Pondered, block: int, draws: int, seed: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of the correlation, from texts made of blocks that are drawn with replacement."""
-    blocks = np.array_split(np.arange(len(pondered.steps)), max(1, len(pondered.steps) // block))
+def interval(
+    one: np.ndarray, other: np.ndarray, block: int, draws: int, seed: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """The percentile interval of their correlation, from texts made of blocks that are drawn with replacement."""
+    blocks = np.array_split(np.arange(len(one)), max(1, len(one) // block))
     rng, found = np.random.default_rng(seed), []
     for _ in range(draws):
         drawn = np.concatenate([blocks[place] for place in rng.integers(len(blocks), size=len(blocks))])
-        found.append(spearman(pondered.steps[drawn], pondered.losses[drawn]))
+        found.append(spearman(one[drawn], other[drawn]))
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(found, [tail, 1 - tail])
     return float(low), float(high)
 
 
-def by_loss(pondered: Pondered) -> list[tuple[float, float, float]]:
-    """Of each fifth of the tokens, easiest first: its greatest loss, its mean loss, and its mean steps."""
+def by_loss(pondered: Pondered, saved: np.ndarray) -> list[tuple[float, float, float, float]]:
+    """Of each fifth of the tokens, easiest first: its greatest and mean loss, mean steps, and what those saved (N,)."""
     order = np.argsort(pondered.losses, kind="stable")
     return [
-        (float(pondered.losses[part].max()), float(pondered.losses[part].mean()), float(pondered.steps[part].mean()))
+        (
+            float(pondered.losses[part].max()),
+            float(pondered.losses[part].mean()),
+            float(pondered.steps[part].mean()),
+            float(saved[part].mean()),
+        )
         for part in np.array_split(order, FIFTHS)
     ]
 
@@ -145,8 +163,8 @@ def main(arguments: Sequence[str]) -> None:
         UserError: if there is no such checkpoint or text, the text is too short, or the model has no deep mixers.
     """
     config, console = parse(PonderingConfig, arguments, PROGRAM), Console()
-    model, told = load_language_model(config.checkpoint)
-    tokenizer = tokenizer_from_config(told.get("tokenizer"))
+    model, kept = load_language_model(config.checkpoint)
+    tokenizer = tokenizer_from_config(kept.get("tokenizer"))
     documents, left = [], config.tokens + 1
     for text in text_source(config.text).documents():
         documents.append(tokenizer.encode(text)[:left])
@@ -156,20 +174,25 @@ def main(arguments: Sequence[str]) -> None:
     if sum(max(0, len(document) - 1) for document in documents) < FIFTHS:
         raise UserError(f"{config.text} has fewer than {FIFTHS} tokens to predict: give a longer text.")
     pondered = ponder(model, documents, config.stretch)
-    console.print(f"{model.describe()}\n{len(pondered.steps):,} tokens, {pondered.losses.mean():.3f} nats a token")
+    means = f"{pondered.losses.mean():.3f} nats and {pondered.steps.mean():.2f} liquid steps a token"
+    console.print(f"{model.describe()}\n{len(pondered.steps):,} tokens, {means}")
     if np.ptp(pondered.steps) == 0:
         console.print(f"every token took {pondered.steps[0]:.0f} liquid steps: nothing goes with anything.")
         return
-    correlation = f"Spearman's correlation of steps and loss: {spearman(pondered.steps, pondered.losses):.3f}"
-    if len(pondered.steps) < FEWEST * config.stretch:
+    saved = ponder(hasty(model), documents, config.stretch).losses - pondered.losses
+    console.print(f"further steps save {saved.mean():.3f} nats a token")
+    for name, other in (("loss", pondered.losses), ("what they save", saved)):
+        told = f"Spearman's correlation of steps and {name}: {spearman(pondered.steps, other):.3f}"
+        if len(saved) >= FEWEST * config.stretch:
+            low, high = interval(pondered.steps, other, config.stretch, config.draws, config.seed)
+            told += f" (95 %: {low:.3f} to {high:.3f})"
+        console.print(told)
+    if len(saved) < FEWEST * config.stretch:
         need = f"{FEWEST * config.stretch:,} tokens: give a longer text or a smaller --stretch"
-        console.print(f"{correlation} (no interval, which needs {need})\n")
-    else:
-        low, high = interval(pondered, config.stretch, config.draws, config.seed)
-        console.print(f"{correlation} (95 %: {low:.3f} to {high:.3f})\n")
-    lines = ["| fifth by loss | loss up to | mean loss | mean steps |", "| --- | --- | --- | --- |"]
-    for place, (most, mean, steps) in enumerate(by_loss(pondered), 1):
-        lines.append(f"| {place} | {most:.3f} | {mean:.3f} | {steps:.3f} |")
+        console.print(f"no intervals, which need {need}")
+    lines = ["", "| fifth by loss | loss up to | mean loss | mean steps | saved |", "| --- " * 5 + "|"]
+    for place, (most, mean, steps, less) in enumerate(by_loss(pondered, saved), 1):
+        lines.append(f"| {place} | {most:.3f} | {mean:.3f} | {steps:.3f} | {less:+.3f} |")
     console.print("\n".join(lines))
 
 

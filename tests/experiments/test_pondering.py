@@ -1,11 +1,13 @@
 """Liquid steps held against losses: counted token by token, correlated as elsewhere, and told."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from liquid_control.data.tokenizers import make_tokenizer
-from liquid_control.experiments.pondering import Pondered, by_loss, interval, main, ponder, spearman
+from liquid_control.experiments.pondering import Pondered, by_loss, hasty, interval, main, ponder, spearman
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig
 from liquid_control.support.errors import UserError
 
@@ -51,17 +53,28 @@ def test_the_interval_holds_what_is_there_and_is_wider_where_tokens_are_alike():
     hard = rng.random(4000)
     alone = Pondered(hard + rng.random(4000), hard)
     alike = Pondered(*(np.repeat(of[:40], 100) for of in alone))
-    low, high = interval(alone, 100, 200, 0)
+    low, high = interval(*alone, 100, 200, 0)
     assert low < spearman(*alone) < high and high - low < 0.1
-    again = interval(alike, 100, 200, 0)
+    again = interval(*alike, 100, 200, 0)
     assert again[1] - again[0] > 3 * (high - low)
 
 
 def test_fifths_are_in_the_order_of_their_loss():
     losses = np.random.default_rng(0).permutation(100) / 100
-    fifths = by_loss(Pondered(1 + losses, losses))
-    assert [most for most, _, _ in fifths] == pytest.approx([0.19, 0.39, 0.59, 0.79, 0.99])
-    assert [steps - mean for _, mean, steps in fifths] == pytest.approx([1] * 5)
+    fifths = by_loss(Pondered(1 + losses, losses), losses - 2)
+    assert [most for most, *_ in fifths] == pytest.approx([0.19, 0.39, 0.59, 0.79, 0.99])
+    assert [steps - mean for _, mean, steps, _ in fifths] == pytest.approx([1] * 5)
+    assert [mean - saved for _, mean, _, saved in fifths] == pytest.approx([2] * 5)
+
+
+def test_who_is_hasty_reads_as_one_liquid_step_does(model):
+    model, tokenizer = model
+    tokens, quick = tokenizer.encode(TEXT), hasty(model)
+    assert (ponder(quick, [tokens]).steps == 2).all() and np.ptp(ponder(model, [tokens]).steps) > 0  # of two mixers
+    shape = dataclasses.replace(model.config, liquid_steps=1)
+    one = LanguageModel(shape).eval()
+    one.load_state_dict(model.state_dict())
+    np.testing.assert_allclose(ponder(quick, [tokens]).losses, ponder(one, [tokens]).losses, atol=1e-5)
 
 
 def test_a_checkpoint_is_told_about(model, tmp_path, capsys):
@@ -71,7 +84,8 @@ def test_a_checkpoint_is_told_about(model, tmp_path, capsys):
     words = [str(tmp_path / "model"), "--text", str(tmp_path / "text.txt"), "--draws", "20", "--stretch", "32"]
     main([*words, "--tokens", "200"])
     output = capsys.readouterr().out
-    assert "200 tokens" in output and "Spearman's correlation of steps and loss" in output and "| 5 | " in output
+    assert "200 tokens" in output and "| 5 | " in output
+    assert "Spearman's correlation of steps and loss" in output and "steps and what they save" in output
 
     (tmp_path / "text.txt").write_text("hard")
     with pytest.raises(UserError, match="fewer than 5 tokens"):
