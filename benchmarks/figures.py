@@ -265,6 +265,16 @@ def shakespeare() -> str:
     return svg([Panel(title, rows, (1.5, 1.55, 1.6, 1.65, 1.7))])
 
 
+def pondering() -> str:
+    """The liquid steps of each fifth of the characters, from the second table of docs/results/pondering.md."""
+    lines = table("pondering", "### Steps a character")
+    panels = []
+    for cost in (name for name in lines[0] if name.startswith("cost")):
+        rows = [Row(line["fifth by loss"], bar=float(line[cost]), note=line[cost]) for line in lines]
+        panels.append(Panel(f"{cost}: liquid steps a character, by its loss", rows, (2.0, 2.5, 3.0, 3.5, 4.0, 4.5)))
+    return svg(panels)
+
+
 def books() -> str:
     """What is lost with a memory of the first half of two books, from the tables of docs/results/books.md."""
     panels = []
@@ -310,6 +320,7 @@ def figures() -> dict[str, str]:
         "zephyr.svg": zephyr(),
         "shakespeare.svg": shakespeare(),
         "books.svg": books(),
+        "pondering.svg": pondering(),
     }
 
 
