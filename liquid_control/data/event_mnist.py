@@ -23,6 +23,7 @@ SOURCE = DataSource(
     url="https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz",
     sha256="731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1",
 )
+AGAIN = f"Get the file again from {SOURCE.page}."
 THRESHOLD = 128
 UNIT = 256
 """Pixels that are one unit of elapsed time."""
@@ -68,9 +69,16 @@ def events(images: np.ndarray, digits: np.ndarray, position: bool = False, steps
         digits: (N,).
         position: whether x has a second column.
         steps: to pad to, at least the most events of an image; as many as that by default.
+
+    Raises:
+        UserError: if an image has more events.
     """
     bits = images.reshape(len(images), -1) > THRESHOLD
-    x, elapsed, mask, places = pack_events(bits, changes(bits), UNIT, steps)
+    happens = changes(bits)
+    most = int(happens.sum(1).max(initial=0))
+    if steps is not None and most > steps:
+        raise UserError(f"a picture has {most} runs of equal pixels, and no digit of MNIST more than {steps}. {AGAIN}")
+    x, elapsed, mask, places = pack_events(bits, happens, UNIT, steps)
     inputs = [x, (places / bits.shape[1]).astype(np.float32)] if position else [x]
     return SequenceSet(np.stack(inputs, -1), elapsed, mask, digits.astype(np.int64))
 
@@ -80,12 +88,12 @@ def _read() -> list[np.ndarray]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in SHAPES}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"cannot read the digits {path}: {error}. Get the file again from {SOURCE.page}.") from None
+    except (EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(f"cannot read the digits {path}: {error}. {AGAIN}") from None
     for name, shape in SHAPES.items():
         if arrays[name].shape != shape or arrays[name].dtype != np.uint8:
-            raise UserError(
-                f"{path}: {name} is {arrays[name].dtype} {arrays[name].shape}, expected uint8 {shape}. Get the file "
-                f"again from {SOURCE.page}."
-            )
+            found = f"{arrays[name].dtype} {arrays[name].shape}"
+            raise UserError(f"{path}: {name} is {found}, expected uint8 {shape}. {AGAIN}")
+        if len(shape) == 1 and arrays[name].max() > 9:
+            raise UserError(f"{path}: {name} holds {arrays[name].max()}, expected digits of 0 to 9. {AGAIN}")
     return [arrays[name] for name in SHAPES]

@@ -63,11 +63,13 @@ def read_rollouts(path: Path) -> list[np.ndarray]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             names = {name.rsplit("/", 1)[-1].removesuffix(".npy"): name for name in archive.files}
             rollouts = {name: archive[names[name]] for name in sorted(names) if name.startswith("rollout_")}
-    except (OSError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except (EOFError, OSError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"cannot read the rollouts {path}: {error}. Get the file again from {SOURCE.page}.") from None
     for name, states in rollouts.items():
-        if states.ndim != 2 or states.shape[1] != FEATURES or not np.isfinite(states).all():
-            raise UserError(f"{path}: {name} is {states.shape}, expected finite states (steps, {FEATURES}).")
+        numbers = states.dtype.kind in "fiu" and states.ndim == 2 and states.shape[1] == FEATURES
+        if not numbers or not np.isfinite(states).all():
+            found = f"{states.dtype} {states.shape}"
+            raise UserError(f"{path}: {name} is {found}, expected finite states (steps, {FEATURES}).")
     return [states.astype(np.float32) for states in rollouts.values()]
 
 

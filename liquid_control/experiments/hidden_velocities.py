@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ import numpy as np
 from liquid_control.experiments.study import Results, measuring, run_command
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
-from liquid_control.support.errors import UserError, check_known
+from liquid_control.support.errors import DivergedError, UserError, check_known
 from liquid_control.support.files import write_atomically
 from liquid_control.support.ranges import Count
 from liquid_control.support.statistics import bootstrap_interval, interquartile_mean
@@ -86,10 +87,16 @@ class Training:
         return [*words, *config.options]
 
     def measure(self, config: HiddenVelocitiesConfig) -> dict[str, Any]:
-        """Trains, unless that is done; what the best checkpoint scores, as a line of the results."""
+        """Trains, unless that is done; what the best checkpoint scores, as a line of the results.
+
+        All is NaN in that of a training that has diverged.
+        """
         path, best = self.folder(config), self.folder(config) / "best"
         if not (path / "last" / "config.json").exists():
-            run_command("train", *self.words(config))
+            try:
+                run_command("train", *self.words(config))
+            except DivergedError:  # which it would again
+                return vars(self) | dict.fromkeys(("mean", "parameters", "decisions", "seconds"), math.nan)
         if not (best / "evaluation.json").exists():
             run_command("evaluate", str(best), "--episodes", str(EPISODES))
         scores = [episode["score"] for episode in json.loads((best / "evaluation.json").read_text())["episodes"]]
@@ -109,7 +116,9 @@ def main(arguments: Sequence[str]) -> None:
     check_known("task", config.task, TASKS)
     trainings = [Training(*chosen) for chosen in itertools.product(config.task, config.cell, range(config.seeds))]
     with measuring(config.folder):
-        results = Results(config.folder, {"options": config.options, "episodes": EPISODES}, ())
+        results = Results(
+            config.folder, {"options": config.options, "configs": str(config.configs), "episodes": EPISODES}, ()
+        )
         rows = [results.have(partial(training.measure, config), **vars(training)) for training in trainings]
     report = table(rows)
     write_atomically(config.folder / "report.md", report)
@@ -123,14 +132,19 @@ COLUMNS = (
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """In Markdown, a line a task and cell: the interquartile mean over seeds and its bootstrap interval."""
+    """In Markdown, a line a task and cell: the interquartile mean over seeds and its bootstrap interval.
+
+    The scores of a cell one of whose trainings has diverged are NaN.
+    """
     text = [f"| {' | '.join(COLUMNS)} |", "| --- " * len(COLUMNS) + "|"]
     for task, cell in dict.fromkeys((row["task"], row["cell"]) for row in rows):
         mine = [row for row in rows if (row["task"], row["cell"]) == (task, cell)]
         means = np.array([row["mean"] for row in mine])
-        low, high = bootstrap_interval(means)
+        middle = low = high = math.nan
+        if np.isfinite(means).all():
+            middle, (low, high) = float(interquartile_mean(means)), bootstrap_interval(means)
         cells = [f"{task} ({TASKS[task]:g})", cell, f"{mine[0]['parameters']:,}"]
-        cells.append(f"{float(interquartile_mean(means)):.1f} ({low:.1f} to {high:.1f})")
+        cells.append(f"{middle:.1f} ({low:.1f} to {high:.1f})")
         cells.append(f"{means.min():.1f} to {means.max():.1f}")
         cells.append(f"{int((means >= TASKS[task]).sum())}/{len(mine)}")
         cells.append(f"{np.median([row['decisions'] for row in mine]):,.0f}")

@@ -137,8 +137,8 @@ def report(folder: Path, tasks: Sequence[SequenceTask], figure: str, page: str =
         "```bash\npython -m liquid_control.experiments all\npython -m liquid_control.experiments all --report\n```",
         "Each cell and baseline has the same search: as many trials over the same options, scored on validation data "
         "alone. Test data are scored once for each training with the options that were chosen. A search may choose a "
-        "network smaller than its task allows; LTC has at most a quarter of that, and the plastic CfC a tenth, because "
-        "they take longer for each parameter. How to run one task, and what each is: [sequence tasks]"
+        "network smaller than its task allows; an LTC has at most a quarter of that, and the plastic CfC a tenth, "
+        "because they take longer for each parameter. How to run one task, and what each is: [sequence tasks]"
         "(../how_to/sequence_tasks.md).",
         "## Table",
         "Tables have the mean over seeds and its 95 % interval (Student's t). The last column is the paired difference "
@@ -238,9 +238,9 @@ def _table(task: SequenceTask, protocol: str, measured: Sequence[Measured]) -> s
 
 
 def _effort(task: SequenceTask, cell: Measured) -> str:
-    """The trials of a search, and whatever of :data:`EFFORT` is not the task's own."""
+    """The trials of a search, and how long and on how much it learned where that is not as the task has it."""
     own = {"rows": 0, "trial_epochs": task.trial_epochs or task.epochs, "epochs": task.epochs}
-    others = [f"{name.replace('_', ' ')} {cell.effort[name]:g}" for name in EFFORT if cell.effort[name] != own[name]]
+    others = [f"{name.replace('_', ' ')} {cell.effort[name]:g}" for name in own if cell.effort[name] != own[name]]
     return ", ".join([f"{cell.effort['trials']:g}", *others])
 
 

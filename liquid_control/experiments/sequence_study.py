@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import itertools
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from liquid_control.data.sequences import SequenceSplits
+from liquid_control.data.sequences import SequenceSet, SequenceSplits
 from liquid_control.experiments.sequence_task import Range, Recipe, SequenceTask, Space
 from liquid_control.experiments.sequence_training import Progress, Sequences, score, train
 from liquid_control.experiments.study import Results, measuring
@@ -27,7 +29,7 @@ from liquid_control.support.errors import UserError
 
 TRIAL_SEED = 1000
 """Seed of the trainings of a search; those that are reported have 0, 1, …"""
-EFFORT = ("rows", "trial_epochs", "epochs")
+EFFORT = ("rows", "trial_epochs", "epochs", "data", "search")
 """What cells must have in common besides trials to be compared; see :class:`CellStudy`."""
 ROW = ("kind", "seed", "recipe", "validation")
 """What every row has."""
@@ -74,11 +76,31 @@ def load_splits(task: SequenceTask, protocol: str, fold: int) -> SequenceSplits:
 @functools.lru_cache(maxsize=8)
 def data_of(task: str, protocol: str, fold: int, rows: int) -> tuple[Sequences, Sequences, Sequences]:
     """Training, validation and test data as tensors, kept for the next training."""
-    splits = load_splits(find_task(task), protocol, fold)
-    if rows:
-        splits = type(splits)(*(type(part)(*(array[:rows] for array in part)) for part in splits))
+    splits = _some(load_splits(find_task(task), protocol, fold), rows)
     train_data, validation, test = (Sequences(part) for part in splits)
     return train_data, validation, test
+
+
+def _some(splits: SequenceSplits, rows: int) -> SequenceSplits:
+    """So many sequences of each part at most, from all over it, for many data are in an order; 0 is all."""
+
+    def cut(part: SequenceSet) -> SequenceSet:
+        places = np.linspace(0, len(part.x) - 1, min(rows, len(part.x))).round().astype(int)
+        return SequenceSet(*(array[places] for array in part))
+
+    return SequenceSplits(*(cut(part) for part in splits)) if rows else splits
+
+
+@functools.cache
+def digest(task: str, protocol: str, rows: int) -> str:
+    """The sha256 of the data of all folds, its first 16 digits."""
+    found = hashlib.sha256()
+    for fold in range(find_task(task).folds.get(protocol, 1)):
+        for part in _some(load_splits(find_task(task), protocol, fold), rows):
+            for array in part:
+                found.update(f"{array.dtype} {array.shape}".encode())
+                found.update(array.tobytes())
+    return found.hexdigest()[:16]
 
 
 def run_job(job: Job, progress: Progress = lambda done, scalars: None) -> dict[str, Any]:
@@ -89,6 +111,7 @@ def run_job(job: Job, progress: Progress = lambda done, scalars: None) -> dict[s
     task = find_task(job.task)
     folds = task.folds.get(job.protocol, 1)
     measured: list[dict[str, Any]] = []
+    shutil.rmtree(job.curves, ignore_errors=True)  # of a training that was stopped
     for fold in range(folds):
         train_data, validation, test = data_of(job.task, job.protocol, fold, job.rows)
         with SummaryWriter(str(job.curves / f"fold-{fold}" if folds > 1 else job.curves)) as curves:
@@ -200,7 +223,8 @@ class CellStudy:
         task = self.task
         head: dict[str, Any] = {"task": task.name, "protocol": self.protocol, "cell": self.cell}
         head |= {"metric": task.metric, "higher": task.higher, "parameters": task.parameters}
-        head |= {name: getattr(self, name) for name in EFFORT}
+        head |= {"rows": self.rows, "trial_epochs": self.trial_epochs, "epochs": self.epochs}
+        head |= {"data": digest(task.name, self.protocol, self.rows), "search": task.search}
         with measuring(self.folder):
             self.results = Results(self.folder, head, ROW)
             yield
@@ -237,7 +261,9 @@ class CellStudy:
     def _job(self, kind: str, number: int, recipe: Recipe, seed: int, epochs: float) -> tuple[str, int, Job]:
         self._begun.add((kind, number))
         names = self.task.name, self.protocol, self.cell
-        curves = self.folder / "tensorboard" / f"{kind}-{number}"
+        curves = self.folder.absolute() / "tensorboard" / f"{kind}-{number}"  # of whatever process trains
+        if kind == "seed":
+            curves = curves.with_name(f"{curves.name}-of-{self.trials}-trials")
         return kind, number, Job(*names, recipe, seed, epochs, kind == "seed", curves, self.rows)
 
     def _value(self, row: dict[str, Any]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -83,7 +84,7 @@ class SequenceTask:
         higher: whether more of the first metric is better.
         epochs: passes over the training data of one training.
         trial_epochs: the same of a trial of the search; 0 stands for ``epochs``.
-        parameters: of the largest network that a search may choose.
+        parameters: of the largest network that a search may choose, its eyes aside.
         recipe: the first trial of every search.
         space: of the search, laid over :data:`SPACE`.
         curriculum: share of a training in which sequences grow from the shortest on as they are learned; 0 is none.
@@ -135,6 +136,12 @@ class SequenceTask:
     def whole_space(self) -> Space:
         """:data:`SPACE` with what this task has in its place."""
         return {**SPACE, **self.space}
+
+    @property
+    def search(self) -> str:
+        """What tells this task's search and training from another's: the first 16 digits of a sha256."""
+        told = [self.recipe, sorted(self.whole_space.items()), self.curriculum, self.time_unit, self.every_step]
+        return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
     def better(self, one: float, other: float) -> bool:
         """Whether one value of the first metric is better than another; NaN is worse than any."""

@@ -164,7 +164,10 @@ class Trained:
 
 
 def build(task: SequenceTask, recipe: Recipe, cell: str, data: Sequences) -> tuple[SequenceModel, int]:
-    """The network of a recipe, and its number of units: as many as the recipe's share of parameters allows."""
+    """The network of a recipe, and its number of units: as many as the recipe's share of parameters allows.
+
+    The eyes of a task are the same for all cells and come on top.
+    """
     answers = data.target.shape[-1] if data.target.dim() == (3 if task.by_step else 2) else 1
     if task.classes:
         answers = int(data.target.max()) + 1
@@ -174,7 +177,8 @@ def build(task: SequenceTask, recipe: Recipe, cell: str, data: Sequences) -> tup
         return SequenceModel(task, recipe, cell, units, shape)
 
     kind = CELLS[cell]
-    units = widest(network, int(recipe.size * kind.share * task.parameters), kind.multiple)
+    eyes = count(task.eyes()) if task.eyes else 0
+    units = widest(network, eyes + int(recipe.size * kind.share * task.parameters), kind.multiple)
     return network(units), units
 
 

@@ -19,7 +19,7 @@ from agents.run_folder import RunFolder
 from liquid_control.experiments.study import run_command
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
-from liquid_control.support.errors import check_known
+from liquid_control.support.errors import DivergedError, check_known
 from liquid_control.support.ranges import Count
 
 PROGRAM = "python -m liquid_control.experiments.shift_study"
@@ -95,10 +95,10 @@ def training_words(arm: Arm, config: StudyConfig) -> list[str]:
     return [*(["--config", str(config.options)] if config.options else []), *words.split(), str(path)]
 
 
-def evaluation_words(config: StudyConfig) -> list[str]:
-    """What ``liquid_control.evaluate`` is told."""
-    drivers = [f"{arm.name}={arm.run(config.folder) / 'best'}" for arm in arms_of(config)]
-    names = {arm.name for arm in arms_of(config)}
+def evaluation_words(config: StudyConfig, arms: Sequence[Arm]) -> list[str]:
+    """What ``liquid_control.evaluate`` is told, for the trainings that came to their end."""
+    drivers = [f"{arm.name}={arm.run(config.folder) / 'best'}" for arm in arms]
+    names = {arm.name for arm in arms}
     words = [*drivers, "--suite", config.suite, "--episodes", str(config.episodes)]
     words += ["--output", str(config.folder / "suite")]
     words += ["--shifts", *config.shifts] if config.shifts else []
@@ -115,12 +115,17 @@ def main(arguments: Sequence[str]) -> None:
     """
     config, console = parse(StudyConfig, arguments, PROGRAM), Console()
     check_known("core", config.policies, POLICIES)
-    arms = list(arms_of(config))
+    arms, trained = list(arms_of(config)), []
     for number, arm in enumerate(arms, 1):
         if not RunFolder(arm.run(config.folder)).last.exists():
             console.print(f"training {number} of {len(arms)}: {arm.name}, seed {arm.seed}")
-            run_command("train", *training_words(arm, config))
-    run_command("evaluate", *evaluation_words(config))
+            try:
+                run_command("train", *training_words(arm, config))
+            except DivergedError:
+                console.print(f"{arm.name}, seed {arm.seed}, has diverged: it is left out.")
+                continue
+        trained.append(arm)
+    run_command("evaluate", *evaluation_words(config, trained))
 
 
 if __name__ == "__main__":

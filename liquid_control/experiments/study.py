@@ -112,7 +112,6 @@ def measuring(folder: Path) -> Iterator[None]:
     Raises:
         UserError: if another one does.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     with held(folder, f"another process measures in {folder}: wait until it ends, or stop it."):
         yield
 

@@ -51,9 +51,28 @@ def test_what_is_not_mnist_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     (tmp_path / "mnist").mkdir()
     path = tmp_path / "mnist" / "mnist.npz"
-    path.write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(UserError, match=r"cannot read the digits .*https://"):
-        event_mnist.event_mnist()
+    for garbage in (b"PK\x03\x04 cut off", b""):
+        path.write_bytes(garbage)
+        with pytest.raises(UserError, match=r"cannot read the digits .*https://"):
+            event_mnist.event_mnist()
     np.savez(path, **{name: np.zeros((3, *shape[1:]), np.uint8) for name, shape in event_mnist.SHAPES.items()})
     with pytest.raises(UserError, match=r"x_train is uint8 \(3, 28, 28\), expected uint8 \(60000, 28, 28\)"):
         event_mnist.event_mnist()
+
+
+def test_arrays_of_the_right_shapes_that_are_no_digits_are_told(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    monkeypatch.setattr(event_mnist, "VALIDATION", 1)
+    shapes = {"x_train": (4, 28, 28), "y_train": (4,), "x_test": (2, 28, 28), "y_test": (2,)}
+    monkeypatch.setattr(event_mnist, "SHAPES", shapes)
+    (tmp_path / "mnist").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (4, 28, 28), dtype=np.uint8)
+    for pictures, digits, said in (
+        (noise, 9, r"a picture has \d+ runs of equal pixels, and no digit of MNIST more than 105"),
+        (np.zeros_like(noise), 10, "y_train holds 10, expected digits of 0 to 9"),
+    ):
+        labels = np.full(4, digits, np.uint8)
+        arrays = {"x_train": pictures, "y_train": labels, "x_test": pictures[:2], "y_test": labels[:2]}
+        np.savez(tmp_path / "mnist" / "mnist.npz", **arrays)
+        with pytest.raises(UserError, match=said + ".*again from https://"):
+            event_mnist.event_mnist()

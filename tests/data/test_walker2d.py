@@ -60,11 +60,15 @@ def local(tmp_path, monkeypatch):
 
 def test_what_is_no_archive_of_rollouts_is_told(tmp_path, monkeypatch):
     path = local(tmp_path, monkeypatch)
-    path.write_text("<html>")
-    with pytest.raises(UserError, match=r"cannot read the rollouts .*https://"):
-        walker2d.walker2d()
+    for garbage in ("<html>", ""):
+        path.write_text(garbage)
+        with pytest.raises(UserError, match=r"cannot read the rollouts .*https://"):
+            walker2d.walker2d()
     np.savez(path, rollout_000=np.zeros((5, 17)), rollout_001=np.zeros((5, 16)))
-    with pytest.raises(UserError, match=r"rollout_001 is \(5, 16\), expected finite states \(steps, 17\)"):
+    with pytest.raises(UserError, match=r"rollout_001 is float64 \(5, 16\), expected finite states \(steps, 17\)"):
+        walker2d.walker2d()
+    np.savez(path, rollout_000=np.full((5, 17), "walked"))
+    with pytest.raises(UserError, match=r"rollout_000 is <U6 \(5, 17\), expected finite states"):
         walker2d.walker2d()
     np.savez(path, rollout_000=np.zeros((5, 17)))
     with pytest.raises(UserError, match=r"1 rollouts of 5 states, expected 400 of 254963"):

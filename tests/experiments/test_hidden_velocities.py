@@ -7,7 +7,7 @@ import pytest
 
 from liquid_control.experiments import hidden_velocities
 from liquid_control.experiments.hidden_velocities import main
-from liquid_control.support.errors import UserError
+from liquid_control.support.errors import DivergedError, UserError
 from policies.driver import Driver, DriverConfig
 
 
@@ -56,3 +56,20 @@ def test_what_is_not_there_is_named(tmp_path, commands):
         main(["--task", "cartpol", "--folder", str(tmp_path)])
     with pytest.raises(UserError, match="--configs"):
         main(["--seeds", "1", "--folder", str(tmp_path), "--configs", str(tmp_path)])
+
+
+def test_a_training_that_diverges_is_a_row_and_not_the_end(tmp_path, commands, monkeypatch):
+    run = hidden_velocities.run_command
+
+    def diverges(command, *words):
+        if command == "train" and words[words.index("--seed") + 1] == "1":
+            commands.append((command, *words))
+            raise DivergedError("what train learned")
+        run(command, *words)
+
+    monkeypatch.setattr(hidden_velocities, "run_command", diverges)
+    words = ["--task", "cartpole", "--cell", "cfc", "mlp", "--seeds", "2", "--folder", str(tmp_path)]
+    for _ in range(2):
+        main(words)
+        assert [words[0] for words in commands] == ["train", "evaluate", "train"] * 2
+    assert "| cartpole (500) | cfc | 1,146 | nan (nan to nan) |" in (tmp_path / "report.md").read_text()

@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from liquid_control.experiments.lane_keeping import Eyes, drives, windows
+from liquid_control.data.sequences import SequenceSet
+from liquid_control.experiments.lane_keeping import TASK, Eyes, drives, windows
+from liquid_control.experiments.sequence_cells import CELLS, count
+from liquid_control.experiments.sequence_task import Recipe
+from liquid_control.experiments.sequence_training import Sequences, build
 from liquid_control.support.errors import UserError
 
 
@@ -64,3 +68,15 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
         drives("strict")
     with pytest.raises(UserError, match="16 frames"):
         windows([])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_cell_may_have_as_much_whatever_the_eyes_have(cell):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 16, 24 * 64 * 3), np.float32)
+    data = Sequences(SequenceSet(x, np.ones((2, 16), np.float32), np.ones((2, 16), bool), x[..., 0]))
+    eyes, share = count(Eyes()), CELLS[cell].share
+    for size in (0.25, 1.0):
+        model, units = build(TASK, Recipe(size=size), cell, data)
+        limit = size * share * TASK.parameters
+        assert 0 < count(model) - eyes <= limit and units > 1

@@ -43,6 +43,7 @@ def made_up(task, count=24, steps=6):
 @pytest.fixture(autouse=True)
 def small_tasks(monkeypatch):
     sequence_study.data_of.cache_clear()
+    sequence_study.digest.cache_clear()
     for name, task in TASKS.items():
         small = replace(task, load=lambda protocol, fold, task=task: made_up(task), leak=None)
         if not task.eyes:
@@ -50,6 +51,7 @@ def small_tasks(monkeypatch):
         monkeypatch.setitem(TASKS, name, small)
     yield
     sequence_study.data_of.cache_clear()
+    sequence_study.digest.cache_clear()
 
 
 def run_main(folder, *words):
@@ -181,6 +183,55 @@ def test_results_of_other_options_are_refused(tmp_path):
         main([*words, "--folder", str(tmp_path), "--epochs", "2"])
 
 
+def test_results_of_other_data_or_of_another_search_are_refused(tmp_path, monkeypatch):
+    words = ["rul", "--cell", "gru", "--trials", "1", "--seeds", "1"]
+    run_main(tmp_path, *words)
+    task = TASKS["rul"]
+    for other in (
+        replace(task, load=lambda protocol, fold: made_up(task, 23)),
+        replace(task, space={"batch": (8, 64)}),
+        replace(task, recipe=Recipe(rate=1e-3)),
+        replace(task, curriculum=0.5),
+    ):
+        sequence_study.digest.cache_clear()
+        monkeypatch.setitem(TASKS, "rul", other)
+        with pytest.raises(UserError, match="other options"):
+            run_main(tmp_path, *words)
+    sequence_study.digest.cache_clear()
+    monkeypatch.setitem(TASKS, "rul", task)
+    run_main(tmp_path, *words)
+
+
+def test_what_cannot_be_loaded_leaves_no_study_behind(tmp_path, monkeypatch):
+    def load(protocol, fold):
+        raise UserError("there are no engines.")
+
+    monkeypatch.setitem(TASKS, "rul", replace(TASKS["rul"], load=load))
+    with pytest.raises(UserError, match="no engines"):
+        run_main(tmp_path / "study", "rul", "--cell", "gru", "lstm", "--trials", "1", "--seeds", "1")
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_few_rows_are_taken_from_all_over_the_data(monkeypatch):
+    whole = made_up(TASKS["rul"], 24)
+    ordered = whole._replace(train=whole.train._replace(target=np.arange(24, dtype=np.float32)))
+    monkeypatch.setitem(TASKS, "rul", replace(TASKS["rul"], load=lambda protocol, fold: ordered))
+    for rows, places in ((4, [0, 8, 15, 23]), (1, [0]), (0, range(24)), (99, range(24))):
+        train, *_ = sequence_study.data_of("rul", "FD001", 0, rows)
+        assert train.target.tolist() == list(places)
+
+
+def test_a_training_that_begins_again_has_curves_of_its_own(tmp_path):
+    words = ["rul", "--cell", "gru", "--seeds", "1", "--trials"]
+    stopped = tmp_path / "rul/FD001/gru/tensorboard/trial-0/events.out.tfevents.0.stopped"
+    stopped.parent.mkdir(parents=True)
+    stopped.touch()
+    for trials in ("1", "2"):
+        run_main(tmp_path, *words, trials)
+    curves = {path.parent.name for path in (tmp_path / "rul/FD001/gru/tensorboard").rglob("events*")}
+    assert curves == {"trial-0", "trial-1", "seed-0-of-1-trials", "seed-0-of-2-trials"} and not stopped.exists()
+
+
 def test_the_help_lists_all_tasks_cells_and_studies(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
@@ -219,7 +270,8 @@ def write_rows(folder, cell, shift=0.0, searches=((1, 3), (4, 3)), **effort):
     task = TASKS["rul"]
     folder = folder / "rul" / "FD001" / cell
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [{"rows": 0, "epochs": task.epochs, "trial_epochs": task.trial_epochs or task.epochs} | effort]
+    head = {"rows": 0, "epochs": task.epochs, "trial_epochs": task.trial_epochs or task.epochs}
+    lines = [head | {"data": "the same", "search": "the same"} | effort]
     for trials, seeds in searches:
         for seed in range(seeds):
             scores = {"rmse": 10 + trials + shift + 0.1 * seed, "rmse_capped": 9.0, "score": 300.0}
@@ -285,11 +337,13 @@ def test_cells_that_were_given_less_are_told_and_not_compared(tmp_path):
     write_rows(tmp_path, "cfc", shift=1.0, rows=64, epochs=1)
     write_rows(tmp_path, "gru", shift=1.0, searches=((4, 3), (8, 1)))  # the longer search has not come far
     write_rows(tmp_path, "ltc", shift=1.0, searches=((4, 1),))
+    write_rows(tmp_path, "rnn", shift=1.0, data="others")
     page = page_of(tmp_path)[0]
     rows = {line.split(" | ")[0].strip("| "): line for line in page.splitlines() if line.startswith("| ")}
     assert "| 4, rows 64, epochs 1 |" in rows["CfC"] and rows["CfC"].endswith("|  |")
     assert "| 15.1 (14.85 to 15.35) |" in rows["GRU"] and "**+1 (+1 to +1)**" in rows["GRU"]
     assert "| LTC | 15 |" in rows["LTC"] and rows["LTC"].endswith("|  |")
+    assert "| 4 | " in rows["RNN"] and rows["RNN"].endswith("|  |")
 
 
 @pytest.mark.parametrize("line", ["{}", "null", '{"kind": "seed"}'])

@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
+from liquid_control.experiments import shift_study
 from liquid_control.experiments.shift_study import StudyConfig, arms_of, evaluation_words, main, training_words
-from liquid_control.support.errors import UserError
+from liquid_control.support.errors import DivergedError, UserError
 
 TINY = """\
 expert_episodes: 1
@@ -32,7 +33,7 @@ def test_every_core_has_the_same_budget_and_seeds_come_before_cores(tmp_path):
             del given[name]
         budgets.add(tuple(given.items()))
     assert len(budgets) == 1
-    words = evaluation_words(config)
+    words = evaluation_words(config, arms)
     assert words[words.index("--primary") + 1 :][:2] == ["cfc-variety", "lstm-variety"]
     assert sum("=" in word for word in words) == 70
 
@@ -63,3 +64,19 @@ def test_an_unknown_core_and_a_failed_training_are_one_line(tmp_path, monkeypatc
     with pytest.raises(UserError, match="train ended with exit status 2"):
         main([str(tmp_path / "study"), "--options", str(options)])
     assert "stepz" in capfd.readouterr().err
+
+
+def test_a_training_that_diverges_is_left_out_and_the_study_goes_on(tmp_path, monkeypatch, capsys):
+    given = []
+
+    def run(command, *words):
+        given.append((command, *words))
+        if command == "train" and "--variety none" in " ".join(words):
+            raise DivergedError("what train learned")
+
+    monkeypatch.setattr(shift_study, "run_command", run)
+    main([str(tmp_path), "--policies", "cfc", "lstm", "--seeds", "1"])
+    assert [command for command, *_ in given] == ["train"] * 4 + ["evaluate"]
+    drivers = [word for word in given[-1] if "=" in word]
+    assert [driver.split("=")[0] for driver in drivers] == ["cfc-variety", "lstm-variety"]
+    assert "cfc-clean, seed 0, has diverged: it is left out." in capsys.readouterr().out
