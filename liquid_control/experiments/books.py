@@ -29,9 +29,10 @@ from liquid_control.experiments.study import (
     identity_of,
     interval,
     measuring,
+    parameters_of,
     train_language_model,
 )
-from liquid_control.models.language_model import LanguageModel, ReadingState, load_language_model
+from liquid_control.models.language_model import LanguageModel, LanguageModelConfig, ReadingState, load_language_model
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError
@@ -157,6 +158,7 @@ def main(arguments: Sequence[str]) -> None:
     config, console = parse(BooksConfig, arguments, PROGRAM), Console()
     novels = find_novels(config.novels, config.unseen)
     _check_books(config, novels)
+    parameters_of(LanguageModelConfig(width=config.width))  # told before anything is begun
     with measuring(config.folder):
         kept = {name: getattr(config, name) for name in ("unseen", "tokenizer", "steps", "width", "half")}
         results = Results(config.folder, kept | {"novels": [identity_of(path) for path in novels.values()]}, ("seed",))

@@ -17,8 +17,8 @@ from typing import Annotated, Any, get_args
 import numpy as np
 import tyro
 
-from liquid_control.experiments.study import best_of_arms, identity_of, interval, train_language_model
-from liquid_control.models.language_model import Mend, load_language_model
+from liquid_control.experiments.study import best_of_arms, identity_of, interval, parameters_of, train_language_model
+from liquid_control.models.language_model import LanguageModelConfig, Mend, load_language_model
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import check_known
@@ -84,6 +84,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     config, console = parse(OriginConfig, arguments, PROGRAM), Console()
     check_known("arm", config.arms, ARMS)
+    parameters_of(LanguageModelConfig(variant="origin", width=config.width))  # told before anything is begun
     options = {"steps": config.steps, "width": config.width, "text": identity_of(config.text)}
     report = _report(
         best_of_arms(

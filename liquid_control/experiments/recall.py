@@ -16,7 +16,7 @@ import itertools
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +26,7 @@ import tyro
 from torch import Tensor
 from torch.nn import functional as F
 
-from liquid_control.experiments.study import Results, measuring, with_best_rate
+from liquid_control.experiments.study import Results, measuring, parameters_of, with_best_rate
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
@@ -138,12 +138,17 @@ def recalled(model: LanguageModel, tokens: Tensor, answers: Tensor) -> float:
     return right / asked
 
 
+def shape_of(arm: str, config: RecallConfig) -> LanguageModelConfig:
+    """The model of an arm."""
+    shape = LanguageModelConfig(vocabulary=VOCABULARY, width=config.width, blocks=2, heads=1)
+    return replace(shape, **ARMS[arm])
+
+
 def train(arm: str, task: str, rate: float, seed: int, config: RecallConfig) -> LanguageModel:
     """A model that has learned the task: AdamW, the rate warmed up and then falling along a cosine to a tenth."""
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, task == "forgetting"])
-    shape = LanguageModelConfig(vocabulary=VOCABULARY, width=config.width, blocks=2, heads=1)
-    model = LanguageModel(LanguageModelConfig(**(vars(shape) | ARMS[arm])))
+    model = LanguageModel(shape_of(arm, config))
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.01, fused=True)
     for step in range(config.steps):
         done = step / config.steps
@@ -184,6 +189,8 @@ def main(arguments: Sequence[str]) -> None:
     config, console = parse(RecallConfig, arguments, PROGRAM), Console()
     check_known("arm", config.arms, ARMS)
     check_known("task", config.tasks, TESTS)
+    for arm in config.arms:
+        parameters_of(shape_of(arm, config))  # whatever does not go together is told before anything is begun
     with measuring(config.folder):
         kept = {name: getattr(config, name) for name in ("steps", "batch", "width", "tested")}
         results = Results(config.folder, kept, ("task", "arm"))

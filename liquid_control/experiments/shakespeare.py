@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import tyro
 
-from liquid_control.experiments.study import best_of_arms, identity_of, train_language_model
-from liquid_control.models.language_model import LanguageModel, LanguageModelConfig, load_language_model
+from liquid_control.experiments.study import best_of_arms, identity_of, matched, train_language_model
+from liquid_control.models.language_model import LanguageModelConfig, load_language_model
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
 from liquid_control.support.errors import check_known
@@ -59,23 +58,16 @@ class ShakespeareConfig:
     """Of the models."""
 
 
-def matched(arm: str, width: int, vocabulary: int = 66) -> LanguageModelConfig:
-    """An arm whose feed-forward part is as wide as gives it the parameters of the first arm, or nearly."""
-
-    def count(shape: LanguageModelConfig) -> int:
-        with torch.device("meta"):
-            return LanguageModel(shape).parameter_count()
-
+def shape_of(arm: str, width: int, vocabulary: int = 66) -> LanguageModelConfig:
+    """An arm, with the parameters of the first one, or nearly."""
     first = LanguageModelConfig(vocabulary=vocabulary, width=width)
-    shape = replace(first, **ARMS[arm])
-    one, two = (count(replace(shape, expansion=expansion)) for expansion in (1.0, 2.0))
-    return replace(shape, expansion=round(1 + (count(first) - one) / (two - one), 3))
+    return matched(replace(first, **ARMS[arm]), first)
 
 
 def measure(arm: str, rate: float, seed: int, config: ShakespeareConfig) -> dict[str, Any]:
     """A training by the command, as a line of the results."""
     path = config.folder / f"{arm.replace(' ', '-')}-{rate:g}-{seed}"
-    shape = matched(arm, config.width)
+    shape = shape_of(arm, config.width)
     words = f"--reading windows --steps {config.steps} --learning-rate {rate:g} --seed {seed}".split()
     words += f"--width {shape.width} --expansion {shape.expansion} --rule {shape.rule} --window {shape.window}".split()
     words += ["--pattern", *shape.pattern, "--text", str(config.text), "--data", str(config.folder / "text")]
@@ -96,6 +88,8 @@ def main(arguments: Sequence[str]) -> None:
     """
     config, console = parse(ShakespeareConfig, arguments, PROGRAM), Console()
     check_known("arm", config.arms, ARMS)
+    for arm in config.arms:
+        shape_of(arm, config.width)  # whatever does not go together is told before anything is begun
     options = {"steps": config.steps, "width": config.width, "text": identity_of(config.text)}
     lines = best_of_arms(
         config.folder,

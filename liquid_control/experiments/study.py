@@ -11,14 +11,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
 from liquid_control.data.text_sources import text_source
+from liquid_control.models.language_model import LanguageModel, LanguageModelConfig
 from liquid_control.support.errors import DivergedError, UserError
 from liquid_control.support.files import write_atomically
 from liquid_control.support.lock import held
@@ -162,6 +165,26 @@ def best_of_arms(
             return results.have(partial(measure, arm, rate, seed), arm=arm, rate=rate, seed=seed)
 
         return {arm: with_best_rate(partial(row, arm), rates, seeds, loss) for arm in arms}
+
+
+def parameters_of(shape: LanguageModelConfig) -> int:
+    """Parameters of a model that is not made.
+
+    Raises:
+        ValueError: if its numbers do not go together.
+    """
+    with torch.device("meta"):
+        return LanguageModel(shape).parameter_count()
+
+
+def matched(shape: LanguageModelConfig, first: LanguageModelConfig) -> LanguageModelConfig:
+    """A shape whose feed-forward part is as wide as gives it the parameters of the first, or nearly.
+
+    Raises:
+        ValueError: if the numbers of one of them do not go together.
+    """
+    one, two = (parameters_of(replace(shape, expansion=expansion)) for expansion in (1.0, 2.0))
+    return replace(shape, expansion=round(1 + (parameters_of(first) - one) / (two - one), 3))
 
 
 def find_novels(folder: Path, unseen: Sequence[str]) -> dict[str, Path]:

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -29,7 +29,15 @@ import tyro
 from annotated_types import Ge, Le, MinLen
 from torch.nn import functional as F
 
-from liquid_control.experiments.study import Results, identity_of, interval, measuring, with_best_rate
+from liquid_control.experiments.study import (
+    Results,
+    identity_of,
+    interval,
+    matched,
+    measuring,
+    parameters_of,
+    with_best_rate,
+)
 from liquid_control.experiments.zephyr_words import (
     SEGMENT,
     VALUES,
@@ -121,13 +129,9 @@ class ZephyrConfig:
 # Training
 
 
-def train(
-    kind: str, highest: float, seed: int, config: ZephyrConfig, filler: Filler, until: float = 1.0
-) -> LanguageModel:
-    """A model that has learned to remember facts, at this highest learning rate, or a share of it."""
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    shape = LanguageModelConfig(
+def shape_of(kind: str, config: ZephyrConfig) -> LanguageModelConfig:
+    """A model that has the parameters of those with fast weights, or nearly."""
+    plastic = LanguageModelConfig(
         vocabulary=VOCABULARY,
         width=config.width,
         blocks=3,
@@ -136,7 +140,17 @@ def train(
         shortest_half_life=16.0,
         longest_half_life=30_000.0,
     )
-    model = LanguageModel(LanguageModelConfig(**(asdict(shape) | MODELS[kind].options)))
+    shape = replace(plastic, **MODELS[kind].options)
+    return shape if kind in RULES else matched(shape, plastic)
+
+
+def train(
+    kind: str, highest: float, seed: int, config: ZephyrConfig, filler: Filler, until: float = 1.0
+) -> LanguageModel:
+    """A model that has learned to remember facts, at this highest learning rate, or a share of it."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    model = LanguageModel(shape_of(kind, config))
     for layer in model.modules():
         if isinstance(layer, PlasticMemory):
             layer.timed_writing = True  # of words that take one it is the same
@@ -273,6 +287,8 @@ def main(arguments: Sequence[str]) -> None:
     config, console = parse(ZephyrConfig, arguments, PROGRAM), Console()
     check_known("model", config.models, MODELS)
     filler = Filler.read(config.text)
+    for kind in config.models:
+        parameters_of(shape_of(kind, config))  # whatever does not go together is told before anything is begun
     with measuring(config.folder):
         kept = {
             name: getattr(config, name) for name in ("steps", "batch", "width", "heads", "episodes", "facts", "windows")

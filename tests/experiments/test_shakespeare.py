@@ -4,19 +4,15 @@ import json
 import sys
 
 import pytest
-import torch
 
 from liquid_control.experiments import shakespeare
-from liquid_control.experiments.shakespeare import ARMS, RATES, main, matched
-from liquid_control.models.language_model import LanguageModel
+from liquid_control.experiments.shakespeare import ARMS, RATES, main, shape_of
+from liquid_control.experiments.study import parameters_of
 from liquid_control.support.errors import UserError
 
 
 def test_all_arms_have_the_parameters_of_the_first():
-    counts = {}
-    for arm in ARMS:
-        with torch.device("meta"):
-            counts[arm] = LanguageModel(matched(arm, 128)).parameter_count()
+    counts = {arm: parameters_of(shape_of(arm, 128)) for arm in ARMS}
     first = counts["delta"]
     assert first == 805_776  # as configs/lm/toy.yaml says
     assert all(abs(count - first) < 0.005 * first for count in counts.values()), counts

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from liquid_control.experiments import zephyr
+from liquid_control.experiments.study import parameters_of
 from liquid_control.experiments.zephyr import choices, main
 from liquid_control.experiments.zephyr_words import (
     ASK,
@@ -192,6 +193,13 @@ def test_a_study_goes_on_where_it_was_stopped_and_restarts_answer_the_same(novel
         main([*words, "--steps", "5"])
 
 
+def test_all_models_have_the_parameters_of_those_with_fast_weights():
+    config = zephyr.ZephyrConfig("folder", "novel")
+    counts = {kind: parameters_of(zephyr.shape_of(kind, config)) for kind in zephyr.MODELS}
+    assert counts["delta"] == 671_884
+    assert all(abs(count - counts["delta"]) < 0.005 * counts["delta"] for count in counts.values()), counts
+
+
 def test_what_makes_no_sense_is_one_error(tmp_path, novel):
     (tmp_path / "short.txt").write_text("a few words")
     (tmp_path / "odd.txt").write_bytes(b"\xff")
@@ -204,9 +212,11 @@ def test_what_makes_no_sense_is_one_error(tmp_path, novel):
         ([str(novel), "--facts", "128"], "--facts must be at least 2 and at most 100"),
         ([str(novel), "--facts"], "--facts must be 1 or more values"),
         ([str(novel), "--windows", "-3"], "--windows must be at least 0"),
+        ([str(novel), "--heads", "3"], "a multiple of heads = 3"),
     ):
         with pytest.raises(UserError, match=said):
             main([str(tmp_path / "results"), *words])
+        assert not (tmp_path / "results").exists()
 
 
 def test_questions_do_not_begin_with_what_a_fact_begins_with():
