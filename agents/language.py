@@ -48,7 +48,7 @@ class LanguageConfig(RunConfig, ModelShape):
     Options can be put in a YAML file: --config FILE.
     """
 
-    movable: ClassVar[tuple[str, ...]] = (*RunConfig.movable, "data")
+    movable: ClassVar[tuple[str, ...]] = (*RunConfig.movable, "data", "text")
 
     agent: Literal["language"] = "language"
     """language: it reads and says what comes next."""
@@ -80,7 +80,7 @@ class LanguageConfig(RunConfig, ModelShape):
     warm_up: CountOrZero = 100
     """Steps until the learning rate is at its peak."""
     weight_decay: NotNegative = 0.1
-    """Of AdamW, on matrices; biases, gains and gates have none."""
+    """Of AdamW, on matrices. Vectors have none, and neither has what says how much is written and kept."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of matrix products. States and weights are in float32 either way."""
     ponder: NotNegative = 0.01
@@ -191,11 +191,11 @@ def _prepare(config: LanguageConfig) -> TextData:
 
 
 def _prepare_again(config: LanguageConfig, path: Path) -> None:
-    """Prepares the text of a run that goes on, if it was lost and --text is still there."""
-    try:
-        TextData(config.data or path / "text")
-    except UserError:
-        if config.text:
+    """Prepares the text of a run that goes on, if it was lost or is damaged, from where --text is now."""
+    if config.text:
+        try:
+            TextData(config.data or path / "text").verify()
+        except UserError:
             _prepare(replace(config, run=path))
 
 
@@ -219,7 +219,7 @@ class Reader(nn.Module):
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.in_half):
             reading = self.model(tokens[:, :-1], state)
         loss = F.cross_entropy(reading.logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
-        cost = loss if reading.steps is None else loss + self.ponder * reading.steps.mean()
+        cost = loss if reading.ponder is None else loss + self.ponder * reading.ponder.mean()
         return cost, loss.detach(), dict(reading.state.detach().layers)
 
 
@@ -427,7 +427,7 @@ class LanguageTraining:
 
 
 def _optimizer(model: LanguageModel, config: LanguageConfig) -> torch.optim.Optimizer:
-    """AdamW. What decides how long something is remembered is not pulled to zero: biases, gains, gates."""
+    """AdamW. Vectors, and what says how much fast weights are written and kept, are not pulled to zero."""
     decayed: list[Tensor] = []
     free: list[Tensor] = []
     for name, parameter in model.named_parameters():

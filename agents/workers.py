@@ -15,6 +15,8 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 import cv2
 import torch
 
+from liquid_control.support.signals import heard_afterwards
+
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """What the libraries of linear algebra ask, when they are loaded, how many threads to have."""
 PRELOADED = ["agents.episodes", "agents.road_rollout", "agents.worker_env", "agents.preload"]
@@ -49,7 +51,7 @@ def starting_worker() -> Iterator[None]:
     """
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     can_block = hasattr(signal, "pthread_sigmask")  # not on Windows
-    with _heard_afterwards(signal.SIGTERM, signal.SIGINT):
+    with heard_afterwards():
         os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if can_block else set()
         try:
@@ -62,26 +64,6 @@ def starting_worker() -> Iterator[None]:
                     os.environ[name] = value
             if can_block:
                 signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-
-
-@contextmanager
-def _heard_afterwards(*numbers: signal.Signals) -> Iterator[None]:
-    """Signals that come inside are heard at the end.
-
-    To block them is not enough: a signal to this process then goes to another of its threads, of which torch has some.
-    """
-    if threading.current_thread() is not threading.main_thread():  # no other may set handlers
-        yield
-        return
-    heard: list[int] = []
-    before = {number: signal.signal(number, lambda got, _: heard.append(got)) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        for got in heard:
-            signal.raise_signal(got)
 
 
 def begin_worker() -> None:

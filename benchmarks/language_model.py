@@ -22,6 +22,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
+from liquid_control.models.compiled import read_on
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig
 from liquid_control.report.language_speed import say, seconds
 from liquid_control.support.ranges import Count, argument
@@ -85,9 +86,10 @@ def decode(lengths: list[int], turns: int) -> Table:
         for model in (ours, peer):
             states.append(model.read(torch.randint(VOCABULARY, (1, length)))[1])
         pairs = list(zip((ours, peer), states, strict=True))
-        for model, state in pairs:
-            say(model, state, 1)
-        spent = [[cpu_seconds(say, model, state, 10) / 10 for model, state in pairs] for _ in range(turns)]
+        for pair in pairs:
+            say(read_on(*pair), 1)
+        readers = [[read_on(*pair) for pair in pairs] for _ in range(turns)]
+        spent = [[cpu_seconds(say, reader, 10) / 10 for reader in turn] for turn in readers]
         mine, theirs = (statistics.median(turn) for turn in zip(*spent, strict=True))
         ratio = statistics.median(turn[1] / turn[0] for turn in spent)
         sizes = [state.bytes_per_text / 1000 for state in states]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +30,7 @@ from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError, nearest
 from liquid_control.support.files import check_writable, read_text, write_atomically
 from liquid_control.support.ranges import Count, CountOrZero, Processes, Seed
+from liquid_control.support.signals import heard_afterwards
 
 PROGRAM = "python -m liquid_control.lm"
 BETWEEN = 2048
@@ -115,10 +115,12 @@ def _generate(words: Sequence[str]) -> None:
     for tokens in given.values():
         logits, state = model.read(torch.from_numpy(tokens)[None].to(model.embedding.weight.device), state)
     spoken = Generation(model, logits[0], state, config.temperature, config.top_p, config.seed)
-    _speak(config, tokenizer, spoken)
-    if config.keep is not None:
-        spoken.state.freeze(False).save(config.keep, model)
-        Console().print(f"state: {config.keep}")
+    try:
+        _speak(config, tokenizer, spoken)
+    finally:  # whoever stops it wants what it has learned by then, too
+        if config.keep is not None:
+            spoken.state.freeze(False).save(config.keep, model)
+            Console().print(f"state: {config.keep}")
 
 
 def beginning(tokenizer: Tokenizer) -> np.ndarray:
@@ -134,7 +136,9 @@ def _speak(config: GenerateConfig, tokenizer: Tokenizer, spoken: Iterator[int]) 
     decoder = StreamDecoder(tokenizer)
     try:
         sys.stdout.write("\n" if config.prompt is None else config.prompt)
-        for token in islice(spoken, config.tokens):
+        for _ in range(config.tokens):
+            with heard_afterwards():  # a token is read by all blocks, or by none
+                token = next(spoken)
             if token == tokenizer.end:
                 break
             sys.stdout.write(decoder.feed(token))

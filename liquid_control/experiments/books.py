@@ -68,7 +68,7 @@ ARMS = {
     "never written": Arm(lambda own, other: own.reset(), writes=False),
     "reset every stretch": Arm(lambda own, other: own.reset(), forgets=True),
 }
-"""``carried`` is the claim. ``never written`` has convolutions of a few tokens and nothing else to remember with."""
+"""``carried`` is the claim. ``never written`` knows the present token alone, for an empty trace reads as nothing."""
 
 
 @dataclass(frozen=True)

@@ -79,29 +79,17 @@ def ponder(model: LanguageModel, documents: Sequence[np.ndarray], stretch: int =
     Raises:
         UserError: if the model has no deep mixer.
     """
-    mixers = [part for part in model.modules() if isinstance(part, DeepLiquid)]
-    if not mixers:
-        raise UserError("the model has no deep mixers: train one with --pattern deep, say.")
-    taken: list[np.ndarray] = []
-
-    def count(_: nn.Module, __: object, made: tuple[torch.Tensor, ...]) -> None:
-        taken.append(made[2].ceil().sub(1).numpy())  # without what was left of the last step, 0.01 to 1
-
     steps, losses = [], []
-    hooks = [mixer.register_forward_hook(count) for mixer in mixers]
-    try:
-        for document in documents:
-            state = None
-            for start in range(0, len(document) - 1, stretch):
-                tokens = torch.from_numpy(document[start : start + stretch + 1])
-                taken.clear()
-                reading = model(tokens[None, :-1], state)
-                state = reading.state
-                steps.append(np.sum(taken, axis=0)[0])
-                losses.append(F.cross_entropy(reading.logits[0], tokens[1:], reduction="none").numpy())
-    finally:
-        for hook in hooks:
-            hook.remove()
+    for document in documents:
+        state = None
+        for start in range(0, len(document) - 1, stretch):
+            tokens = torch.from_numpy(document[start : start + stretch + 1])
+            reading = model(tokens[None, :-1], state)
+            if reading.steps is None:
+                raise UserError("the model has no deep mixers: train one with --pattern deep, say.")
+            state = reading.state
+            steps.append(reading.steps[0].numpy())
+            losses.append(F.cross_entropy(reading.logits[0], tokens[1:], reduction="none").numpy())
     return Pondered(np.concatenate(steps), np.concatenate(losses))
 
 

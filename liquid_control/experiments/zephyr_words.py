@@ -139,7 +139,7 @@ def values_of(episodes: Sequence[Facts]) -> np.ndarray:
 
 
 def tell(episodes: Sequence[Facts]) -> Tensor:
-    """The statements of episodes, one after another (B, T), shorter ones repeated at the front to equal length."""
+    """The statements of episodes, one after another (B, T), shorter ones filled up with stops at the front."""
     told = [
         [token for name, value, (frame, _) in zip(*facts, strict=True) for token in statement(name, int(value), frame)]
         for facts in episodes
@@ -218,7 +218,7 @@ def curriculum(done: float) -> Lesson:
     spoils the more, the more of it there is, and only where gradients go through it does a model learn to write less
     there, and a fact at once. What it forgets and writes in that distance hardly shows, as readouts are normalised, but
     over thousands of words nothing is left. So time passes faster over the novel in half of the episodes: a word then
-    forgets and writes as many would.
+    forgets as many would, and writes nearly so.
     """
     if done < 0.25:
         return Lesson((2, 6), (1, 1), 0.0)

@@ -185,15 +185,19 @@ class ReadingState:
         except FileNotFoundError:
             raise UserError(f"cannot read the state {path}: there is no such file.") from None
         fresh = model.initial_state(1)
-        kinds, wanted = (
-            {name: (layer.shape[1:], layer.dtype) for name, layer in of.items()} for of in (layers, fresh.layers)
-        )
-        if told.get("model") != weights_digest(model) or kinds != wanted:
+        if told.get("model") != weights_digest(model) or not fresh.is_like(layers):
             raise UserError(f"{path} is no state of this model: a state belongs to the weights that made it.")
         if not all(bool(layer.isfinite().all()) for layer in layers.values()):
             raise UserError(f"{path} holds numbers that are not finite: go on from another state.")
         # In the order of the model: a file has them by name, blocks.10 before blocks.2.
         return cls({name: layers[name] for name in fresh.layers}, fresh.parts, told.get("frozen") == "1")
+
+    def is_like(self, layers: Mapping[str, Tensor]) -> bool:
+        """Whether these are the layers of a state of the same model, of one number of texts."""
+        kinds, own = (
+            {name: (layer.shape[1:], layer.dtype) for name, layer in of.items()} for of in (layers, self.layers)
+        )
+        return kinds == own and len({len(layer) for layer in layers.values()}) == 1
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> ReadingState:
         layers = {name: function(state) for name, state in self.layers.items()}
@@ -223,9 +227,11 @@ class Reading(NamedTuple):
     state: ReadingState
     """After the last token."""
     steps: Tensor | None
-    """(B, T) liquid steps that the deep mixers took, and what was left of the last; None if there are none.
+    """(B, T) liquid steps that the deep mixers took together; None if there are none."""
+    ponder: Tensor | None
+    """(B, T) those, and what was left of the last one of each; None if there are none.
 
-    The ponder cost of Graves 2016, equation 12: its gradient shortens what is left, its whole numbers are the steps.
+    The ponder cost of Graves 2016, equation 12: its gradient shortens what is left.
     """
 
 
@@ -245,10 +251,10 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, state: Tensor, elapsed: Elapsed | None, mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """From x (B, T, width) and the mixer's state to the same, and its liquid steps (B, T) if it counts them."""
-        mixed, state, *steps = self.mixer(self.before_mixer(x), state, elapsed, mask)
+        """From x (B, T, width) and the mixer's state to the same, and its ponder cost (B, T) if it has one."""
+        mixed, state, *ponder = self.mixer(self.before_mixer(x), state, elapsed, mask)
         x = x + mixed
-        return x + self.feed(self.before_feed(x), mask), state, steps[0] if steps else None
+        return x + self.feed(self.before_feed(x), mask), state, ponder[0] if ponder else None
 
 
 class DeepLiquid(nn.Module):
@@ -554,7 +560,7 @@ class LanguageModel(nn.Module):
     def _read(
         self, tokens: Tensor, state: ReadingState, elapsed: Elapsed | None, mask: Tensor | None, last_only: bool
     ) -> Reading:
-        layers, steps = dict(state.layers), None
+        layers, costs = dict(state.layers), []
         x = self.embedding(tokens)
         if self.config.variant == "origin":
             place = layers["position"]
@@ -567,10 +573,17 @@ class LanguageModel(nn.Module):
             if isinstance(block, OriginCell):
                 x, layers[name] = block(x, layers[name], elapsed, mask)
             else:
-                x, layers[name], taken = block(x, layers[name], elapsed, mask)
-                steps = taken if steps is None else steps if taken is None else steps + taken
+                x, layers[name], cost = block(x, layers[name], elapsed, mask)
+                costs += [] if cost is None else [cost]
         logits = F.linear(self.norm(x[:, -1:] if last_only else x), self.embedding.weight)
-        return Reading(logits, ReadingState(layers, state.parts, state.frozen), steps)
+        ponder = torch.stack(costs) if costs else None
+        return Reading(
+            logits,
+            ReadingState(layers, state.parts, state.frozen),
+            # What is left of a last step is more than 0 and at most 1; padding has neither.
+            None if ponder is None else (ponder.detach().ceil() - 1).clamp(min=0).sum(0),
+            None if ponder is None else ponder.sum(0),
+        )
 
     def initial_state(self, batch: int) -> ReadingState:
         """The state of ``batch`` texts of which nothing has been read."""

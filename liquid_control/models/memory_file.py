@@ -193,7 +193,6 @@ def _reading(path: str | os.PathLike[str], layers: Mapping[str, Tensor], model: 
     if not isinstance(model, LanguageModel):
         raise UserError(f"{path} is damaged: it holds a state of reading, and its model does not read.")
     fresh = model.initial_state(1)
-    shapes, wanted = ({name: layer.shape[1:] for name, layer in of.items()} for of in (layers, fresh.layers))
-    if shapes != wanted or not all(layer.isfinite().all() for layer in layers.values()):
+    if not fresh.is_like(layers) or not all(layer.isfinite().all() for layer in layers.values()):
         raise UserError(f"{path} is damaged: its state of reading is none of this model.")
     return ReadingState(dict(layers), fresh.parts).to(model.embedding.weight.device)

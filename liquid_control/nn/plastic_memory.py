@@ -22,8 +22,8 @@ x_t of a step come a query, a key and a value, each seen through a short causal 
   which would fade old memories with every write.
 
 Forgetting takes time, writing takes a step: each step writes once, whatever the time Δ since the one before. With timed
-writing it writes as Δ steps of one would that are the same, η_t = 1 - (1 - σ(w_η · x_t + b_η))^Δ: what is sampled twice
-as often writes as much.
+writing it writes the more, η_t = 1 - (1 - σ(w_η · x_t + b_η))^Δ: under the delta rule and Oja's, and where nothing is
+forgotten meanwhile, as Δ equal steps of one would. A Hebbian write, which adds, stays below one.
 
 Where no time passes the state stays as it is, so nothing is forgotten, written or moved through the convolution: such a
 step is a question, and its output is what the memory as it is answers to these inputs. The convolution counts steps,

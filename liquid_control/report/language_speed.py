@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from liquid_control.models.compiled import read_on
-from liquid_control.models.language_model import LanguageModel, ReadingState
+from liquid_control.models.compiled import Reader, read_on
+from liquid_control.models.language_model import LanguageModel
 from liquid_control.support.errors import UserError
 
 TURNS = 5
@@ -44,9 +44,9 @@ class Pace:
         return 1000 / self.milliseconds
 
 
-def say(model: LanguageModel, state: ReadingState, count: int) -> None:
+def say(reader: Reader, count: int) -> None:
     """So many tokens of one text, each the likeliest after the one before; ends when the last is there."""
-    reader, token = read_on(model, state), 0
+    token = 0
     for _ in range(count):
         token = int(reader.step(token).argmax())
 
@@ -72,7 +72,8 @@ def measure_pace(model: LanguageModel, lengths: Sequence[int], turns: int = TURN
         logits, state = model.read(text, state)
         logits[0, 0].item()
         reading = time.perf_counter() - start
-        spent = [seconds(time.perf_counter, say, model, state, SPOKEN) / SPOKEN for _ in range(turns)]
+        readers = [read_on(model, state) for _ in range(turns)]
+        spent = [seconds(time.perf_counter, say, reader, SPOKEN) / SPOKEN for reader in readers]
         yield Pace(length, (length - begin) / reading, 1000 * statistics.median(spent), state.bytes_per_text)
         begin = length
 

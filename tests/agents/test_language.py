@@ -59,7 +59,72 @@ def test_it_learns_what_follows_what(text, tmp_path):
     entropy = -(shares * shares.log()).sum().item()  # of letters without a context
     assert -training.progress.score < 0.4 * entropy
     assert training.progress.bits_per_byte == pytest.approx(-training.progress.score / math.log(2), rel=0.01)
-    assert 1 <= training.progress.liquid_steps <= 5
+    assert 1 <= training.progress.liquid_steps <= 4
+
+
+def test_liquid_steps_of_a_validation_are_those_that_were_taken(text, tmp_path):
+    config, run = begun(dataclasses.replace(TINY, text=text), tmp_path / "run")
+    training = LanguageTraining(config, run)
+    for bias, steps in ((20.0, 1.0), (-20.0, 4.0)):
+        with torch.no_grad():
+            training.model.blocks[1].mixer.halt.bias.fill_(bias)
+        assert evaluate_language(training.model, training.data.validation, 4, 16, True)[1] == steps
+
+
+def test_the_learning_rate_is_warmed_up_and_falls_to_a_tenth(text, tmp_path):
+    config, run = begun(dataclasses.replace(TINY, text=text, steps=100, warm_up=10), tmp_path / "run")
+    training, rates = LanguageTraining(config, run), []
+    for step in range(101):
+        training.progress.step = step
+        rates.append(training._rate() / config.learning_rate)
+    assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
+    assert rates[55] == pytest.approx(0.55) and rates[100] == pytest.approx(0.1)
+    assert all(one >= other for one, other in itertools.pairwise(rates[10:]))
+
+
+def test_matrices_decay_and_vectors_and_what_is_written_and_kept_do_not(text, tmp_path):
+    config, run = begun(dataclasses.replace(TINY, text=text, weight_decay=0.3), tmp_path / "run")
+    training = LanguageTraining(config, run)
+    names = {parameter: name for name, parameter in training.model.named_parameters()}
+    decayed, free = ({names[each] for each in group["params"]} for group in training.optimizer.param_groups)
+    assert [group["weight_decay"] for group in training.optimizer.param_groups] == [0.3, 0.0]
+    assert {"embedding.weight", "blocks.0.mixer.project.weight", "blocks.1.feed.expand.weight"} <= decayed
+    assert {"norm.weight", "blocks.1.mixer.halt.bias"} <= free and any("modulator" in name for name in free)
+    assert not decayed & free and len(decayed | free) == len(names)
+
+
+def test_the_best_checkpoint_is_that_of_the_least_validation_loss(text, tmp_path, monkeypatch):
+    told = iter([2.0, 1.0, 1.5])
+    monkeypatch.setattr("agents.language.evaluate_language", lambda *_: (next(told), math.nan))
+    config, run = begun(dataclasses.replace(TINY, text=text), tmp_path / "run")
+    LanguageTraining(config, run).train(lambda _: None)
+    for folder, steps, loss in ((run.best, 6, 1.0), (run.last, 9, 1.5)):
+        record = load_language_model(folder)[1]["training"]
+        assert (record["gradient_steps"], record["validation_loss"]) == (steps, loss)
+
+
+def test_what_is_learned_from_is_the_loss_and_the_cost_of_liquid_steps(text, tmp_path):
+    config, run = begun(dataclasses.replace(TINY, text=text, ponder=0.3), tmp_path / "run")
+    training, tokens = LanguageTraining(config, run), torch.arange(34).reshape(2, 17) % 20
+    cost, loss, _ = training.reader(tokens, None)
+    reading = training.model(tokens[:, :-1])
+    error = F.cross_entropy(reading.logits.flatten(0, 1), tokens[:, 1:].flatten())
+    torch.testing.assert_close(loss, error.detach())
+    torch.testing.assert_close(cost, error + 0.3 * reading.ponder.mean())
+
+
+def test_gradients_are_clipped_to_a_norm_of_one(text, tmp_path, monkeypatch):
+    norms, clip = [], torch.nn.utils.clip_grad_norm_
+
+    def clipped(parameters, most):
+        parameters = list(parameters)
+        norm = clip(parameters, most)
+        norms.append(float(torch.stack([each.grad.norm() for each in parameters if each.grad is not None]).norm()))
+        return norm
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipped)
+    trained(dataclasses.replace(TINY, text=text), tmp_path / "run")
+    assert len(norms) == 9 and max(norms) <= 1 + 1e-5
 
 
 def test_the_best_checkpoint_tells_the_time_with_its_own_validation(text, tmp_path, monkeypatch):
@@ -187,6 +252,24 @@ def test_a_run_that_was_moved_goes_on_and_prepares_a_text_that_was_lost_again(te
     saved = parse(LanguageConfig, ["--config", str(moved.config)], "test")
     LanguageTraining(dataclasses.replace(saved, run=moved.path), moved).train(lambda _: None)
     assert (moved.last / "config.json").exists()
+
+
+def test_a_text_that_is_damaged_is_prepared_again_from_where_it_is_now(text, tmp_path):
+    config, run = begun(dataclasses.replace(TINY, text=text), tmp_path / "run")
+
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        LanguageTraining(config, run).train(stop)
+    (shard,) = (run.path / "text").glob("training-0*.bin")
+    shard.write_bytes(bytes([shard.read_bytes()[0] ^ 1]) + shard.read_bytes()[1:])
+    renamed = Path(text).rename(tmp_path / "renamed.txt")
+    with pytest.raises(UserError, match=r"text\.txt"):
+        LanguageTraining(config, run)
+    assert "text" in LanguageConfig.movable
+    LanguageTraining(dataclasses.replace(config, text=str(renamed)), run).train(lambda _: None)
+    assert (run.last / "config.json").exists()
 
 
 def test_what_a_text_was_prepared_with_is_what_a_run_says(text, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from liquid_control.data.tokenizers import make_tokenizer
 from liquid_control.experiments.zephyr_words import VOCABULARY
 from liquid_control.lm import main as lm
+from liquid_control.models.generation import Generation
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig, ReadingState, load_language_model
 from liquid_control.report import language_speed
 from liquid_control.support.errors import UserError
@@ -98,6 +100,35 @@ def test_a_state_is_kept_when_nobody_listens_any_more(run, tmp_path, python):
     done = subprocess.run([python, *words], stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert path.exists() and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_stops_it_keeps_what_was_read_by_then_and_every_token_whole(run, tmp_path, monkeypatch, capsys, number):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    whole, stopped = tmp_path / "whole.safetensors", tmp_path / "stopped.safetensors"
+    words = [str(run / "best"), "--prompt", "the", "--tokens"]
+    said(capsys, *words, 3, "--keep", whole)
+    real, spoken = Generation.__next__, []
+
+    def speak(generation):
+        spoken.append(1)
+        if len(spoken) == 3:
+            signal.raise_signal(number)
+        return real(generation)
+
+    monkeypatch.setattr(Generation, "__next__", speak)
+    before = signal.signal(number, stop)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            lm(["generate", *words, "99", "--keep", str(stopped)])
+    finally:
+        signal.signal(number, before)
+    assert f"state: {stopped}" in capsys.readouterr().out and len(spoken) == 3
+    model, _ = load_language_model(run / "best")
+    one, other = (ReadingState.load(path, model) for path in (whole, stopped))
+    assert all(torch.equal(layer, other.layers[name]) for name, layer in one.layers.items())
 
 
 def test_a_new_run_in_the_place_of_another_one_changes_nothing_there(run, tmp_path):

@@ -34,7 +34,7 @@ def test_steps_are_those_that_a_model_takes_token_by_token(model):
     with torch.no_grad():
         reading = model(torch.from_numpy(tokens)[None, :-1])
     assert np.ptp(pondered.steps) > 0
-    left = reading.steps[0].numpy() - pondered.steps[: len(tokens) - 1]  # of two deep mixers
+    left = reading.ponder[0].numpy() - pondered.steps[: len(tokens) - 1]  # of two deep mixers
     assert (left >= 0.02 - 1e-5).all() and (left <= 2 + 1e-5).all()
     wanted = torch.nn.functional.cross_entropy(reading.logits[0], torch.from_numpy(tokens[1:]), reduction="none")
     np.testing.assert_allclose(pondered.losses[: len(tokens) - 1], wanted, atol=1e-4)

@@ -59,7 +59,7 @@ class Oracle(torch.nn.Module):
                     taught[key] = value
             for place, key in enumerate(text):
                 logits[row, place, taught.get(key, 0)] = 1
-        return Reading(logits, None, None)
+        return Reading(logits, None, None, None)
 
 
 def test_who_remembers_scores_one_and_who_does_not_overwrite_scores_half():

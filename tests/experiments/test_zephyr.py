@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from liquid_control.experiments import zephyr
 from liquid_control.experiments.study import parameters_of
@@ -123,10 +124,12 @@ def test_time_passes_faster_over_the_novel_alone_and_in_half_of_the_episodes(fil
 class Scribe(LanguageModel):
     """A model whose synapses hold every fact that it was told, a name in a place of its own, and that looks there."""
 
-    def __init__(self):
+    def __init__(self, stubborn=False):
         super().__init__(LanguageModelConfig(vocabulary=VOCABULARY, width=128, blocks=1))
+        self.stubborn = stubborn  # it holds the first value of a name, whatever is told later
 
     def forward(self, tokens, state=None, elapsed=None, mask=None, last_only=False):
+        state = self.initial_state(len(tokens)) if state is None else state
         reading = super().forward(tokens, state, elapsed, mask, last_only)
         layers = {name: layer.clone() for name, layer in reading.state.layers.items()}
         ((name, layer),) = layers.items()
@@ -138,7 +141,7 @@ class Scribe(LanguageModel):
                 if place + 1 == len(words):
                     reading.logits[row, -1] = 0
                     reading.logits[row, -1, int(layer[row, where])] = 1
-                elif not state.frozen:
+                elif not (state.frozen or (self.stubborn and layer[row, where])):
                     layer[row, where] = words[place + 1]
         return reading._replace(state=dataclasses.replace(reading.state, layers=layers))
 
@@ -164,6 +167,55 @@ def test_what_a_rate_is_chosen_by_has_no_name_of_the_tests(filler, monkeypatch):
     for _, (tokens, _, _) in drawn:
         named = {tuple(row[at - 2 : at]) for row in tokens.tolist() for at in range(2, len(row)) if row[at] == IS}
         assert named & taught and not named & tested
+
+
+def test_of_a_fact_that_was_told_twice_the_later_value_is_right(filler):
+    config = zephyr.ZephyrConfig("folder", "novel", episodes=3)
+    assert zephyr.overwritten(Scribe(), config, filler) == [1.0] * 3
+    assert zephyr.overwritten(Scribe(stubborn=True), config, filler) == [0.0] * 3
+
+
+def test_what_was_told_twice_is_answered_by_the_synapses_alone(filler, monkeypatch):
+    config, asked = zephyr.ZephyrConfig("folder", "novel", episodes=2), []
+    score = zephyr.score_answers
+    monkeypatch.setattr(zephyr, "score_answers", lambda *words: asked.append(words[1]) or score(*words))
+    zephyr.overwritten(LanguageModel(LanguageModelConfig(vocabulary=VOCABULARY, width=16, blocks=2)), config, filler)
+    (state,) = asked
+    assert any(layer.any() for layer in state.layers.values())
+    only = state.reset(traces=False)
+    assert all(torch.equal(layer, only.layers[name]) for name, layer in state.layers.items())
+
+
+def test_tests_read_the_part_of_the_novel_that_no_training_has(filler):
+    apart = dataclasses.replace(filler, training=np.full(5000, 698), tests=np.full(5000, 699))
+    config, heard = zephyr.ZephyrConfig("folder", "novel", episodes=2), []
+
+    class Listener(Scribe):
+        def forward(self, tokens, *rest, **options):
+            heard.append(tokens)
+            return super().forward(tokens, *rest, **options)
+
+    for test in (
+        lambda model: zephyr.test(model, 4, 2, config, apart),
+        lambda model: zephyr.overwritten(model, config, apart),
+    ):
+        heard.clear()
+        test(Listener())
+        words = torch.cat([tokens.flatten() for tokens in heard])
+        assert (words == 699).sum() >= 2 * 2 * SEGMENT and not (words == 698).any()
+
+
+def test_a_training_carries_its_state_from_segment_to_segment(filler, monkeypatch):
+    given, forward = [], LanguageModel.forward
+
+    def spy(model, tokens, state=None, elapsed=None, mask=None, last_only=False):
+        given.append((tokens.shape[1], state is not None))
+        return forward(model, tokens, state, elapsed, mask, last_only)
+
+    monkeypatch.setattr(LanguageModel, "forward", spy)
+    monkeypatch.setattr(zephyr, "curriculum", lambda done: Lesson((2, 2), (3, 3), 0.05))
+    zephyr.train("delta", 0.001, 0, zephyr.ZephyrConfig("folder", "novel", steps=2, batch=2, width=16), filler)
+    assert given == [(SEGMENT, False), (SEGMENT, True), (SEGMENT, True)] * 2
 
 
 TINY = "--steps 4 --batch 2 --width 16 --episodes 2 --seeds 1 --facts 2 --windows 0 1".split()

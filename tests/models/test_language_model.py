@@ -102,8 +102,8 @@ def test_padding_changes_nothing(model, tokens):
 def test_all_parameters_learn_from_a_text(model, tokens):
     reading = model(tokens)
     loss = F.cross_entropy(reading.logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
-    if reading.steps is not None:
-        loss = loss + 0.01 * reading.steps.mean()
+    if reading.ponder is not None:
+        loss = loss + 0.01 * reading.ponder.mean()
     loss.backward()
     idle = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.abs().max() > 0]
     assert idle == []
@@ -191,6 +191,16 @@ def test_a_state_of_another_model_is_refused(reader, tokens, tmp_path):
         ReadingState.load(path, other)
 
 
+def test_a_state_whose_layers_are_of_different_texts_is_refused(reader, tokens, tmp_path):
+    state = reader(tokens[:1]).state
+    name, *others = state.layers
+    assert others
+    odd = dataclasses.replace(state, layers={**state.layers, name: state.layers[name].repeat(2, 1)})
+    odd.save(tmp_path / "memory.safetensors", reader)
+    with pytest.raises(UserError, match="is no state of this model"):
+        ReadingState.load(tmp_path / "memory.safetensors", reader)
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -230,9 +240,23 @@ def test_a_token_that_halts_at_once_takes_one_step_and_one_that_never_does_takes
     for bias, wanted in ((20.0, 1.0), (-20.0, 3.0)):
         with torch.no_grad():
             model.blocks[0].mixer.halt.bias.fill_(bias)
-        steps = model(tokens).steps
-        # What is left of the last step counts, too: all of it either way.
-        torch.testing.assert_close(steps, torch.full((BATCH, TIME), wanted + 1.0))
+        reading = model(tokens)
+        assert (reading.steps == wanted).all() and not reading.steps.requires_grad
+        # What is left of the last step costs, too: all of it either way.
+        torch.testing.assert_close(reading.ponder, torch.full((BATCH, TIME), wanted + 1.0))
+        mask = torch.arange(TIME) < torch.tensor([[TIME]] * (BATCH - 1) + [[2]])
+        padded = model(tokens, mask=mask)
+        assert torch.equal(padded.steps, torch.where(mask, wanted, 0)) and not padded.ponder[~mask].any()
+
+
+def test_steps_of_all_deep_mixers_are_added(tokens):
+    model = LanguageModel(dataclasses.replace(SMALL, pattern=("deep", "memory"), blocks=3))
+    with torch.no_grad():
+        for block, bias in ((0, 20.0), (2, -20.0)):
+            model.blocks[block].mixer.halt.bias.fill_(bias)
+    reading = model(tokens)
+    assert (reading.steps == 1 + 3).all() and LanguageModel(SMALL)(tokens).steps is None
+    torch.testing.assert_close(reading.ponder, reading.steps + 2)
 
 
 def test_weights_of_its_steps_add_up_to_one(tokens):
@@ -263,7 +287,7 @@ def test_a_step_that_no_token_needs_is_left_out_and_nothing_else_changes(tokens,
     def made():
         model.zero_grad()
         reading = model(tokens, before.detach())
-        (reading.logits.square().mean() + reading.steps.mean()).backward()
+        (reading.logits.square().mean() + reading.ponder.mean()).backward()
         return reading, [parameter.grad for parameter in model.parameters()]
 
     (short, gradients), all_steps = made(), mixer.steps
@@ -271,7 +295,7 @@ def test_a_step_that_no_token_needs_is_left_out_and_nothing_else_changes(tokens,
     ran.clear()
     whole, wanted = made()
     assert len(ran) == all_steps
-    assert torch.equal(short.logits, whole.logits) and torch.equal(short.steps, whole.steps)
+    assert torch.equal(short.logits, whole.logits) and torch.equal(short.ponder, whole.ponder)
     assert all(torch.equal(short.state.layers[name], layer) for name, layer in whole.state.layers.items())
     assert all(mine is not None for mine in gradients)
     torch.testing.assert_close(gradients, wanted, rtol=1e-6, atol=1e-9)
