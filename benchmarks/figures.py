@@ -265,6 +265,16 @@ def shakespeare() -> str:
     return svg([Panel(title, rows, (1.5, 1.55, 1.6, 1.65, 1.7))])
 
 
+def origin() -> str:
+    """The loss of each training with the origin's defects mended in turn, from the table of docs/results/origin.md."""
+    rows = [
+        Row(line["arm"], [float(loss) for loss in line["each seed"].split(", ")], note=line["validation, nats"])
+        for line in table("origin", "## Table")
+    ]
+    title = "Validation loss of each of three seeds, nats a character, and the mean"
+    return svg([Panel(title, rows, (1.9, 1.95, 2.0, 2.05))])
+
+
 def pondering() -> str:
     """The liquid steps of each fifth of the characters, from the second table of docs/results/pondering.md."""
     lines = table("pondering", "### Steps a character")
@@ -321,6 +331,7 @@ def figures() -> dict[str, str]:
         "shakespeare.svg": shakespeare(),
         "books.svg": books(),
         "pondering.svg": pondering(),
+        "origin.svg": origin(),
     }
 
 
