@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import shlex
 import shutil
 import time
 from abc import ABC, abstractmethod
@@ -81,20 +82,24 @@ class RunFolder:
         self.state = path / "state.safetensors"
         self.shards = path / "shards"
         self.tensorboard = path / "tensorboard"
-        self.best, self.last = path / "best", path / "last"
+        self.best, self.last, self.init = path / "best", path / "last", path / "init"
 
     def check_free(self) -> None:
         """To be asked before anything is written for a new run.
 
         Raises:
-            UserError: if the folder holds a run already.
+            UserError: if the folder holds a run already, or what a run would write over.
         """
         if self.config.exists():
-            raise UserError(f"{self.path} holds a run already: continue it with --resume {self.path}, or name another.")
+            again = f"--resume {shlex.quote(str(self.path))}"
+            raise UserError(f"{self.path} holds a run already: continue it with {again}, or name another.")
+        for part in (self.best, self.last, self.init, self.shards, self.state):
+            if part.exists():
+                raise UserError(f"{self.path} holds {part.name}, which a run would write over: name another folder.")
 
     def keep(self, init: Path) -> Path:
         """The checkpoint that a run begins from, copied into its folder: the other one may change or go."""
-        kept, unfinished = self.path / "init", self.path / "init-unfinished"
+        kept, unfinished = self.init, self.path / "init-unfinished"
         if not kept.exists() and init.exists():
             shutil.rmtree(unfinished, ignore_errors=True)
             try:
@@ -137,7 +142,8 @@ class RunFolder:
             UserError: if another process holds it.
         """
         with self._locked():
-            remove_leftovers(self.path)
+            for folder in (self.path, self.best, self.last, self.shards):
+                remove_leftovers(folder)
             if not (self.path / "versions.json").exists():
                 self._write_versions()
             yield
@@ -166,6 +172,8 @@ class RunFolder:
             return None
         except UserError as error:
             raise LostRunError(f"{error} The run cannot be resumed from it.") from None
+        if "progress" not in told:
+            raise LostRunError(f"{self.state} is not the state of a run: something else was written there.")
         return tensors, json.loads(told["progress"])
 
 

@@ -194,6 +194,8 @@ def _under_shift(config: EvaluateConfig, console: Console) -> None:
         raise UserError(f"--primary names two policies, not {len(config.primary)}.")
     entrants = freeze_plasticity(entrants, config.freeze_plasticity)
     folder = config.output or Path("runs") / f"shift-{suite.name}"
+    if (folder / "config.yaml").exists():  # whose curves would be taken for those of an earlier report
+        raise UserError(f"{folder} is the folder of a run: name another --output for a suite.")
     with held(folder, f"another process drives a suite into {folder}: wait until it ends, or choose another --output."):
         path = folder / RESULTS_NAME
         results = read_results(path)

@@ -112,6 +112,8 @@ def _generate(words: Sequence[str]) -> None:
             raise UserError(f"there is nothing to read: {what} is empty. Give some text, or leave it out.")
     if config.keep is not None:
         check_writable(config.keep, ".safetensors")
+        if config.keep.exists() and not ReadingState.is_file(config.keep):
+            raise UserError(f"{config.keep} is there and no state of reading: name another file to keep one in.")
     for tokens in given.values():
         logits, state = model.read(torch.from_numpy(tokens)[None].to(model.embedding.weight.device), state)
     spoken = Generation(model, logits[0], state, config.temperature, config.top_p, config.seed)

@@ -192,6 +192,15 @@ class ReadingState:
         # In the order of the model: a file has them by name, blocks.10 before blocks.2.
         return cls({name: layers[name] for name in fresh.layers}, fresh.parts, told.get("frozen") == "1")
 
+    @staticmethod
+    def is_file(path: str | os.PathLike[str]) -> bool:
+        """Whether :meth:`save` wrote a file, for whatever model."""
+        try:
+            _, told = read_tensors(Path(path))
+        except (OSError, UserError):
+            return False
+        return told.keys() == {"model", "frozen"}
+
     def is_like(self, layers: Mapping[str, Tensor]) -> bool:
         """Whether these are the layers of a state of the same model, of one number of texts."""
         kinds, own = (

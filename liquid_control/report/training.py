@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import shlex
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -51,21 +52,22 @@ def run_job(job: Job, arguments: Sequence[str], program: str, note: str = "") ->
         console.quiet = together.rank > 0
         torch.set_num_threads(config.workers)
         keep_freed_memory()
+        quoted = shlex.quote(str(folder.path))
         helping = RolloutPool(config.workers) if job.drives else nullcontext(together)
         with folder.held() if together.rank == 0 else nullcontext(), helping as helpers:
             try:
                 with closing(job.learn(config, folder, helpers)) as training:
                     _learn(training, folder, console)
             except KeyboardInterrupt:
-                console.print(f"stopped. Continue: {program} --resume {folder.path}")
+                console.print(f"stopped. Continue: {program} --resume {quoted}")
                 raise
             except (DivergedError, LostRunError):
                 raise
             except UserError as error:
-                raise UserError(f"{error}\nThen continue: {program} --resume {folder.path}") from error
+                raise UserError(f"{error}\nThen continue: {program} --resume {quoted}") from error
     if isinstance(config, JobConfig):
         _judge(config, folder, console)
-    console.print(f"checkpoint: {folder.best}\ncurves: tensorboard --logdir {folder.path.parent}")
+    console.print(f"checkpoint: {folder.best}\ncurves: tensorboard --logdir {shlex.quote(str(folder.path.parent))}")
 
 
 def _refuse_several(job: Job) -> None:
@@ -133,7 +135,9 @@ def _resume(
 ) -> tuple[RunConfig, RunFolder]:
     folder = RunFolder(path)
     if not folder.config.exists():
-        raise UserError(f"{path} is no run folder: it holds no {folder.config.name}.")
+        above = RunFolder(path.parent)
+        advice = f" The run is {above.path}." if above.config.exists() else ""
+        raise UserError(f"{path} is no run folder: it holds no {folder.config.name}.{advice}")
     saved = parse(job.config, ["--config", str(folder.config)], program)
     asked = parse(job.config, ["--config", str(folder.config), *arguments], program)
     saved, asked = (dataclasses.replace(config, resume=None, run=path) for config in (saved, asked))

@@ -235,7 +235,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
         where = shortened(repr(str(folder))) if not str(folder).isprintable() else shortened(folder)
         raise UserError(f"no checkpoint at {where}: give a folder that holds {CONFIG_NAME} and its weights.")
     if not whole:
-        raise UserError(f"{folder} is no checkpoint: it holds no {CONFIG_NAME}.")
+        best = folder / "best"
+        advice = f" Its best one is {best}." if (best / CONFIG_NAME).exists() else ""
+        raise UserError(f"{folder} is no checkpoint: it holds no {CONFIG_NAME}.{advice}")
     content = _read(path, LARGEST_HEAD, "the config")
     try:
         config = json.loads(content)

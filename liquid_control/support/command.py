@@ -138,7 +138,8 @@ def _read_config(config_class: type, path: Path) -> dict[str, Any]:
 
     A value is a value: a word that begins with a dash is no option here.
     """
-    known = get_type_hints(config_class, include_extras=True)
+    hints = get_type_hints(config_class, include_extras=True)
+    known = {field.name: hints[field.name] for field in _fields(config_class)}
     fields = {}
     for name, value in read_yaml(path).items():
         if name not in known:

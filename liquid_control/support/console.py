@@ -18,7 +18,13 @@ def plain(text: str) -> str:
 
 
 def accept_any_encoding() -> None:
-    """What an encoding lacks is printed as ``?``: a table with ± must not end a command whose terminal knows ASCII."""
+    """What an encoding lacks is printed as ``?``: a table with ± must not end a command whose terminal knows ASCII.
+
+    A stream that was closed before the command began (``>&-``) takes everything and shows nothing.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the process ends
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # what a test or a notebook puts there may not
             stream.reconfigure(errors="replace")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -56,10 +57,14 @@ def read_text(path: Path) -> str:
     return text
 
 
+_LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Removes what a killed :func:`write_atomically` left in a folder and below, where nobody writes now."""
-    for path in folder.rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
+    """Removes what a killed :func:`write_atomically` left in a folder, where nobody writes now; none of those below."""
+    for path in folder.glob(".*.tmp"):
+        if _LEFTOVER.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def check_writable(path: Path, suffix: str) -> None:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from agents.run_folder import RunFolder
-from liquid_control.support.errors import UserError
+from liquid_control.support.errors import LostRunError, UserError
 from liquid_control.support.lock import held
+from liquid_control.support.tensor_file import write_tensors
 from liquid_control.train import main as train
 
 HOLD = """
@@ -47,6 +48,16 @@ def test_two_trainings_that_begin_at_once_do_not_share_a_folder(tmp_path):
     with pytest.raises(UserError, match="holds a run already"):
         folder.begin("agent: dagger\n")
     assert folder.config.read_text() == "agent: ppo\n"
+
+
+@pytest.mark.parametrize("part", ["best/config.json", "last/config.json", "init/a", "shards/a", "state.safetensors"])
+def test_a_new_run_writes_over_nothing_of_another_that_has_lost_its_config(tmp_path, part):
+    folder, kept = RunFolder(tmp_path / "run"), tmp_path / "run" / part
+    kept.parent.mkdir(parents=True)
+    kept.write_text("precious")
+    with pytest.raises(UserError, match=f"holds {part.split('/')[0]}, which a run would write over"):
+        folder.begin("agent: ppo\n")
+    assert kept.read_text() == "precious" and not folder.config.exists()
 
 
 @pytest.fixture
@@ -106,6 +117,22 @@ def test_what_a_killed_process_left_is_mended_at_the_next_start(folder):
     with folder.held():
         assert not any(path.exists() for path in left)
         assert '"torch"' in (folder.path / "versions.json").read_text()
+
+
+def test_what_others_left_in_a_run_folder_stays(folder):
+    others = [folder.path / ".draft.tmp", folder.path / "other" / ".state.safetensors.4711.tmp"]
+    others[1].parent.mkdir()
+    for path in others:
+        path.write_text("mine")
+    (folder.path / ".cache.1.tmp").mkdir()
+    with folder.held():
+        assert all(path.read_text() == "mine" for path in others) and (folder.path / ".cache.1.tmp").is_dir()
+
+
+def test_a_state_that_something_else_wrote_is_told(folder):
+    write_tensors(folder.state, TENSORS, {"model": "another"})
+    with pytest.raises(LostRunError, match="is not the state of a run"):
+        folder.load_state()
 
 
 def test_what_a_run_begins_from_is_kept(tmp_path):

@@ -15,6 +15,7 @@ from agents.road_rollout import RoadJudgement
 from envs.registration import FAST, STAND_IN, UDACITY
 from liquid_control.evaluate import main
 from liquid_control.report.shift_results import read_results
+from liquid_control.support.errors import UserError
 from policies.driver import Driver, DriverConfig
 from tests.commands.conftest import open_file, straight_driver
 
@@ -324,3 +325,11 @@ def test_names_of_policies_are_text_and_no_markup(browser, command, checkpoint, 
         assert said == [] and len(asked) == 1
     row = json.loads((tmp_path / "r" / "episodes.jsonl").read_text().splitlines()[-1])
     assert (row["policy"], row["shift"], row["severity"]) == (name, "dark:2", 0)
+
+
+def test_a_suite_does_not_write_into_the_folder_of_a_run(suite, tmp_path):
+    _, checkpoints, _ = suite
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(UserError, match="is the folder of a run: name another --output"):
+        main([*checkpoints, *TINY, "--output", str(tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]

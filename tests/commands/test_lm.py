@@ -102,6 +102,25 @@ def test_a_state_is_kept_when_nobody_listens_any_more(run, tmp_path, python):
     assert path.exists() and "Traceback" not in done.stderr
 
 
+def test_a_state_is_kept_in_the_place_of_a_state_and_of_nothing_else(run, tmp_path, capsys):
+    kept = tmp_path / "kept.safetensors"
+    for _ in range(2):
+        said(capsys, run / "best", "--tokens", 1, "--keep", kept)
+    (weights,) = (run / "best").glob("weights-*.safetensors")
+    for other in (run / "state.safetensors", weights):
+        before = other.read_bytes()
+        with pytest.raises(UserError, match="is there and no state of reading"):
+            said(capsys, run / "best", "--tokens", 1, "--keep", other)
+        assert other.read_bytes() == before
+
+
+def test_a_closed_output_takes_everything(run, tmp_path, python):
+    kept = tmp_path / "kept.safetensors"
+    command = f"{python} -m liquid_control.lm generate {run / 'best'} --tokens 3 --keep {kept} >&-"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "") and kept.exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_who_stops_it_keeps_what_was_read_by_then_and_every_token_whole(run, tmp_path, monkeypatch, capsys, number):
     def stop(*_):

@@ -65,6 +65,7 @@ def test_an_argument_wins_over_the_file(tmp_path):
     ("text", "message"),
     [
         ("roundz: 7\n", "unknown key 'roundz': did you mean 'rounds'"),
+        ("movable: [seed]\n", "unknown key 'movable'"),
         ("- 1\n", "must be a mapping"),
         ("a: [", "is not YAML"),
     ],
