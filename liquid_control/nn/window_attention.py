@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from liquid_control.kernels import is_traced, is_transformed, reference_is_chosen
+from liquid_control.kernels import are_plain, is_traced, is_transformed, reference_is_chosen
 from liquid_control.nn.layer import Elapsed, in_front
 from liquid_control.nn.parameters import is_hooked, read, settle
 from liquid_control.nn.untimed import UntimedLayer
@@ -238,10 +238,10 @@ class TimedAttention(WindowAttention):
 def _empty_front(window: Tensor) -> int:
     """How many of the oldest places of a window (B, W - 1, …, there) no sequence has filled: nobody has to look there.
 
-    Not asked on a GPU, where the question would wait for all that runs there, where torch makes a graph, and by the
-    reference form.
+    Not asked on a GPU, where the question would wait for all that runs there, where torch makes a graph or tensors have
+    no values, and by the reference form.
     """
-    if window.device.type != "cpu" or is_traced() or reference_is_chosen():
+    if window.device.type != "cpu" or is_traced() or not are_plain(window) or reference_is_chosen():
         return 0
     filled = (window[..., -1] > 0).any(0)
     return int(filled.int().argmax()) if filled.any() else len(filled)
