@@ -256,23 +256,21 @@ def zephyr() -> str:
 
 def shakespeare() -> str:
     """The loss of each training of small models of characters, from the table of docs/results/shakespeare.md."""
-    lines = table("shakespeare", "## Table")
-    rows = [
-        Row(line["model"], [float(loss) for loss in line["each seed"].split(", ")], note=line["validation, nats"])
-        for line in lines
-    ]
-    title = "Validation loss of each of three seeds, nats a character, and the mean"
-    return svg([Panel(title, rows, (1.5, 1.55, 1.6, 1.65, 1.7))])
+    return losses_of("shakespeare", "model", (1.5, 1.55, 1.6, 1.65, 1.7))
 
 
 def origin() -> str:
     """The loss of each training with the origin's defects mended in turn, from the table of docs/results/origin.md."""
+    return losses_of("origin", "arm", (1.9, 1.95, 2.0, 2.05))
+
+
+def losses_of(page: str, name: str, ticks: Sequence[float]) -> str:
+    """The losses of the seeds in a page's table, a line a value of the column of this name."""
     rows = [
-        Row(line["arm"], [float(loss) for loss in line["each seed"].split(", ")], note=line["validation, nats"])
-        for line in table("origin", "## Table")
+        Row(line[name], [float(loss) for loss in line["each seed"].split(", ")], note=line["validation, nats"])
+        for line in table(page, "## Table")
     ]
-    title = "Validation loss of each of three seeds, nats a character, and the mean"
-    return svg([Panel(title, rows, (1.9, 1.95, 2.0, 2.05))])
+    return svg([Panel("Validation loss of each of three seeds, nats a character, and the mean", rows, ticks)])
 
 
 def pondering() -> str:

@@ -176,18 +176,17 @@ def train(
     return model.eval()
 
 
-@torch.no_grad()
 def trial(kind: str, rate: float, config: ZephyrConfig, filler: Filler, until: float = 0.25) -> dict[str, Any]:
     """What the first lessons, recall alone, taught at a learning rate, as a line of the results.
 
     Its ``answer_loss`` is in nats an answer, in other episodes of the names and the text that are learned from.
     """
-    with torch.enable_grad():
-        model = train(kind, rate, 0, config, filler, until)
+    model = train(kind, rate, 0, config, filler, until)
     rng, losses = np.random.default_rng(5), []
     for _ in range(8):
         tokens, answers, elapsed = lessons(config.batch, curriculum(0.0), filler, rng)
-        logits = model(tokens[:, :-1], None, elapsed).logits
+        with torch.no_grad():
+            logits = model(tokens[:, :-1], None, elapsed).logits
         losses.append(F.cross_entropy(logits[answers], tokens[:, 1:][answers], reduction="none"))
     return {"trial": kind, "rate": rate, "answer_loss": round(float(torch.cat(losses).mean()), 4)}
 

@@ -44,6 +44,18 @@ def begun(config, folder):
     return config, run
 
 
+def stopped(config, folder):
+    """A run whose training was stopped at its first news."""
+    config, run = begun(config, folder)
+
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        LanguageTraining(config, run).train(stop)
+    return config, run
+
+
 def trained(config, folder):
     config, run = begun(config, folder)
     training = LanguageTraining(config, run)
@@ -240,13 +252,7 @@ def test_a_run_does_not_go_on_with_another_text_or_tokenizer(text, tmp_path, rea
 
 
 def test_a_run_that_was_moved_goes_on_and_prepares_a_text_that_was_lost_again(text, tmp_path):
-    config, run = begun(dataclasses.replace(TINY, text=text), tmp_path / "run")
-
-    def stop(progress):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        LanguageTraining(config, run).train(stop)
+    _, run = stopped(dataclasses.replace(TINY, text=text), tmp_path / "run")
     moved = RunFolder(run.path.rename(tmp_path / "moved"))
     shutil.rmtree(moved.path / "text")
     saved = parse(LanguageConfig, ["--config", str(moved.config)], "test")
@@ -255,13 +261,7 @@ def test_a_run_that_was_moved_goes_on_and_prepares_a_text_that_was_lost_again(te
 
 
 def test_a_text_that_is_damaged_is_prepared_again_from_where_it_is_now(text, tmp_path):
-    config, run = begun(dataclasses.replace(TINY, text=text), tmp_path / "run")
-
-    def stop(progress):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        LanguageTraining(config, run).train(stop)
+    config, run = stopped(dataclasses.replace(TINY, text=text), tmp_path / "run")
     (shard,) = (run.path / "text").glob("training-0*.bin")
     shard.write_bytes(bytes([shard.read_bytes()[0] ^ 1]) + shard.read_bytes()[1:])
     renamed = Path(text).rename(tmp_path / "renamed.txt")
