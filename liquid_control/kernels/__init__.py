@@ -77,6 +77,15 @@ def is_operable(*given: Tensor | float | None, device: str = "cpu") -> bool:
     return True
 
 
+def is_learning(*given: Tensor | float | None) -> bool:
+    """Whether gradients are recorded of some of these, by which operators on the CPU may work.
+
+    Reading without gradients does without them: to load and to compile them takes longer than to read a page.
+    """
+    recorded = torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in given)
+    return recorded and not reference_is_chosen() and is_operable(*given)
+
+
 def reference_is_chosen() -> bool:
     """Whether ``LIQUID_CONTROL_KERNELS`` asks for the reference form.
 

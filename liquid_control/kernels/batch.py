@@ -117,6 +117,18 @@ def new_tile(count, like):
     return memory[begin : begin + count * LANES]
 
 
+@kernel_part
+def fetch(source, tile, begin):
+    """A vector into a tile from ``begin`` on; the lanes behind it stay as they are."""
+    for j in range(source.size):
+        tile[begin + j] = source[j]
+
+
+def copied(parameter: Tensor) -> np.ndarray:
+    """Not its own memory: what NumPy has seen cannot be shared out over processes any more (FSDP resizes it)."""
+    return parameter.detach().clone(memory_format=torch.contiguous_format).numpy()
+
+
 class Buffer:
     """Memory of the pool. It goes back when the object dies, so a live one is never anybody else's.
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from liquid_control.kernels import is_transformed
 from liquid_control.kernels.autograd import refuse_derivatives_of_gradients
-from liquid_control.kernels.batch import new_tile, over_blocks
+from liquid_control.kernels.batch import copied, fetch, new_tile, over_blocks
 from liquid_control.kernels.fast_math import OPTIONS, kernel_part, sigmoid
 from liquid_control.kernels.simd import LANES, fill, load, store, total
 
@@ -47,7 +47,7 @@ def memory_heads(
         q (B, T, H, K), k (B, T, H, K) and v (B, T, H, V).
     """
     outputs = _outputs(inputs, taps, heads, width)
-    given = inputs.detach().contiguous().numpy(), _copy(taps)
+    given = inputs.detach().contiguous().numpy(), copied(taps)
     items = 3 * heads * len(inputs)
     over_blocks(_forward, items, inputs.numel(), *given, unit_values, floor, *(part.numpy() for part in outputs))
     return outputs
@@ -67,7 +67,7 @@ def _memory_heads_backward(
     features, *of_outputs = (part.detach().contiguous().numpy() for part in (inputs, of_q, of_k, of_v))
     items = 3 * of_q.shape[2] * len(inputs)
     results = of_inputs.numpy(), of_taps.numpy()
-    given = features, _copy(taps), unit_values, floor
+    given = features, copied(taps), unit_values, floor
     over_blocks(_backward, items, 3 * inputs.numel(), *given, *of_outputs, *results)
     return of_inputs, of_taps.sum(0)
 
@@ -91,22 +91,11 @@ def _differentiate(ctx: Any, *of_outputs: Tensor) -> tuple[Tensor | None, ...]:
 memory_heads.register_autograd(_differentiate, setup_context=_remember)
 
 
-def _copy(parameter: Tensor) -> np.ndarray:
-    """Not its own memory: what NumPy has seen cannot be shared out over processes any more (FSDP resizes it)."""
-    return parameter.detach().clone(memory_format=torch.contiguous_format).numpy()
-
-
 def _outputs(inputs: Tensor, taps: Tensor, heads: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     batch, rows, features = inputs.shape
     steps, values = rows - taps.shape[1] + 1, features // heads - 2 * width
     q, k, v = (inputs.new_empty(batch, steps, heads, size) for size in (width, width, values))
     return q, k, v
-
-
-@kernel_part
-def _fetch(source, tile, begin):
-    for j in range(source.size):
-        tile[begin + j] = source[j]
 
 
 @kernel_part
@@ -132,9 +121,9 @@ def _forward(first, last, inputs, taps, unit_values, floor, q, k, v):
         end = begin + width
         window[:], weights[:] = 0, 0
         for d in range(count):
-            _fetch(taps[begin:end, d], weights, d * blocks * LANES)
+            fetch(taps[begin:end, d], weights, d * blocks * LANES)
         for step in range(rows):
-            _fetch(inputs[row, step, begin:end], window, step * blocks * LANES)
+            fetch(inputs[row, step, begin:end], window, step * blocks * LANES)
         for step in range(steps):
             squares, scale = fill(zero), one
             for c in range(blocks):
@@ -165,11 +154,11 @@ def _backward(first, last, inputs, taps, unit_values, floor, of_q, of_k, of_v, o
         end = begin + width
         window[:], weights[:], of_window[:], of_weights[:], wanted[:] = 0, 0, 0, 0, 0
         for d in range(count):
-            _fetch(taps[begin:end, d], weights, d * blocks * LANES)
+            fetch(taps[begin:end, d], weights, d * blocks * LANES)
         for step in range(rows):
-            _fetch(inputs[row, step, begin:end], window, step * blocks * LANES)
+            fetch(inputs[row, step, begin:end], window, step * blocks * LANES)
         for step in range(steps):
-            _fetch(given[row, step, head], wanted, 0)
+            fetch(given[row, step, head], wanted, 0)
             squares, products = fill(zero), fill(zero)
             for c in range(blocks):
                 u = _convolve(window, weights, step, c, blocks, count)

@@ -17,6 +17,7 @@ The forward pass keeps the trace of every :data:`STRETCH` th step; the backward 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,13 @@ from torch import Tensor
 
 from liquid_control.kernels import is_transformed
 from liquid_control.kernels.autograd import refuse_derivatives_of_gradients
-from liquid_control.kernels.batch import new_tile, over_blocks
+from liquid_control.kernels.batch import Buffer, fetch, new_tile, over_blocks
 from liquid_control.kernels.fast_math import OPTIONS, kernel_part
 from liquid_control.kernels.simd import LANES, fill, load, store, total
 
-STRETCH = 8
-"""Steps whose traces the backward pass has at once: in the second cache, of heads of a hundred keys and values."""
+STRETCH = 16
+"""Steps whose traces the backward pass has at once: in the second cache, of heads of a hundred keys and values. Fewer
+steps would be more traces to keep, and time goes by in waiting for memory."""
 
 
 @torch.library.custom_op("liquid_control::plastic_trace", mutates_args=(), device_types="cpu")
@@ -55,7 +57,8 @@ def plastic_trace(
     """
     across, corrects = rule == "oja", rule != "hebb"
     query, address, content, kept, written, trace = _arrays(rule, q, k, v, decay, rate, state)
-    y, marks = torch.empty_like(v, memory_format=torch.contiguous_format), state.new_empty(_kept(k, v, rule))
+    y, shape = torch.empty_like(v, memory_format=torch.contiguous_format), _kept(k, v, rule)
+    marks = Buffer(math.prod(shape), trace.dtype).as_tensor().view(shape)
     final, held = np.empty_like(trace), np.empty_like(content)
     given = query, address, content, kept, written, trace, across, corrects
     over_blocks(_forward, trace[..., 0, 0].size, _work(k, v), *given, y.numpy(), final, marks.numpy(), held)
@@ -107,11 +110,15 @@ def _(q, k, v, decay, rate, marks, held, rule, of_y, of_final):
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, ctx.rule = inputs
+    ctx.set_materialize_grads(False)  # zeros for the traces that are kept would cost as much as a tenth of the rest
     ctx.mark_non_differentiable(*output[2:])
     ctx.save_for_backward(*tensors[:-1], *output[2:])
 
 
-def _differentiate(ctx: Any, of_y: Tensor, of_final: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, of_y: Tensor | None, of_final: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    q, _, v, *_ = ctx.saved_tensors
+    of_y = torch.zeros_like(v) if of_y is None else of_y
+    of_final = v.new_zeros(len(v), *v.shape[2:], q.shape[3]) if of_final is None else of_final
     refuse_derivatives_of_gradients("the plastic trace", of_y, of_final, vectorised=is_transformed())
     return (*_plastic_trace_backward(*ctx.saved_tensors, ctx.rule, of_y, of_final), None)
 
@@ -135,13 +142,6 @@ def _kept(k: Tensor, v: Tensor, rule: str) -> tuple[int, int, int, int]:
 def _work(k: Tensor, v: Tensor) -> int:
     """Of a forward pass, as :func:`over_blocks` counts it: sixteen products of the trace are an elementary function."""
     return k.numel() * v.shape[3] // 16
-
-
-@kernel_part
-def _fetch(source, tile):
-    """A row into a tile; the lanes behind it stay zero."""
-    for i in range(source.size):
-        tile[i] = source[i]
 
 
 @kernel_part
@@ -179,9 +179,9 @@ def _forward(first, last, query, address, content, decay, rate, state, across, c
             values, outputs, asks = content[row, step, head], y[row, step, head], query[row, step, head]
             held = held_before[row, step, head]
             kept, written = decay[row, step, head], rate[row, step, head]
-            _fetch(address[row, step, head], under)
+            fetch(address[row, step, head], under, 0)
             if not across:
-                _fetch(asks, asked)
+                fetch(asks, asked, 0)
             for i in range(rows):
                 sums, read = fill(zero), fill(zero)
                 for c in range(blocks):
@@ -254,7 +254,7 @@ def _backward(
                         errors[s, i] -= kept * held_before[row, step, head, i]
                     scales[i] = written * errors[s, i]
                 if s + 1 < count:
-                    _fetch(address[row, step, head], under)
+                    fetch(address[row, step, head], under, 0)
                     for c in range(blocks):
                         lanes = load(under, c)
                         for i in range(rows):
@@ -268,8 +268,8 @@ def _backward(
                     by_row, by_lane = query[row, step, head], of_y[row, step, head]
                 else:
                     by_row, by_lane = of_y[row, step, head], query[row, step, head]
-                _fetch(address[row, step, head], under)
-                _fetch(by_lane, along)
+                fetch(address[row, step, head], under, 0)
+                fetch(by_lane, along, 0)
                 overlap, of_kept, of_written = fill(zero), zero, zero
                 for i in range(rows):
                     sums = fill(zero)

@@ -36,6 +36,7 @@ from liquid_control.nn import (
     build_layer,
     last_valid,
 )
+from liquid_control.nn.hybrid import RMSNorm
 from liquid_control.nn.layer import is_readable
 from liquid_control.support.errors import nearest
 
@@ -156,7 +157,7 @@ class TransformerLNN(nn.Module):
             mixed = mixed if causal else Bidirectional(mixed, mixer(False))
             blocks.append(ResidualBlock(mixed, expansion=expansion, dropout=dropout))
         self.blocks = Stack(blocks)
-        self.norm = nn.RMSNorm(hidden_size)
+        self.norm = RMSNorm(hidden_size)
 
     def forward(self, x: Tensor, times: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Answers whole sequences.

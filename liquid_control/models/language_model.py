@@ -36,7 +36,7 @@ from torch.nn import functional as F
 
 from liquid_control.kernels import is_traced
 from liquid_control.nn import LSTM, HybridMixer, LiquidLayer, LiquidScan, PlasticMemory, WindowAttention
-from liquid_control.nn.hybrid import SwiGLU
+from liquid_control.nn.hybrid import RMSNorm, SwiGLU
 from liquid_control.nn.layer import Elapsed, by_step
 from liquid_control.nn.parameters import settle
 from liquid_control.support.checkpoint import load_checkpoint, load_module, save_checkpoint, weights_digest
@@ -253,7 +253,7 @@ class Block(nn.Module):
     def __init__(self, mixer: LiquidLayer | DeepLiquid, config: LanguageModelConfig):
         super().__init__()
         width = config.width
-        self.before_mixer, self.before_feed = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.before_mixer, self.before_feed = RMSNorm(width), RMSNorm(width)
         self.mixer = mixer
         self.feed = SwiGLU(width, max(1, round(config.expansion * width)))
 
@@ -506,7 +506,7 @@ class LanguageModel(nn.Module):
                     self.blocks.append(Block(build_mixer(kind, config), config))
         except ValueError as error:
             raise UserError(f"no such language model: {error}") from None
-        self.norm = nn.RMSNorm(config.width) if config.variant == "parallel" else nn.Identity()
+        self.norm = RMSNorm(config.width) if config.variant == "parallel" else nn.Identity()
         for block in self.blocks:
             if isinstance(block, Block):  # what so many parts add up to begins as large as one (Radford et al. 2019)
                 for last in (block.feed.contract.weight, *_readout(block.mixer)):

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from liquid_control.kernels import kernel_device
 from liquid_control.models.cubes import Recall
 from liquid_control.nn import LiquidScan
+from liquid_control.nn.hybrid import RMSNorm
 
 FEW = 64
 """Inputs that the kernel guesses; of more, the products of torch are fast enough."""
@@ -72,7 +73,7 @@ class LiquidStudent(nn.Module):
     def __init__(self, width: int, units: int):
         super().__init__()
         self.width = width
-        self.norm = nn.RMSNorm(width)
+        self.norm = RMSNorm(width)
         self.scan = LiquidScan(2 * width + 2, units, longest_tau=16.0)
         self.readout = nn.Linear(units, width, bias=False)
         nn.init.zeros_(self.readout.weight)  # to begin with, what is remembered stands alone

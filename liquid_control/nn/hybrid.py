@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from liquid_control.kernels import is_learning, is_traced
 from liquid_control.nn.composite import Bidirectional, Stack, batch_first
 from liquid_control.nn.layer import Elapsed, LiquidLayer
 from liquid_control.nn.parameters import find_parameter, read, settle
@@ -28,6 +29,25 @@ from liquid_control.nn.window_attention import TimedAttention, WindowAttention
 
 if TYPE_CHECKING:
     from liquid_control.kernels.step import Tick
+
+
+def _runs_in_one_pass(*given: Tensor) -> bool:
+    """Whether operators of `kernels.residual_block` may learn from these: a compiler makes one pass by itself."""
+    return not is_traced() and is_learning(*given)
+
+
+class RMSNorm(nn.RMSNorm):
+    """Vectors of mean square one, times a gain: that of torch, in fewer passes over memory while it learns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (…, width) to the same."""
+        gain = self.weight
+        if not _runs_in_one_pass(x, gain) or x.dtype != gain.dtype:
+            return super().forward(x)
+        from liquid_control.kernels.residual_block import rms_norm  # needs Numba
+
+        normed: Tensor = rms_norm(x, gain, None, 1, torch.finfo(x.dtype).eps)
+        return normed
 
 
 class SwiGLU(nn.Module):
@@ -45,8 +65,15 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """From (…, width) to the same. Each step is by itself: a mask (…) is for what may stand in this place."""
-        gate, value = self.expand(x).chunk(2, -1)
-        contracted: Tensor = self.contract(F.silu(gate) * value)
+        halves = self.expand(x)
+        if _runs_in_one_pass(halves):
+            from liquid_control.kernels.residual_block import swiglu  # needs Numba
+
+            shown = swiglu(halves)
+        else:
+            gate, value = halves.chunk(2, -1)
+            shown = F.silu(gate) * value
+        contracted: Tensor = self.contract(shown)
         return contracted
 
 
@@ -94,7 +121,7 @@ class HybridMixer(LiquidLayer):
         super().__init__(input_size, {"attention": seen, **parts}, input_size)
         self.timed, self.time_driven = timed, attention.time_driven or core.time_driven
         self.attention, self.core = attention, core
-        self.norm = nn.RMSNorm(input_size)
+        self.norm = RMSNorm(input_size)
         self.readout = nn.Linear(core.output_size, input_size, bias=False)
 
     def initial_state(self, batch: int) -> Tensor:
@@ -178,7 +205,7 @@ class ResidualBlock(LiquidLayer):
         self.mixer, self.before_mixer = mixer, nn.RMSNorm(width)
         self.join = nn.Identity() if mixer.output_size == width else nn.Linear(mixer.output_size, width, bias=False)
         inner = round(expansion * width)
-        self.before_feed = nn.RMSNorm(width) if inner else None
+        self.before_feed = RMSNorm(width) if inner else None
         self.feed = SwiGLU(width, inner) if inner else None
         self.drop = nn.Dropout(dropout)
 
@@ -261,7 +288,7 @@ class ResidualStack(LiquidLayer):
         self.time_driven = stack.time_driven
         self.encode = nn.Linear(input_size, stack.input_size)
         self.blocks = stack
-        self.norm = nn.RMSNorm(stack.input_size)
+        self.norm = RMSNorm(stack.input_size)
         self.readout = nn.Linear(stack.input_size, output_size)
 
     def initial_state(self, batch: int) -> Tensor:

@@ -34,9 +34,9 @@ and of Yang, Kautz & Hatamizadeh 2025, "Gated delta networks". Here a trace is r
 how it decays. Neuromodulation is that of Miconi et al. 2019, "Backpropamine".
 
 Two forms, equal in value: the reference form, a loop over steps, and chunks of steps (`chunkwise_trace`), which on CUDA
-are a Triton kernel for the rules hebb and delta. Training on the CPU is two operators of `liquid_control.kernels`, one
-for queries, keys and values, one for the trace. A single step, which has no system to solve, is written out: what is
-spoken token by token is as slow as its operations are many.
+are a Triton kernel for the rules hebb and delta. Training on the CPU is three operators of `liquid_control.kernels`: of
+queries, keys and values, of the trace, and of the norm. A single step, which has no system to solve, is written out:
+what is spoken token by token is as slow as its operations are many.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from liquid_control.kernels import is_operable, memory_step, reference_is_chosen
+from liquid_control.kernels import is_learning, memory_step, reference_is_chosen
 from liquid_control.kernels.step import Tick
 from liquid_control.nn.eligibility import chunkwise_retroactive_trace, retroactive_trace
 from liquid_control.nn.layer import Elapsed, LiquidLayer, in_front
@@ -263,19 +263,15 @@ class PlasticMemory(LiquidLayer):
         return y[None], torch.cat([trace.flatten(1).to(x.dtype), seen[:, 1:].flatten(1)], 1)
 
     def _has_kernels(self, x: Tensor, state: Tensor, elapsed: Elapsed, advance: Tensor | None) -> bool:
-        """Whether this is a training step on the CPU without padding.
-
-        Reading without gradients does without them: to load and to compile them takes longer than to read a page.
-        """
-        if advance is not None or self.eligibility or not len(x) or reference_is_chosen():
+        """Whether this is a training step on the CPU without padding."""
+        if advance is not None or self.eligibility or not len(x):
             return False
-        given = x, state, *self.parameters()
-        recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
-        return recorded and is_operable(*given, elapsed)
+        return is_learning(x, state, elapsed, *self.parameters())
 
     def _integrate_by_kernels(self, x: Tensor, state: Tensor, elapsed: Elapsed) -> tuple[Tensor, Tensor]:
-        """:meth:`integrate` of all steps by two operators, `kernels.heads` and `kernels.trace`."""
+        """:meth:`integrate` of all steps by operators: `kernels.heads`, `kernels.trace`, and the norm."""
         from liquid_control.kernels.heads import memory_heads  # needs Numba
+        from liquid_control.kernels.residual_block import rms_norm
         from liquid_control.kernels.trace import plastic_trace as trace_of_heads
 
         x, before = x.transpose(0, 1), self.unpack(state)
@@ -287,8 +283,7 @@ class PlasticMemory(LiquidLayer):
         span = elapsed.transpose(0, 1) if isinstance(elapsed, Tensor) else elapsed
         decay, rate = (part.contiguous() for part in self._modulate(x, span, None, state.dtype))  # (B, T, H)
         read, trace, *_ = trace_of_heads(*heads, decay, rate, before["trace"], self.rule)
-        heard = read * torch.rsqrt(read.square().mean(-1, keepdim=True) + READ_FLOOR)
-        y = self.readout(self.gain * heard.flatten(2) * F.silu(self.gate(x)))
+        y = self.readout(rms_norm(read.flatten(2), self.gain, self.gate(x).to(read.dtype), self.heads, READ_FLOOR))
         tail = inputs[:, inputs.shape[1] - self.convolution + 1 :]
         return y.transpose(0, 1), torch.cat([trace.flatten(1), tail.flatten(1)], 1)
 

@@ -43,7 +43,9 @@ def read(model, parts, tokens, times):
 
 
 def test_without_influence_it_says_the_same_to_the_bit_while_it_learns(model, parts, tokens):
-    plain, digest, feeds = model(tokens).logits, weights_digest(model), [block.feed for block in model.blocks]
+    with torch.no_grad():  # with gradients it runs in another form, whose last digits are others
+        plain = model(tokens).logits
+    digest, feeds = weights_digest(model), [block.feed for block in model.blocks]
     before = parts[0].distillation.student.readout.weight.clone()
     for part in parts:
         part.influence.config = InfluenceConfig(low=0.0, high=0.0)
@@ -51,7 +53,8 @@ def test_without_influence_it_says_the_same_to_the_bit_while_it_learns(model, pa
         for _ in range(3):
             assert torch.equal(model(tokens).logits, plain)
         assert weights_digest(model) == digest
-    assert [block.feed for block in model.blocks] == feeds and torch.equal(model(tokens).logits, plain)
+    with torch.no_grad():
+        assert [block.feed for block in model.blocks] == feeds and torch.equal(model(tokens).logits, plain)
     assert all(len(part.cube) and not part.skipped and part.inputs == 3 * 80 for part in parts)
     assert not torch.equal(parts[0].distillation.student.readout.weight, before)
 
