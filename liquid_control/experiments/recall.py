@@ -6,7 +6,7 @@ random, but none of these keys: with what follows it, that would be one more pai
 keys are paired a second time with another value, and the last one counts.
 
 Rules of writing, a model without fast weights, and a transformer that sees the whole sequence learn the same task with
-the same width, depth, steps and choice of learning rates. Where it was stopped, the same command goes on.
+the same width, depth, number of parameters, steps and choice of learning rates. Where it was stopped, the same command goes on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import tyro
 from torch import Tensor
 from torch.nn import functional as F
 
-from liquid_control.experiments.study import Results, measuring, parameters_of, with_best_rate
+from liquid_control.experiments.study import Results, matched, measuring, parameters_of, with_best_rate
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
@@ -139,9 +139,9 @@ def recalled(model: LanguageModel, tokens: Tensor, answers: Tensor) -> float:
 
 
 def shape_of(arm: str, config: RecallConfig) -> LanguageModelConfig:
-    """The model of an arm."""
-    shape = LanguageModelConfig(vocabulary=VOCABULARY, width=config.width, blocks=2, heads=1)
-    return replace(shape, **ARMS[arm])
+    """The model of an arm, with the parameters of one that writes, or nearly."""
+    first = LanguageModelConfig(vocabulary=VOCABULARY, width=config.width, blocks=2, heads=1)
+    return matched(replace(first, **ARMS[arm]), first)
 
 
 def train(arm: str, task: str, rate: float, seed: int, config: RecallConfig) -> LanguageModel:
@@ -189,10 +189,11 @@ def main(arguments: Sequence[str]) -> None:
     config, console = parse(RecallConfig, arguments, PROGRAM), Console()
     check_known("arm", config.arms, ARMS)
     check_known("task", config.tasks, TESTS)
-    for arm in config.arms:
-        parameters_of(shape_of(arm, config))  # whatever does not go together is told before anything is begun
+    # Whatever does not go together is told before anything is begun.
+    sizes = {arm: parameters_of(shape_of(arm, config)) for arm in ARMS}
     with measuring(config.folder):
         kept = {name: getattr(config, name) for name in ("steps", "batch", "width", "tested")}
+        kept |= {"parameters": sizes}
         results = Results(config.folder, kept, ("task", "arm"))
 
         def row(task: str, arm: str, rate: float, seed: int) -> dict[str, Any]:
