@@ -6,7 +6,8 @@ random, but none of these keys: with what follows it, that would be one more pai
 keys are paired a second time with another value, and the last one counts.
 
 Rules of writing, a model without fast weights, and a transformer that sees the whole sequence learn the same task with
-the same width, depth, number of parameters, steps and choice of learning rates. Where it was stopped, the same command goes on.
+the same width, depth, number of parameters, steps and choice of learning rates. Where it was stopped, the same command
+goes on.
 """
 
 from __future__ import annotations

@@ -82,8 +82,16 @@ def is_learning(*given: Tensor | float | None) -> bool:
 
     Reading without gradients does without them: to load and to compile them takes longer than to read a page.
     """
-    recorded = torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in given)
-    return recorded and not reference_is_chosen() and is_operable(*given)
+    return is_recorded(*given) and not reference_is_chosen() and is_operable(*given)
+
+
+def is_recorded(*given: Tensor | float | None) -> bool:
+    """Whether a backward pass may follow a call with these, for which it must keep what the pass needs.
+
+    To be asked before ``apply``: within a function nothing is recorded, and ``needs_input_grad`` does not know of
+    `torch.no_grad`.
+    """
+    return torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in given)
 
 
 def reference_is_chosen() -> bool:

@@ -21,20 +21,11 @@ import torch
 from torch import Tensor
 from torch._utils import _unflatten_dense_tensors
 
-from liquid_control.kernels import are_plain, is_operable, is_traced, is_transformed
+from liquid_control.kernels import are_plain, is_operable, is_recorded, is_traced, is_transformed
 from liquid_control.kernels.structure import read_mask
 
 if TYPE_CHECKING:
     from liquid_control.kernels.batch import Buffer  # needs Numba, which kernels of CUDA do without
-
-
-def is_recorded(*given: Tensor | float | None) -> bool:
-    """Whether a backward pass may follow a call with these, for which it must keep what the pass needs.
-
-    To be asked before ``apply``: within a function nothing is recorded, and ``needs_input_grad`` does not know of
-    `torch.no_grad`.
-    """
-    return torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in given)
 
 
 def refuse_more_than_gradients(kernel: str, *gradients: Tensor | None) -> None:

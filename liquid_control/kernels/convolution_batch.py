@@ -20,7 +20,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from liquid_control.kernels.autograd import is_recorded, refuse_more_than_gradients
+from liquid_control.kernels import is_recorded
+from liquid_control.kernels.autograd import refuse_more_than_gradients
 from liquid_control.kernels.batch import Buffer, block_count, new_tile, over_blocks, read_step, write_step
 from liquid_control.kernels.convolution import image_size
 from liquid_control.kernels.fast_math import OPTIONS, kernel_part

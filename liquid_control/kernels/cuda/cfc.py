@@ -27,8 +27,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional as F
 
-from liquid_control.kernels import is_known, use_reference
-from liquid_control.kernels.autograd import is_recorded, refuse_more_than_gradients
+from liquid_control.kernels import is_known, is_recorded, use_reference
+from liquid_control.kernels.autograd import refuse_more_than_gradients
 from liquid_control.kernels.cuda.activations import ACTIVATIONS, activation, tanh
 from liquid_control.kernels.cuda.memory import Back, Memory, Written, close_memory, remember, remember_back
 from liquid_control.kernels.cuda.tiles import PRECISION, load_heads, store_heads

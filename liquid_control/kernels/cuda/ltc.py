@@ -31,8 +31,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from liquid_control.kernels import use_reference
-from liquid_control.kernels.autograd import is_recorded, refuse_more_than_gradients
+from liquid_control.kernels import is_recorded, use_reference
+from liquid_control.kernels.autograd import refuse_more_than_gradients
 from liquid_control.kernels.cuda.memory import LARGEST as LARGEST_MEMORY
 from liquid_control.kernels.cuda.memory import Back, Memory, Written, close_memory, remember, remember_back
 

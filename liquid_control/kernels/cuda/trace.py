@@ -34,9 +34,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from liquid_control.kernels import are_plain, is_known, is_traced, is_transformed, use_reference
+from liquid_control.kernels import are_plain, is_known, is_recorded, is_traced, is_transformed, use_reference
 from liquid_control.kernels.autograd import (
-    is_recorded,
     refuse_derivatives_of_gradients,
     refuse_more_than_gradients,
     refuse_what_was_not_kept,

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from liquid_control.kernels import is_recorded
 from liquid_control.kernels.attention import Pairs
-from liquid_control.kernels.autograd import is_recorded
 from liquid_control.kernels.cuda import lan, trace
 from liquid_control.nn import LTC, CfC
 from liquid_control.nn.liquid_attention import LiquidAttention
