@@ -39,6 +39,9 @@ def _runs_in_one_pass(*given: Tensor) -> bool:
 class RMSNorm(nn.RMSNorm):
     """Vectors of mean square one, times a gain: that of torch, in fewer passes over memory while it learns."""
 
+    def __init__(self, width: int):
+        super().__init__(width)
+
     def forward(self, x: Tensor) -> Tensor:
         """From (…, width) to the same."""
         gain = self.weight
