@@ -521,7 +521,7 @@ def begin_ppo(config: PPOConfig, path: Path, processors: int) -> PPOConfig:
     """The config with its run folder, workers and threads, checked.
 
     Raises:
-        UserError: if an option is out of range.
+        UserError: if an option is out of range, or the run folder lies in ``init``.
     """
     check_ranges(config)
     if config.rollout % config.sequence:
@@ -531,6 +531,8 @@ def begin_ppo(config: PPOConfig, path: Path, processors: int) -> PPOConfig:
     if config.init is None and (config.clone_weight or config.value_warm_up):
         raise UserError("--clone-weight and --value-warm-up need --init, the driver to start from.")
     described = describe_driver(config)
+    if config.init is not None:
+        RunFolder(path).check_outside(config.init)
     if config.clone_weight and (described.vector or {}).get("choices"):
         raise UserError(f"--clone-weight is for commands, and the driver of {config.env} chooses: leave it out.")
     Driver(described)  # whatever cannot be built is said before a run folder is there

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from agents.episodes import Episode
 from envs.udacity.packets import PacketError, decode
 from envs.udacity.recording import (
     EmptyRecordingError,
+    Recording,
     RecordingError,
     Row,
     find_recordings,
@@ -55,26 +56,55 @@ def read_recordings(
         UserError: if there is nothing that can be used.
     """
     found = Recordings()
+    for recording in _with_rows(folder, found.summaries):
+        learned, kept = split_in_blocks(recording.stretches, held_out, seed)
+        unreadable: list[str] = []
+        for camera, correction in _cameras(side_correction).items():
+            found.learned += _episodes(learned, view, camera, correction, unreadable)
+        found.held_out += _episodes(kept, view, "center", 0.0, unreadable)
+        told = f"; {len(unreadable)} unreadable images (such as {unreadable[0]})" if unreadable else ""
+        found.summaries.append(recording.summary() + told)
+    if not found.learned:
+        raise UserError(f"no row of {folder} can be used: {'; '.join(found.summaries)}.")
+    return found
+
+
+def check_recordings(folder: Path, held_out: float = 0.2, side_correction: float = 0.2, seed: int = 0) -> None:
+    """Looks whether :func:`read_recordings` would find something to learn from; one picture that can be read is enough.
+
+    Args:
+        folder: as there.
+        held_out: as there.
+        side_correction: as there.
+        seed: as there.
+
+    Raises:
+        UserError: if there is nothing that can be used.
+    """
+    view = UdacityView()  # which pictures can be read does not depend on their size
+    every = [split_in_blocks(each.stretches, held_out, seed)[0] for each in _with_rows(folder, [])]
+    rows = (row for learned in every for stretch in learned for row in stretch)
+    if not any(_episodes([[row]], view, camera, 0.0, []) for row in rows for camera in _cameras(side_correction)):
+        read_recordings(folder, view, held_out, side_correction, seed)  # which says why
+
+
+def _with_rows(folder: Path, summaries: list[str]) -> Iterator[Recording]:
+    """Every drive in a folder or below it; adds a line of those that are left out."""
     try:
         for place in find_recordings(folder):
             try:
                 recording = read_recording(place)
             except EmptyRecordingError:
-                found.summaries.append(f"{place}: left out, its log is empty")
+                summaries.append(f"{place}: left out, its log is empty")
                 continue
-            learned, kept = split_in_blocks(recording.stretches, held_out, seed)
-            unreadable: list[str] = []
-            sides = {"center": 0.0} | ({"left": side_correction, "right": -side_correction} if side_correction else {})
-            for camera, correction in sides.items():
-                found.learned += _episodes(learned, view, camera, correction, unreadable)
-            found.held_out += _episodes(kept, view, "center", 0.0, unreadable)
-            told = f"; {len(unreadable)} unreadable images (such as {unreadable[0]})" if unreadable else ""
-            found.summaries.append(recording.summary() + told)
+            yield recording
     except RecordingError as error:
         raise UserError(str(error)) from None
-    if not found.learned:
-        raise UserError(f"no row of {folder} can be used: {'; '.join(found.summaries)}.")
-    return found
+
+
+def _cameras(side_correction: float) -> dict[str, float]:
+    """Those that are learned from, and the steering that is added for each."""
+    return {"center": 0.0} | ({"left": side_correction, "right": -side_correction} if side_correction else {})
 
 
 def _episodes(

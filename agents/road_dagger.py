@@ -18,10 +18,10 @@ from agents.cloning import Streams
 from agents.episodes import Episode
 from agents.imitation import Imitation, ImitationConfig, begin_imitation
 from agents.initial_driver import check_initial
-from agents.recordings import Recordings, explained_share, read_recordings, steering_error
+from agents.recordings import Recordings, check_recordings, explained_share, read_recordings, steering_error
 from agents.road_rollout import RoadPlan, drive_road, record_road
+from agents.run_folder import RunFolder
 from envs.registration import TRAINING_SEEDS, UDACITY, VALIDATION_SEEDS
-from envs.udacity.recording import RecordingError, find_recordings
 from envs.udacity.stand_in.camera import WEATHERS
 from envs.udacity.stand_in.environment import SMALLEST_SEED
 from liquid_control.support.errors import UserError
@@ -82,17 +82,16 @@ def begin_roads(config: RoadConfig, path: Path, processors: int) -> RoadConfig:
     """The config with its run folder and workers; what it needs is looked at before a folder is made.
 
     Raises:
-        UserError: if there are no recordings, or ``init`` is no driver that fits.
+        UserError: if there are no recordings, or none that can be read, or ``init`` is no driver that fits, or the run
+            folder lies in it.
     """
     if config.agent == "clone" and config.data is None:
         raise UserError("--agent clone learns from recorded drives: give their folder with --data.")
     if config.data is not None:
-        try:
-            find_recordings(config.data)
-        except RecordingError as error:
-            raise UserError(str(error)) from None
+        check_recordings(config.data, config.held_out, config.side_correction, config.seed)
     if config.init is not None:
         check_initial(config.init, load_driver(config.init).config, config.env, config.policy)
+        RunFolder(path).check_outside(config.init)
     return begin_imitation(config, path, processors)
 
 

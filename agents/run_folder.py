@@ -97,6 +97,17 @@ class RunFolder:
             if part.exists():
                 raise UserError(f"{self.path} holds {part.name}, which a run would write over: name another folder.")
 
+    def check_outside(self, init: Path) -> None:
+        """To be asked before anything is written for a run that begins from a checkpoint, see :meth:`keep`.
+
+        Raises:
+            UserError: if it lies in the checkpoint's folder, which would then be copied into itself.
+        """
+        if self.path.resolve().is_relative_to(init.resolve()):
+            raise UserError(
+                f"the run folder {self.path} lies in {init}, which the run begins from and copies: name another folder."
+            )
+
     def keep(self, init: Path) -> Path:
         """The checkpoint that a run begins from, copied into its folder: the other one may change or go."""
         kept, unfinished = self.init, self.path / "init-unfinished"

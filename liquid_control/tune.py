@@ -103,7 +103,7 @@ def _check(config: TuneConfig, base: PPOConfig, space: Space) -> None:
         _ray_engine()
     check_database(config.study)
     if not (config.study / OWN_NAME).exists():
-        check_space(base, space, config.seed)
+        check_space(base, space, config.seed, config.study)
 
 
 def _search(config: TuneConfig, base: PPOConfig, space: Space, console: Console) -> None:

@@ -47,13 +47,14 @@ TRIED = 20
 """Combinations that are looked at before a study begins."""
 
 
-def check_space(base: PPOConfig, space: Space, seed: int) -> None:
+def check_space(base: PPOConfig, space: Space, seed: int, folder: Path) -> None:
     """Draws combinations as a search does until one passes what the job checks before it begins.
 
     Args:
         base: the training that is varied.
         space: what the search may choose.
         seed: of the draws.
+        folder: of the study.
 
     Raises:
         UserError: if none of :data:`TRIED` passes; says why the first does not.
@@ -65,7 +66,7 @@ def check_space(base: PPOConfig, space: Space, seed: int) -> None:
         for name, options in space.items():
             options.suggest(trial, name)
         try:
-            JOB.begin(_varied(base, space, trial), Path(), 1)
+            JOB.begin(_varied(base, space, trial), folder, 1)
         except UserError as error:
             reasons.append(str(error))
         else:

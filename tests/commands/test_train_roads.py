@@ -1,6 +1,7 @@
 """Training a driver of the Udacity simulator, tiny: on roads, from recordings, resumed, and refused."""
 
 import hashlib
+import shutil
 
 import pytest
 import yaml
@@ -110,7 +111,30 @@ def test_what_cannot_be_is_said(options, why, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_without_images_is_an_error(tmp_path):
-    (tmp_path / "driving_log.csv").write_text("center.jpg,left.jpg,right.jpg,0,0,0,0\n")
-    with pytest.raises(UserError, match=r"1 missing images, such as center\.jpg"):
+@pytest.mark.parametrize(
+    ("picture", "why"),
+    [
+        (None, r"1 missing images, such as center\.jpg"),
+        (b"\xff\xd8\xff\xd9", r"1 unreadable images .such as center\.jpg"),
+    ],
+    ids=["missing", "unreadable"],
+)
+def test_recordings_without_a_picture_that_can_be_read_leave_no_run_behind(picture, why, tmp_path):
+    (tmp_path / "driving_log.csv").write_text("center.jpg,,,0,0,0,0\n")
+    if picture is not None:
+        (tmp_path / "center.jpg").write_bytes(picture)
+    with pytest.raises(UserError, match=why):
         train([*TINY, "--data", str(tmp_path), "--run", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("run", [".", "below"])
+def test_a_run_inside_what_it_begins_from_is_refused_before_anything_is_written(on_roads, run, tmp_path):
+    init = tmp_path / "driver"
+    shutil.copytree(on_roads / "best", init)
+    before = sorted(init.rglob("*"))
+    with pytest.raises(
+        UserError, match=r"the run folder .* lies in .*driver, which the run begins from .* another folder\."
+    ):
+        train([*TINY, "--init", str(init), "--run", str(init / run)])
+    assert sorted(init.rglob("*")) == before

@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import optuna
 import pytest
 
-from agents.ppo import PPOConfig
+from agents.ppo import PPOConfig, describe_vector
 from liquid_control.support.command import parse, write_yaml
 from liquid_control.support.errors import UserError
 from liquid_control.tune import main as tune
@@ -22,6 +23,7 @@ from liquid_control.tuning.ray_engine import RayEngine
 from liquid_control.tuning.space import Choices, Range, read_space
 from liquid_control.tuning.study import Study, check_space
 from liquid_control.tuning.trial import Ended, Failed, Scored
+from policies.driver import Driver, DriverConfig
 from tests.commands.conftest import kill
 
 BASE = PPOConfig(
@@ -235,8 +237,18 @@ def test_a_missing_package_is_named_with_its_extra(package, module, extra, more,
     assert not (tmp_path / "study").exists()
 
 
+def test_a_study_inside_the_driver_that_its_trials_begin_from_is_refused(arguments, tmp_path):
+    vector, _ = describe_vector("Pendulum-v1", False)
+    Driver(DriverConfig("Pendulum-v1", vector=vector, bound="tanh")).save(tmp_path / "driver")
+    base = tmp_path / "base.yaml"
+    base.write_text(write_yaml(dataclasses.replace(BASE, init=tmp_path / "driver")))
+    with pytest.raises(UserError, match=r"the run folder .*study lies in .*driver, which the run begins from"):
+        tune([str(tmp_path / "driver" / "study"), *arguments, "--base", str(base), "--search", "epochs=1..3"])
+    assert not (tmp_path / "driver" / "study").exists()
+
+
 def test_a_search_of_which_some_can_be_trained_is_none_that_is_refused():
-    check_space(BASE, read_space(["rollout=30,32,40", "clone_weight=0.0,1.0"]), 0)
+    check_space(BASE, read_space(["rollout=30,32,40", "clone_weight=0.0,1.0"]), 0, Path("study"))
 
 
 def test_a_study_that_lost_its_database_says_what_to_do(unbroken, arguments, tmp_path):
