@@ -18,7 +18,7 @@ from agents.ppo import PPO, PPOConfig, begin_ppo, tell_ppo
 from agents.road_dagger import RoadConfig, RoadDagger, begin_roads
 from agents.run_folder import RunFolder
 from envs.registration import OFFICIAL, UDACITY
-from liquid_control.support.command import read_yaml
+from liquid_control.support.command import read_yaml, split_config_files
 from liquid_control.support.errors import UserError, nearest
 
 
@@ -67,6 +67,10 @@ class Job:
             return ["--agent", *chosen]
         named = next((name for name, known in (self.envs or {}).items() if known == env), env)
         return [*(word for name in chosen for word in ("--agent", name)), "--env", named]
+
+    def example(self) -> str:
+        """Words of a command line that choose it, in the first of its environments."""
+        return " ".join(self.words(env=next(iter((self.envs or {OFFICIAL: OFFICIAL}).values()))))
 
 
 DEFAULT_AGENT = "dagger"
@@ -142,28 +146,39 @@ def check_environment(job: Job, env: str) -> str:
 
 
 def choose_job(arguments: Sequence[str]) -> Job:
-    """The job that ``--agent`` and ``--env`` name: by hand, in a --config file, or in a run to resume.
+    """The job that ``--agent`` and ``--env`` name: by hand, in --config files, or in a run to resume.
 
     Raises:
-        UserError: if there is no such job, or a file cannot be read.
+        UserError: if there is no such job, a file cannot be read, or one chooses another job than those before it.
     """
+    words, files = split_config_files(arguments)
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("agent", "env", "config", "resume"):
+    for name in ("agent", "env", "resume"):
         parser.add_argument(f"--{name}", nargs="?")
-    given, _ = parser.parse_known_args(arguments)
+    given, _ = parser.parse_known_args(words)
+
+    def chosen(told: Mapping[str, Any]) -> Job:
+        agent, env = (getattr(given, name) or str(told.get(name) or "") for name in ("agent", "env"))
+        return find_job(agent, env)
+
     told: dict[str, Any] = {}
-    if given.config is not None:
-        told |= read_yaml(Path(given.config))
+    for path in files:
+        named = read_yaml(path)
+        both = told | named
+        if {"agent", "env"} & told.keys() & named.keys() and chosen(both) is not chosen(told):
+            raise UserError(
+                f"the config {path} chooses another job than those before it: {chosen(both).example()}, not "
+                f"{chosen(told).example()}. Give files of one job."
+            )
+        told = both
     if given.resume is not None and (saved := RunFolder(Path(given.resume)).config).exists():
         told |= read_yaml(saved)
-    agent, env = (getattr(given, name) or str(told.get(name) or "") for name in ("agent", "env"))
-    return find_job(agent, env)
+    return chosen(told)
 
 
 def help_text() -> str:
     """All jobs, a line each, with the words that choose them."""
     rows = []
     for job in JOBS.values():
-        words = " ".join(job.words(env=next(iter((job.envs or {OFFICIAL: OFFICIAL}).values()))))
-        rows.append(f"  {words}: {job.summary}")
+        rows.append(f"  {job.example()}: {job.summary}")
     return "\n".join(["Jobs, and the words that choose them (--help beside them shows the options of each):", *rows])

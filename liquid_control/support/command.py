@@ -44,7 +44,7 @@ def parse(config_class: type[Config], arguments: Sequence[str], program: str, no
             or if a number is out of the range that its field's type gives.
         SystemExit: from the parser, after it has explained a wrong argument (2) or printed the help (0).
     """
-    words, files = _split(list(arguments))
+    words, files = split_config_files(arguments)
     given: dict[str, Any] = {}
     for path in files:
         given |= _read_config(config_class, path)
@@ -64,8 +64,12 @@ def parse(config_class: type[Config], arguments: Sequence[str], program: str, no
     return config
 
 
-def _split(arguments: list[str]) -> tuple[list[str], list[Path]]:
-    """The words of a command line without ``--config FILE``, and those files."""
+def split_config_files(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """The words of a command line without ``--config FILE``, and those files; of two, the later one wins.
+
+    Raises:
+        UserError: if no file follows.
+    """
     words: list[str] = []
     files: list[Path] = []
     rest = iter(arguments)
@@ -85,13 +89,22 @@ def _fields(config_class: Any) -> tuple[dataclasses.Field[Any], ...]:
 
 
 def _with_values(config_class: type, arguments: list[str]) -> list[str]:
-    """A bare ``--flag`` of a bool field becomes ``--flag True``, which is what a YAML file says."""
+    """A bare ``--flag`` of a bool field becomes ``--flag True``, which is what a YAML file says.
+
+    It may stand in front of an argument without a name, so only what is meant as a truth is its value. Whether it is
+    written as one is for the parser to say.
+    """
     fields = _fields(config_class)
     flags = {"--" + field.name.replace("_", "-") for field in fields if field.type in (bool, "bool")}
     words: list[str] = []
     for word, following in itertools.pairwise([*arguments, "--"]):
-        words += [word, "True"] if word in flags and following.startswith("--") else [word]
+        bare = word.replace("_", "-") in flags and following.lower() not in TRUTHS
+        words += [word, "True"] if bare else [word]
     return words
+
+
+TRUTHS = ("true", "false", "yes", "no", "on", "off", "1", "0")
+"""Words that stand behind a flag as its value."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -137,6 +137,24 @@ def test_a_job_is_chosen_by_hand_before_a_file(tmp_path):
         choose_job(["--config", str(tmp_path / "nowhere.yaml")])
 
 
+def test_two_files_are_of_one_job_or_refused(tmp_path):
+    texts = {"ppo": "agent: ppo\n", "clone": "agent: clone\n", "roads": "env: udacity\n"}
+    texts |= {"race": "env: CarRacing-v3\n", "seed": "seed: 3\n"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+
+    def chosen(*files, words=()):
+        return choose_job([*(f"--config={tmp_path / name}" for name in files), *words]).config
+
+    assert chosen("ppo", "seed") is chosen("seed", "ppo") is PPOConfig
+    assert chosen("race", "ppo") is PPOConfig
+    with pytest.raises(UserError, match=r"the config .*clone chooses another job .*, not --agent ppo --env"):
+        chosen("ppo", "clone")
+    with pytest.raises(UserError, match=r"--env CarRacing-v3, not --env udacity\. Give files of one job"):
+        chosen("roads", "race")
+    assert chosen("ppo", "clone", words=["--agent", "ppo"]) is PPOConfig
+
+
 def test_jobs_share_their_common_options():
     for job in JOBS.values():
         config = JobConfig if job.drives else RunConfig

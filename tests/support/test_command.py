@@ -114,6 +114,28 @@ def test_a_bare_flag_is_true():
     assert parse(Job, [], "job").shuffle is False
 
 
+def test_a_bare_flag_may_stand_in_front_of_an_argument_without_a_name(capsys):
+    @dataclass
+    class Judge:
+        """Judges."""
+
+        checkpoint: Path
+        """What."""
+        all_of_it: bool = False
+        """Whether to."""
+
+    for words in (
+        ["--all-of-it", "a/b"],
+        ["--all_of_it", "a/b"],
+        ["a/b", "--all-of-it"],
+        ["--all-of-it", "True", "a/b"],
+    ):
+        assert parse(Judge, words, "judge") == Judge(Path("a/b"), True)
+    with pytest.raises(SystemExit):
+        parse(Judge, ["a/b", "--all-of-it", "no"], "judge")
+    assert "invalid choice 'no'" in capsys.readouterr().err
+
+
 BILLION = "\n".join(
     ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}, *a{i - 1}, *a{i - 1}]" for i in range(1, 12))]
 )
