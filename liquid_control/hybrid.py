@@ -30,7 +30,7 @@ from liquid_control.models.cubes import CubeConfig, Cubes
 from liquid_control.models.generation import Generation, load_with_tokenizer
 from liquid_control.models.influence import Error, InfluenceConfig
 from liquid_control.models.language_model import Depth, LanguageModel, Mixer, Width
-from liquid_control.models.memory_file import load_memories, save_memories
+from liquid_control.models.memory_file import is_kept_memory, load_memories, save_memories
 from liquid_control.models.remembering import PartMemory, feeds, memories
 from liquid_control.models.speculative import Draft, DraftCounts, speculate
 from liquid_control.support.checkpoint import weights_digest
@@ -40,6 +40,7 @@ from liquid_control.support.errors import UserError, nearest
 from liquid_control.support.files import check_writable, read_text, write_atomically
 from liquid_control.support.lock import held
 from liquid_control.support.ranges import Count, NotNegative, Processes, Seed, Size
+from liquid_control.support.tensor_file import check_keep
 
 if TYPE_CHECKING:
     from liquid_control.report.remembered_reading import Stream
@@ -272,7 +273,7 @@ def _set_threads(config: MemoryConfig) -> None:
 def _check_keep(config: MemoryConfig) -> None:
     """To be asked after what reads only: it makes a folder."""
     if config.keep is not None:
-        check_writable(config.keep, ".safetensors")
+        check_keep(config.keep, is_kept_memory, "memory that --keep wrote")
 
 
 def _check_apart(config: RunConfig, own: Path) -> None:

@@ -31,6 +31,7 @@ from liquid_control.support.errors import UserError, nearest
 from liquid_control.support.files import check_writable, read_text, write_atomically
 from liquid_control.support.ranges import Count, CountOrZero, Processes, Seed
 from liquid_control.support.signals import heard_afterwards
+from liquid_control.support.tensor_file import check_keep
 
 PROGRAM = "python -m liquid_control.lm"
 BETWEEN = 2048
@@ -111,9 +112,7 @@ def _generate(words: Sequence[str]) -> None:
         if not len(tokens):
             raise UserError(f"there is nothing to read: {what} is empty. Give some text, or leave it out.")
     if config.keep is not None:
-        check_writable(config.keep, ".safetensors")
-        if config.keep.exists() and not ReadingState.is_file(config.keep):
-            raise UserError(f"{config.keep} is there and no state of reading: name another file to keep one in.")
+        check_keep(config.keep, ReadingState.is_file, "state of reading")
     for tokens in given.values():
         logits, state = model.read(torch.from_numpy(tokens)[None].to(model.embedding.weight.device), state)
     spoken = Generation(model, logits[0], state, config.temperature, config.top_p, config.seed)

@@ -19,7 +19,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -93,8 +93,8 @@ def prepare_text(
             what it raises ends the preparing.
 
     Raises:
-        UserError: if the source cannot be read, or the folder not be written, for example because the disk is full. The
-            folder is then as it was.
+        UserError: if the source cannot be read, or the folder not be written, for example because the disk is full, or
+            a ``text.json`` that is none of prepared text stands there. The folder is then as it was.
     """
     if not 0 <= validation_share < 1:
         raise UserError(f"the share of validation must be in [0, 1), not {validation_share}.")
@@ -102,6 +102,7 @@ def prepare_text(
     prepared = _prepared(folder, identity, tokenizer, validation_share)
     if prepared is not None:
         return prepared
+    _check_replaceable(folder)
     with held(folder, f"{folder} is being prepared by another process: wait for it, or choose another folder."):
         before = {path.name for path in folder.iterdir()}
         try:
@@ -135,6 +136,23 @@ def _prepared(folder: Path, identity: dict[str, Any], tokenizer: Tokenizer | str
 _OURS = re.compile(rf"({TRAINING}|{VALIDATION})-([0-9]+|starts)-[0-9a-f]{{16}}\.bin")
 _LEFTOVER = re.compile(rf"\.({_OURS.pattern}|{HEADER})\.[0-9]+\.tmp")
 """Of a process that was killed while it wrote."""
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Looks whether what stands in the header's place is a header. A damaged one is known by the shards beside it.
+
+    Raises:
+        UserError: if it is something else, which somebody may need.
+    """
+    path = folder / HEADER
+    if not path.exists() or any(_OURS.fullmatch(other.name) for other in folder.iterdir()):
+        return
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not (isinstance(content, dict) and content.keys() >= {field.name for field in fields(_Header)}):
+        raise UserError(f"{path} is no {HEADER} of prepared text, which would take its place: choose another folder.")
 
 
 def _remove_shards(folder: Path, keep: Iterable[str]) -> None:

@@ -136,6 +136,18 @@ def load_memories(path: str | os.PathLike[str], model: nn.Module) -> tuple[list[
     return parts, _reading(path, part_of(tensors, "reading."), model)
 
 
+def is_kept_memory(path: str | os.PathLike[str]) -> bool:
+    """Whether :func:`save_memories` wrote a file, for whatever model, and not in the middle of a text.
+
+    What has a state of reading is what some reading goes on from.
+    """
+    try:
+        tensors, told = read_tensors(Path(path))
+    except (OSError, UserError):
+        return False
+    return told.keys() == {"model", "memory"} and not part_of(tensors, "reading.")
+
+
 def _check_names(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], parts: Sequence[PartMemory]) -> None:
     """What nobody asks for below is refused."""
     known = ("cubes.", "reading.", *(f"parts.{layer}." for layer in range(len(parts))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -12,7 +12,7 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from liquid_control.support.errors import UserError
-from liquid_control.support.files import write_atomically
+from liquid_control.support.files import check_writable, write_atomically
 from liquid_control.support.schema import shortened
 
 
@@ -52,6 +52,22 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if told.pop("sha256", None) != _digest(tensors, told):
         raise UserError(f"{path} is damaged (its sha256 differs).")
     return tensors, told
+
+
+def check_keep(path: Path, is_kept: Callable[[Path], bool], what: str) -> None:
+    """Looks whether something can be kept in a file: it replaces nothing but its own kind.
+
+    Args:
+        path: of the file, .safetensors; its folder is made.
+        is_kept: whether a file that is there is one of its kind.
+        what: its kind, for the message.
+
+    Raises:
+        UserError: if the file cannot be written, or is another.
+    """
+    check_writable(path, ".safetensors")
+    if path.exists() and not is_kept(path):
+        raise UserError(f"{path} is there and no {what}: name another file to keep one in.")
 
 
 def _digest(tensors: Mapping[str, Tensor], told: Mapping[str, str]) -> str:

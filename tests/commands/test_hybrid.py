@@ -154,6 +154,24 @@ def test_a_reading_keeps_its_own_memory_to_itself(trained, read, option, monkeyp
     assert (read / "memory.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize("which", ["another reading's", "a checkpoint's"])
+def test_a_memory_is_kept_over_nothing_but_one_that_was_kept(trained, read, driver, tmp_path, which):
+    (weights,) = (trained / "run" / "best").glob("weights-*.safetensors")
+    file = tmp_path / "theirs.safetensors"
+    shutil.copy(read / "memory.safetensors" if which == "another reading's" else weights, file)
+    before = file.read_bytes()
+    memory = ["--memory", file] if which == "another reading's" else []
+    for words in (
+        reading(trained, tmp_path / "run", *memory, "--keep", file, texts=("text",)),
+        ["drive", str(driver), "--steps", "9", "--keep", str(file)],
+    ):
+        with pytest.raises(
+            UserError, match=r"theirs\.safetensors is there and no memory that --keep wrote: name another"
+        ):
+            hybrid(words)
+    assert file.read_bytes() == before and not (tmp_path / "run").exists()
+
+
 def test_what_is_refused_leaves_no_folder(trained, driver, tmp_path):
     best, text = str(trained / "run/best"), str(trained / "text.txt")
     rules = ["--low", "0.3", "--high", "0.2"]

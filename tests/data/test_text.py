@@ -101,6 +101,28 @@ def test_another_text_replaces_what_stands_there_and_nothing_else(prepared, stor
     assert data.tokenizer.name == "characters"
 
 
+@pytest.mark.parametrize("content", ['{"title": "mine"}', "[]", "mine", '{"format_version": 1}'])
+def test_a_file_of_somebody_that_is_called_as_the_header_stays(stories, tmp_path, content):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "text.json").write_text(content)
+    with pytest.raises(UserError, match=r"mine/text\.json is no text\.json of prepared text.*: choose another folder"):
+        prepare_text(stories, "bytes", folder)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"text.json": content}
+
+
+def test_a_header_that_is_damaged_or_alone_is_replaced(prepared, stories, tmp_path):
+    header = tmp_path / "prepared" / "text.json"
+    whole = files(tmp_path / "prepared")
+    header.write_bytes(whole["text.json"][:-9])
+    prepare_text(stories, "bytes", tmp_path / "prepared", validation_share=0.3)
+    assert files(tmp_path / "prepared") == whole
+    for name in whole.keys() - {"text.json"}:
+        (tmp_path / "prepared" / name).unlink()
+    prepare_text(stories, "bytes", tmp_path / "prepared", validation_share=0.3)
+    assert files(tmp_path / "prepared") == whole
+
+
 @pytest.mark.parametrize("written", range(5))
 def test_a_full_disk_leaves_the_old_text_whole(prepared, stories, tmp_path, disk_full_after, written):
     before = files(tmp_path / "prepared")
