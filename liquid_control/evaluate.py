@@ -20,18 +20,17 @@ from agents.pool import RolloutPool
 from agents.run_folder import machine, versions
 from agents.workers import processor_count
 from envs.registration import STAND_IN, TEST_SEEDS, UDACITY
+from envs.shifts.suites import Cell, choose_cells, find_suite
 from liquid_control.report.evaluation import EVALUATION_NAME, Evaluation, evaluate
 from liquid_control.report.judging import scoreboard
 from liquid_control.report.road_evaluation import SPEEDS, RoadEvaluation, evaluate_on_roads, unseen_tracks
 from liquid_control.report.shift_report import build_report
-from liquid_control.report.shift_results import Cell, Key, Results, ResultsWriter, Row, Run, read_results, shown_weights
+from liquid_control.report.shift_results import Key, Results, ResultsWriter, Row, Run, read_results, shown_weights
 from liquid_control.report.shift_suite import (
     Entrant,
     check_entrants,
-    choose_cells,
     drive,
     enter,
-    find_suite,
     freeze_plasticity,
     keys_of,
     left_out,

@@ -16,6 +16,7 @@ from typing import Annotated
 import tyro
 
 from agents.run_folder import RunFolder
+from envs.shifts.suites import choose_cells, find_suite
 from liquid_control.experiments.study import run_command
 from liquid_control.support.command import parse, run
 from liquid_control.support.console import Console
@@ -111,10 +112,11 @@ def main(arguments: Sequence[str]) -> None:
     """Does the study as the arguments say; see ``--help``.
 
     Raises:
-        UserError: if there is no such core, or a training or the evaluation fails.
+        UserError: if there is no such core, suite or shift, or a training or the evaluation fails.
     """
     config, console = parse(StudyConfig, arguments, PROGRAM), Console()
     check_known("core", config.policies, POLICIES)
+    choose_cells(find_suite(config.suite), config.shifts)  # evaluate would say it when all are trained
     arms, trained = list(arms_of(config)), []
     for number, arm in enumerate(arms, 1):
         if not RunFolder(arm.run(config.folder)).last.exists():

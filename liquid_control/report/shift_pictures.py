@@ -12,7 +12,8 @@ import gymnasium
 import numpy as np
 
 from envs.shifts import apply_shifts
-from liquid_control.report.shift_results import Cell, Key, Row
+from envs.shifts.suites import Cell
+from liquid_control.report.shift_results import Key, Row
 from policies.attack import SteeringAttack
 from policies.driver import Driver
 

@@ -18,9 +18,11 @@ import numpy as np
 from rich.table import Table
 
 from envs.shifts import SHIFTS
+from envs.shifts.suites import Cell, Suite
+from envs.shifts.table import CLEAN
 from liquid_control.report.shift_pictures import Chart, example_frames, png_data, road_of, stroke, svg_path, ways_of
-from liquid_control.report.shift_results import CLEAN, Cell, Key, Results, Run
-from liquid_control.report.shift_suite import Entrant, Suite, left_out
+from liquid_control.report.shift_results import Key, Results, Run
+from liquid_control.report.shift_suite import Entrant, left_out
 from liquid_control.report.shift_summary import HIGH, THRESHOLDS, CellScores, Comparison, Summary, summarize_shifts
 from liquid_control.report.shift_tables import (
     Value,

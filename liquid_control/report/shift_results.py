@@ -18,28 +18,8 @@ from liquid_control.support.schema import shortened, validated
 
 FORMAT = "liquid-control shift results"
 VERSION = 1
-CLEAN = "clean"
 FROZEN = " frozen"
 """What follows weights that drove without their plasticity."""
-
-
-class Cell(NamedTuple):
-    """A shift at one severity."""
-
-    shift: str = CLEAN
-    """Its name, several joined by ``+``; of parts with a severity of their own, as ``rain:3+delay:2``."""
-    severity: int = 0
-    """1 to 5, of all parts that have none of their own; 0 where there is none."""
-
-    @property
-    def text(self) -> str:
-        """As `envs.shifts` reads it; empty for no shift."""
-        if self.shift == CLEAN:
-            return ""
-        return "+".join(part if ":" in part else f"{part}:{self.severity}" for part in self.shift.split("+"))
-
-    def __str__(self) -> str:
-        return self.text or CLEAN
 
 
 class Key(NamedTuple):

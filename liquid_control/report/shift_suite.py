@@ -1,4 +1,4 @@
-"""Suites of distribution shifts: which shifts at which severities, who drives them, and the driving itself.
+"""Suites of distribution shifts driven: who drives them, and the driving itself. What they are: `envs.shifts.suites`.
 
 Every policy meets the same tracks, shifts and severities. An episode depends on its policy, its cell and its track
 alone: neither on the number of workers nor on what was driven before.
@@ -16,113 +16,24 @@ import gymnasium
 
 from agents.episodes import Conditions, EpisodePlan, drive_episode
 from agents.road_rollout import autonomy, judge_road
-from envs.registration import FAST, OFFICIAL, STAND_IN, TEST_SEEDS
-from envs.shifts import SHIFTS, apply_shifts, parse_shifts
+from envs.registration import OFFICIAL, STAND_IN, TEST_SEEDS
+from envs.shifts import apply_shifts
+from envs.shifts.suites import ALL, ATTACKS, ON_ROADS, Cell
 from liquid_control.nn import PlasticCfC
 from liquid_control.report.evaluation import check_environment
 from liquid_control.report.judging import scoreboard
 from liquid_control.report.road_evaluation import SPEEDS
-from liquid_control.report.shift_results import CLEAN, FROZEN, Cell, Key, Row
+from liquid_control.report.shift_results import FROZEN, Key, Row
 from liquid_control.support.checkpoint import load_checkpoint, weights_digest
-from liquid_control.support.errors import UserError, nearest
+from liquid_control.support.errors import UserError
 from policies.attack import SteeringAttack
 from policies.driver import Driver, load_driver
 from policies.precompile import precompile_tick
-
-CAR_RACING = "CarRacing"
-ATTACKS = "attack"
-"""The family that depends on who drives: `full` leaves it out."""
-
-
-@dataclass(frozen=True)
-class Suite:
-    """Shifts that are driven together."""
-
-    name: str
-    env: str
-    shifts: tuple[str, ...]
-    """Their names; `clean` is driven with every suite."""
-    severities: tuple[int, ...]
-    episodes: int
-    """Tracks of every shift at every severity, unless another number is asked for."""
-
-
-def _family(*names: str) -> tuple[str, ...]:
-    return tuple(name for name, info in SHIFTS.items() if info.family in names and CAR_RACING in info.environments)
-
-
-PUBLISHED = _family("published")
-QUICK = (
-    "colour", "bars", "gaussian", "contrast", "rain", "night", "friction", "delay", "jitter", "gauges_dead",
-)  # fmt: skip
-"""One or two of each family."""
-ALL = tuple(name for name, info in SHIFTS.items() if CAR_RACING in info.environments and info.family != ATTACKS)
-_ATTACKS = {name for name, info in SHIFTS.items() if info.family == ATTACKS}
-
-SUITES = {
-    suite.name: suite
-    for suite in (
-        Suite("quick", FAST, QUICK, (1, 3, 5), 8),
-        Suite("published", OFFICIAL, PUBLISHED, (3,), 100),
-        Suite("full", FAST, ALL, (1, 2, 3, 4, 5), 20),
-    )
-}
-"""The suites by name."""
-ON_ROADS = tuple(name for name, info in SHIFTS.items() if info.family in ("camera", "weather"))
-ROAD_SUITES = {
-    "quick": Suite("quick", STAND_IN, ("gaussian", "contrast", "rain", "night"), (3,), 2),
-    "full": Suite("full", STAND_IN, ON_ROADS, (3,), 10),
-}
-"""The suites for drivers of the Udacity simulator, on roads of the stand-in."""
-COMMAND = "shift"
-
-
-def find_suite(text: str, roads: bool = False) -> Suite:
-    """The suite that ``shift``, ``shift:quick``, ``shift:published`` or ``shift:full`` stands for; the first is quick.
-
-    Args:
-        text: its name.
-        roads: whether the drivers are the Udacity simulator's.
-
-    Raises:
-        UserError: if there is none of that name.
-    """
-    known = [COMMAND, *(f"{COMMAND}:{name}" for name in SUITES)]
-    if text not in known:
-        raise UserError(f"unknown suite {text!r}. {nearest(text, known)}")
-    name, suites = text.partition(":")[2] or "quick", ROAD_SUITES if roads else SUITES
-    if name not in suites:
-        raise UserError(f"the suite {text!r} is of CarRacing alone: for roads there are {' and '.join(suites)}.")
-    return suites[name]
 
 
 def on_roads(entrants: Sequence[Entrant]) -> bool:
     """Whether the first of the drivers is the Udacity simulator's; then all have to be."""
     return scoreboard(entrants[0].driver) == STAND_IN
-
-
-def choose_cells(suite: Suite, shifts: Sequence[str] = (), severities: Sequence[int] = ()) -> tuple[Cell, ...]:
-    """What is driven in a suite, without a shift first.
-
-    Args:
-        suite: whose shifts and severities are taken where none are given.
-        shifts: names, which are driven at every severity, or texts such as ``rain:3+delay:2``, which have their own.
-        severities: 1 to 5.
-
-    Raises:
-        UserError: if a shift or a severity is unknown, or there is no shift.
-    """
-    cells = [Cell()]
-    for shift in shifts or suite.shifts:
-        if shift == CLEAN:
-            continue
-        fixed = all(":" in part for part in shift.split("+"))
-        cells += [Cell(shift, each) for each in ((0,) if fixed else sorted(severities) or suite.severities)]
-    for cell in cells:
-        parse_shifts(cell.text)
-    if len(cells) == 1:
-        raise UserError(f"a suite needs a shift beside {CLEAN}: name one, or evaluate without --suite.")
-    return tuple(dict.fromkeys(cells))
 
 
 def left_out(env: str, cells: Iterable[Cell]) -> str:
@@ -136,7 +47,7 @@ def left_out(env: str, cells: Iterable[Cell]) -> str:
         f"{len(missing)} of {len(known)} shifts ({', '.join(missing)})" if missing else "",
         f"severities {', '.join(severities)}" if severities else "",
         "" if env == OFFICIAL else "shifts of body and time" if env == STAND_IN else "the official environment",
-        "" if driven & _ATTACKS else "attacks, which depend on who drives",
+        "" if driven.intersection(ATTACKS) else "attacks, which depend on who drives",
     ]
     return f"Left out: {'; '.join(part for part in parts if part)}."
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from envs.registration import STAND_IN
+from envs.shifts.suites import Cell
+from envs.shifts.table import CLEAN
 from liquid_control.report.road_evaluation import SPEEDS
-from liquid_control.report.shift_results import CLEAN, Cell, Key, Row
+from liquid_control.report.shift_results import Key, Row
 from liquid_control.report.shift_statistics import (
     BEST_RETURN,
     comparison_p_value,

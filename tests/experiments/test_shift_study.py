@@ -55,10 +55,14 @@ def test_a_study_is_done_and_only_what_is_missing_is_done_again(tmp_path, monkey
     assert (folder / "suite" / "episodes.jsonl").read_text().startswith(rows)
 
 
-def test_an_unknown_core_and_a_failed_training_are_one_line(tmp_path, monkeypatch, python, capfd):
+def test_what_is_unknown_and_a_failed_training_are_one_line(tmp_path, monkeypatch, python, capfd):
     monkeypatch.setattr(sys, "executable", python)
     with pytest.raises(UserError, match="no core 'cfd': did you mean 'cfc'"):
         main([str(tmp_path / "study"), "--policies", "cfd"])
+    for words in (["--suite", "nope"], ["--shifts", "fogg"]):
+        with pytest.raises(UserError, match=f"unknown {words[0][2:].removesuffix('s')} '{words[1]}'"):
+            main([str(tmp_path / "study"), *words])
+    assert not (tmp_path / "study").exists()
     options = tmp_path / "wrong.yaml"
     options.write_text("stepz: 3\n")
     with pytest.raises(UserError, match="train ended with exit status 2"):

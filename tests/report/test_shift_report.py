@@ -8,8 +8,9 @@ import pytest
 from rich.console import Console
 
 from envs.registration import FAST
+from envs.shifts.suites import Cell
 from liquid_control.report.shift_report import MOST_COLUMNS, Report
-from liquid_control.report.shift_results import Cell, Row
+from liquid_control.report.shift_results import Row
 from liquid_control.report.shift_summary import summarize_shifts
 
 CELLS = (Cell(), Cell("rain", 1))

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from liquid_control.report.shift_results import Cell, Results, ResultsWriter, Row, Run, read_results
+from envs.shifts.suites import Cell
+from liquid_control.report.shift_results import Results, ResultsWriter, Row, Run, read_results
 from liquid_control.support.errors import UserError
 
 RUN = Run(config={"suite": "quick"}, versions={"torch": "2"}, machine="a machine", primary=("cfc", "mlp"))

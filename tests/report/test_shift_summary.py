@@ -7,7 +7,8 @@ import itertools
 import pytest
 
 from envs.registration import FAST
-from liquid_control.report.shift_results import Cell, Row
+from envs.shifts.suites import Cell
+from liquid_control.report.shift_results import Row
 from liquid_control.report.shift_summary import THRESHOLDS, summarize_shifts
 
 CELLS = (Cell(), Cell("rain", 1), Cell("rain", 5))
