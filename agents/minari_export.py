@@ -12,6 +12,29 @@ from agents.episodes import Episode
 from liquid_control.support.errors import UserError
 
 
+def check_minari(dataset_id: str) -> None:
+    """To be asked before anything is driven for :func:`export_minari`.
+
+    Raises:
+        UserError: if Minari is not installed, the name is none of a dataset, or there is one of that name.
+    """
+    try:
+        import h5py  # noqa: F401 - what Minari writes with
+        from minari.dataset.minari_dataset import parse_dataset_id
+        from minari.storage import get_dataset_path
+    except ImportError as error:
+        raise UserError(f"the export needs Minari ({error}): pip install 'liquid-control[minari]'.") from None
+    try:
+        parse_dataset_id(dataset_id)
+        there = get_dataset_path(dataset_id).exists()
+    except (ValueError, OSError) as error:
+        raise UserError(f"Minari refuses the dataset {dataset_id!r}: {error}") from None
+    if there:
+        raise UserError(
+            f"Minari refuses the dataset {dataset_id!r}: it is there already. Name another, or a new version."
+        )
+
+
 def export_minari(dataset_id: str, episodes: Sequence[Episode], env: str) -> None:
     """Writes recorded episodes as a local Minari dataset, images uncompressed: Minari's own default is lossy JPEG.
 
@@ -24,13 +47,11 @@ def export_minari(dataset_id: str, episodes: Sequence[Episode], env: str) -> Non
         env: the environment that they were driven in.
 
     Raises:
-        UserError: if Minari is not installed, or refuses the name.
+        UserError: if Minari is not installed, or refuses the name, see :func:`check_minari`.
     """
-    try:
-        from minari import create_dataset_from_buffers
-        from minari.data_collector import EpisodeBuffer
-    except ImportError as error:
-        raise UserError(f"the export needs Minari ({error}): pip install 'liquid-control[minari]'.") from None
+    check_minari(dataset_id)
+    from minari import create_dataset_from_buffers
+    from minari.data_collector import EpisodeBuffer
 
     def padded(array: np.ndarray) -> np.ndarray:
         return np.concatenate([array, array[-1:]])

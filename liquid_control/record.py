@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from rich.progress import track
 from agents.dagger import record_shard
 from agents.demonstrations import read_folder
 from agents.episodes import Conditions, EpisodePlan
-from agents.minari_export import export_minari
+from agents.minari_export import check_minari, export_minari
 from agents.pool import RolloutPool
 from agents.workers import processor_count
 from envs.registration import FAST, OFFICIAL, TRAINING_SEEDS, VALIDATION_SEEDS
@@ -67,6 +68,8 @@ def main(arguments: Sequence[str]) -> None:
             f"--seed {config.seed} with {config.episodes} episodes reaches tracks of validation and tests, which no "
             f"driver learns from: seed and episodes together are at most {VALIDATION_SEEDS - TRAINING_SEEDS:,}."
         )
+    if config.minari is not None:
+        check_minari(config.minari)
     with held(config.folder, f"another process works in {config.folder}: name another folder, or wait until it ends."):
         if any(config.folder.glob("*.npz")):
             raise UserError(f"{config.folder} holds shards already: name another folder, or delete them first.")
@@ -89,7 +92,7 @@ def _record(config: RecordConfig, driver: Driver) -> None:
     console.print(
         f"{len(episodes)} episodes, {frames:,} frames, mean score {sum(scores) / len(scores):.1f}: {config.folder}"
     )
-    if config.minari:
+    if config.minari is not None:
         export_minari(config.minari, episodes, config.env)
         console.print(f"Minari dataset: {config.minari}")
 
@@ -103,7 +106,7 @@ def _check_environment(config: RecordConfig, driver: Driver) -> None:
     elif config.driver is None:
         instead = "The stand-in's expert is recorded by python -m liquid_control.simulator --record FOLDER."
     else:
-        instead = f"Its drives are recorded by python drive.py {config.driver} --record FOLDER."
+        instead = f"Its drives are recorded by python drive.py {shlex.quote(str(config.driver))} --record FOLDER."
     raise UserError(f"episodes of {OFFICIAL} are recorded, but this driver drives {env}. {instead}")
 
 

@@ -124,6 +124,8 @@ def main(arguments: Sequence[str]) -> None:
 def _write_report(config: SequenceStudyConfig, console: Console) -> None:
     if config.name != "all" or config.cell or config.protocol:
         raise UserError(f"a page is of all that was measured in a folder: {PROGRAM} all --report --folder …")
+    if config.page.suffix != ".md":  # its figure would be written over it
+        raise UserError(f"the page {config.page} should be a .md file: its figure is written beside it as .svg.")
     figure = config.page.with_suffix(".svg")
     before = read_text(config.page) if config.page.exists() else ""
     page, picture = report(config.folder, list(TASKS.values()), figure.name, before)

@@ -22,6 +22,7 @@ from ray.exceptions import RayError
 from agents.episodes import Conditions, Episode, EpisodePlan, drive_episode
 from agents.ppo import PPOConfig
 from liquid_control.support.errors import UserError
+from liquid_control.support.reachable import check_ray
 from liquid_control.tuning.trial import Ended, Failed, Message, Scored, run_trial
 from policies.driver import Driver
 
@@ -85,6 +86,8 @@ class RayEngine:
 
 def _begin_ray(address: str | None, own_cpus: int) -> list[int]:
     """Joins a cluster, or begins one on this machine; returns how many processors each of its machines has."""
+    if address:
+        check_ray(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use to its makers unless told not to
     # Ray ends a process that has been idle for a second if there are more than processors. What drives a validation
     # would end before the next one, which would load torch again.

@@ -1,6 +1,8 @@
 """``record``: which drivers it records, and what it says to the others."""
 
 import contextlib
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,32 @@ def test_the_simulator_is_recorded_by_another_command(arguments, instead, comman
     assert "episodes of CarRacing-v3 are recorded, but this driver drives liquid_control/Udacity-v0." in errors
     assert instead in errors
     assert not (tmp_path / "demos").exists()
+
+
+def test_the_command_for_a_driver_of_the_simulator_can_be_pasted(command, tmp_path):
+    folder = tmp_path / "my driver"
+    shutil.copytree(CHECKPOINTS / "Udacity/cfc", folder)
+    _, _, errors = command(main, "--driver", folder, "--folder", tmp_path / "demos")
+    assert f"python drive.py '{folder}' --record FOLDER" in errors
+
+
+@pytest.mark.parametrize("case", ["no name", "there", "not installed"])
+def test_a_dataset_that_minari_cannot_write_is_said_before_anything_is_driven(case, command, tmp_path, monkeypatch):
+    datasets = tmp_path / "datasets"
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(datasets))
+    name, told = "carracing/expert-v0", "it is there already"
+    if case == "no name":
+        name, told = "carracing expert", "Malformed dataset ID"
+    elif case == "there":
+        (datasets / name).mkdir(parents=True)
+    else:
+        told = "pip install 'liquid-control[minari]'"
+        monkeypatch.setitem(sys.modules, "minari.dataset.minari_dataset", None)
+    before = sorted(datasets.rglob("*"))
+    status, _, errors = command(main, "--folder", tmp_path / "demos", "--episodes", "1", "--minari", name)
+    assert status == 2 and told in errors
+    assert errors.startswith("error: ") and errors.count("\n") == 1
+    assert not (tmp_path / "demos").exists() and sorted(datasets.rglob("*")) == before
 
 
 @pytest.mark.parametrize("case", ["busy", "shards", "file"])

@@ -2,6 +2,8 @@
 
 import json
 import re
+import socket
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -172,8 +174,20 @@ def test_what_is_not_there_is_named_with_the_nearest(tmp_path):
         main(["all", "--report", "--folder", str(tmp_path), "--page", str(tmp_path / "page.md")])
     with pytest.raises(UserError, match="a page is of all"):
         main(["xor", "--report", "--folder", str(tmp_path), "--page", str(tmp_path / "page.md")])
+    with pytest.raises(UserError, match=r"the page .*page\.svg should be a \.md file"):
+        main(["all", "--report", "--folder", str(tmp_path), "--page", str(tmp_path / "page.svg")])
+    assert not list(tmp_path.glob("page.*"))
     with pytest.raises(UserError, match=r"--epochs must be at least 0 and at most 1000000\.0, not inf"):
         main(["xor", "--epochs", "inf", "--folder", str(tmp_path)])
+
+
+def test_an_address_where_no_cluster_answers_is_said_at_once(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    begin = time.monotonic()
+    with pytest.raises(UserError, match=f"no Ray at {address}: Connection refused"):
+        run_main(tmp_path, "xor", "--cell", "gru", "--engine", "ray", "--address", address)
+    assert time.monotonic() - begin < 30
 
 
 def test_results_of_other_options_are_refused(tmp_path):
