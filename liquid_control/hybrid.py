@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -199,7 +200,7 @@ def _run(words: Sequence[str]) -> None:
             if not folder.replaced:
                 save_memories(config.keep, model, parts)
             console.print(f"memory: {config.keep}")
-        console.print(f"written: {path / ROWS}\nas a page: {PROGRAM} report {path}")
+        console.print(f"written: {path / ROWS}\nas a page: {PROGRAM} report {shlex.quote(str(path))}")
 
 
 @dataclass(frozen=True)

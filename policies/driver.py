@@ -6,6 +6,7 @@ The same object is cloned, trained, evaluated, watched and run; every agent sees
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
@@ -265,7 +266,8 @@ def load_driver(folder: str | os.PathLike[str]) -> Driver:
 def _what_it_is(folder: str | os.PathLike[str], config: Mapping[str, Any]) -> str:
     """Of a checkpoint that is no driver, and which command takes it."""
     if "language_model" in config:
-        return f"a language model, not a driver. It speaks with: python -m liquid_control.lm generate {folder}"
+        speaks = f"python -m liquid_control.lm generate {shlex.quote(str(folder))}"
+        return f"a language model, not a driver. It speaks with: {speaks}"
     example = "A driver is, for example, checkpoints/CarRacing-v3/cfc."
     if "kind" not in config:
         return f"no driver: its config does not say of what kind it is. {example}"

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -680,7 +681,7 @@ def load_language_model(folder: str | os.PathLike[str]) -> tuple[LanguageModel, 
     """
     tensors, told = load_checkpoint(folder)
     if "language_model" not in told:
-        driver = f"It is a driver: python -m liquid_control.evaluate {folder}"
+        driver = f"It is a driver: python -m liquid_control.evaluate {shlex.quote(str(folder))}"
         example = "One is, for example, checkpoints/LanguageModel/stories."
         raise UserError(f"{folder} is no language model. {driver if told.get('kind') == 'driver' else example}")
     config = validated(LanguageModelConfig, told.pop("language_model"), f"the config of {folder}")

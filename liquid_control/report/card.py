@@ -78,7 +78,7 @@ action = driver.act(observation)  # after driver.reset(), on each raw observatio
 ```
 
 ```sh
-python -m liquid_control.evaluate {folder}
+python -m liquid_control.evaluate {quoted}
 {run}
 ```
 
@@ -123,12 +123,12 @@ def make_card(folder: Path, driver: Driver, evaluation: Evaluation | RoadEvaluat
         UserError: if the evaluation is of other weights, or the record of the training is damaged.
     """
     check_same_weights(folder, driver, evaluation)
-    record = _read_record(folder)
+    record, quoted = _read_record(folder), shlex.quote(folder.as_posix())
     if isinstance(evaluation, RoadEvaluation):
-        command = f"python drive.py {folder.as_posix()} --speed 15 --view"
+        command = f"python drive.py {quoted} --speed 15 --view"
         told = road_card.summary(driver, evaluation), road_card.conditions(evaluation), road_card.limits(evaluation)
     else:
-        command = f"python -m liquid_control.watch {folder.as_posix()} --video lap.mp4"
+        command = f"python -m liquid_control.watch {quoted} --video lap.mp4"
         variety = str(record.get("job", {}).get("variety", "none"))
         told = _summary(driver, evaluation), _conditions(evaluation), _limits(evaluation, variety)
     summary, conditions, limits = told
@@ -139,6 +139,7 @@ def make_card(folder: Path, driver: Driver, evaluation: Evaluation | RoadEvaluat
         scores=_table(("measure", "value"), evaluation.rows()),
         conditions=conditions,
         folder=folder.as_posix(),
+        quoted=quoted,
         env=driver.config.env,
         run=command,
         parts=_parts(driver),
@@ -178,7 +179,7 @@ def check_same_weights(folder: Path, driver: Driver, evaluation: Evaluation | Ro
     if evaluation.weights != weights_digest(driver):
         raise UserError(
             f"the evaluation in {folder} is of other weights. Evaluate again: "
-            f"python -m liquid_control.evaluate {folder}."
+            f"python -m liquid_control.evaluate {shlex.quote(str(folder))}"
         )
 
 

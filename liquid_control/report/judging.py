@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from envs.registration import STAND_IN, TEST_SEEDS
@@ -41,4 +42,5 @@ def read_evaluation(folder: Path, driver: Driver) -> Evaluation | RoadEvaluation
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except (OSError, UnicodeDecodeError):
-        raise UserError(f"cannot read {path}. Evaluate first: python -m liquid_control.evaluate {folder}.") from None
+        evaluate = f"python -m liquid_control.evaluate {shlex.quote(str(folder))}"
+        raise UserError(f"cannot read {path}. Evaluate first: {evaluate}") from None

@@ -6,6 +6,7 @@ alone: neither on the number of workers nor on what was driven before.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -92,9 +93,10 @@ def enter(paths: Iterable[Path]) -> tuple[Entrant, ...]:
         entrant = Entrant(name, training, folder, driver, weights_digest(driver))
         twin = entrants.setdefault((name, entrant.training), entrant)
         if twin is not entrant:
+            apart = shlex.join([f"{name}-a={twin.folder}", f"{name}-b={folder}"])
             raise UserError(
                 f"{twin.folder} and {folder} are both {name!r} with training seed {training}: tell them apart by "
-                f"names, for example {name}-a={twin.folder} {name}-b={folder}."
+                f"names, for example {apart}"
             )
     return tuple(entrants.values())
 

@@ -217,8 +217,18 @@ def _stop_again(swallowed: sys.UnraisableHookArgs) -> None:
 def _refusal(error: OSError) -> str:
     """What the system refused, and what to do about it where that is known."""
     text = f"{error.strerror or error}: {error.filename}" if error.filename else str(error.strerror or error)
-    advice = {errno.ENOSPC: "Free some space", errno.EDQUOT: "Free some space", errno.EACCES: "Look at its permissions"}
-    return f"{text}. {advice[error.errno]}, then start again." if error.errno in advice else f"{text}."
+    return f"{text}. {ADVICE[error.errno]}, then start again." if error.errno in ADVICE else f"{text}."
+
+
+ADVICE: dict[int | None, str] = {
+    errno.ENOSPC: "Free some space",
+    errno.EDQUOT: "Free some space",
+    errno.EACCES: "Look at its permissions",
+    errno.EROFS: "Choose a folder on a disk that can be written",
+    errno.EEXIST: "Choose another name, for something has this one",
+    errno.ENOTDIR: "Choose another folder, for a file is in the way of this one",
+}
+"""What to do about an error of the system."""
 
 
 def _is_lack_of_memory(error: Exception) -> bool:

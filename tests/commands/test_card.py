@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from liquid_control import load_driver
 from liquid_control.card import main
 from liquid_control.report.card import training_command, write_card
 from liquid_control.report.evaluation import Evaluation
+from liquid_control.report.judging import read_evaluation
 from liquid_control.support.checkpoint import weights_digest
 from liquid_control.support.command import parse
 from liquid_control.support.errors import UserError
@@ -85,6 +87,21 @@ def test_the_lines_of_python_in_the_card_drive(evaluated, monkeypatch):
     names = {"observation": np.zeros((96, 96, 3), np.uint8)}
     exec(lines, names)
     np.testing.assert_allclose(names["action"], [0, 0.5, 0])
+
+
+def test_commands_of_a_card_and_of_its_errors_can_be_pasted(evaluated, tmp_path):
+    folder = evaluated.rename(tmp_path / "my driver")
+    driver, evaluation = load_driver(folder), evaluation_of(folder)
+    write_card(folder, driver, evaluation)
+    lines, _ = re.findall(r"```sh\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    with pytest.raises(UserError, match="is of other weights") as other:
+        write_card(folder, driver, replace(evaluation, weights="0"))
+    (folder / "evaluation.json").unlink()
+    with pytest.raises(UserError, match="Evaluate first") as missing:
+        read_evaluation(folder, driver)
+    advised = [str(error.value).partition(": ")[2] for error in (other, missing)]
+    for line in (*lines.splitlines(), *advised):
+        assert shlex.split(line)[:4] == ["python", "-m", shlex.split(line)[2], str(folder)]
 
 
 def test_the_training_command_of_the_card_is_the_job():

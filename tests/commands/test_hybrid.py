@@ -1,6 +1,7 @@
 """``hybrid``: trains as ``lm`` does, reads or drives and remembers, goes on where it stopped, drafts without loss."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -81,6 +82,14 @@ def test_rows_tell_of_every_block_and_layer(read):
             assert layer["spent"] > 0 and layer["learned"] > 0 and layer["seconds_learning"] > 0
     assert rows[0]["layers"][0]["influence"] < 1
     assert max(layer["skipped"] for row in rows for layer in row["layers"]) > 0.1
+
+
+def test_the_command_for_a_page_can_be_pasted(trained, tmp_path, capsys):
+    hybrid(reading(trained, tmp_path / "my reading", texts=("other",)))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("as a page: ")]
+    *_, word, folder = shlex.split(line)
+    hybrid([word, folder])
+    assert (tmp_path / "my reading" / "report.html").exists()
 
 
 def test_a_reading_that_was_stopped_goes_on_to_the_same_rows(trained, read, tmp_path, monkeypatch, capsys):

@@ -16,6 +16,7 @@ from liquid_control.lm import main as lm
 from liquid_control.models.generation import Generation
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig, ReadingState, load_language_model
 from liquid_control.report import language_speed
+from liquid_control.support.checkpoint import save_checkpoint
 from liquid_control.support.errors import UserError
 
 WORDS = "--steps 6 --batch 4 --time 16 --validate-every 3 --width 8 --blocks 2 --workers 1 --device cpu".split()
@@ -265,6 +266,7 @@ def test_what_makes_no_sense_is_one_line(run, tmp_path):
     model.save(tmp_path / "mixed", told | {"tokenizer": make_tokenizer("characters", ["other"]).config()})
     model.save(tmp_path / "mute", {"words": []})
     best, _ = load_language_model(run / "best")
+    save_checkpoint(tmp_path / "my driver", {}, {"kind": "driver"})
     best.initial_state(3).save(tmp_path / "three.safetensors", best)
     best.initial_state(1).to(torch.float64).save(tmp_path / "double.safetensors", best)
     nan = best.initial_state(1)
@@ -278,6 +280,7 @@ def test_what_makes_no_sense_is_one_line(run, tmp_path):
             ["generate", "checkpoints/CarRacing-v3/cfc"],
             "is no language model. It is a driver: .*liquid_control.evaluate",
         ),
+        (["generate", str(tmp_path / "my driver")], "It is a driver: .*liquid_control.evaluate '.*/my driver'"),
         (["generate", str(run / "best"), "--prompt", ""], "there is nothing to read: --prompt is empty"),
         (["generate", str(run / "best"), "--prompt", "Ω"], "Ω"),
         (["generate", str(run / "best"), "--teach", str(tmp_path / "odd.txt")], "is not UTF-8"),

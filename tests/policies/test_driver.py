@@ -177,6 +177,12 @@ def test_a_language_model_is_refused_and_its_command_named():
         liquid_control.load_driver(folder)
 
 
+def test_the_command_for_a_language_model_can_be_pasted(tmp_path):
+    save_checkpoint(tmp_path / "my model", {}, {"kind": "language model", "language_model": {}})
+    with pytest.raises(UserError, match=r"liquid_control\.lm generate '.*/my model'"):
+        liquid_control.load_driver(tmp_path / "my model")
+
+
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     save_checkpoint(tmp_path / "a", {}, {"kind": "language model"})
     with pytest.raises(UserError, match="holds a 'language model', not a driver"):

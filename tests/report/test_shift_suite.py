@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -61,9 +62,10 @@ def test_a_checkpoint_that_does_not_tell_its_training_seed_has_0(tmp_path, recor
 
 
 def test_two_checkpoints_of_one_name_and_one_training_seed_are_told_apart(tmp_path):
-    one, other = save(tmp_path / "a" / "cfc"), save(tmp_path / "b" / "cfc", 1)
-    with pytest.raises(UserError, match="are both 'cfc' with training seed 0: tell them apart"):
+    one, other = save(tmp_path / "my a" / "cfc"), save(tmp_path / "b" / "cfc", 1)
+    with pytest.raises(UserError, match="are both 'cfc' with training seed 0: tell them apart") as refused:
         enter([one, other])
+    assert len(enter(map(Path, shlex.split(str(refused.value))[-2:]))) == 2  # as it advises
     assert len(enter([one, Path(f"other={other}")])) == 2
 
 

@@ -1,5 +1,7 @@
 """The command line and the YAML file are one parser; what is wrong is said in one line."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -98,6 +100,27 @@ def test_a_user_error_is_one_line_and_status_two(capsys):
         run(main)
     assert stop.value.code == 2
     assert capsys.readouterr().err == "error: no such road.\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "advised"),
+    [
+        (errno.ENOSPC, "Free some space, then start again."),
+        (errno.EACCES, "Look at its permissions, then start again."),
+        (errno.EROFS, "Choose a folder on a disk that can be written, then start again."),
+        (errno.EEXIST, "Choose another name, for something has this one, then start again."),
+        (errno.ENOTDIR, "Choose another folder, for a file is in the way of this one, then start again."),
+        (errno.EIO, ""),
+    ],
+)
+def test_what_the_system_refuses_is_one_line_with_what_to_do(number, advised, capsys):
+    def main(_):
+        raise OSError(number, os.strerror(number), "runs/a")
+
+    with pytest.raises(SystemExit) as stop:
+        run(main)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"error: {os.strerror(number)}: runs/a. {advised}".rstrip() + "\n"
 
 
 def test_the_list_of_commands():
