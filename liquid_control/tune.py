@@ -20,6 +20,7 @@ from liquid_control.support.errors import UserError
 from liquid_control.support.files import write_atomically
 from liquid_control.support.lock import held
 from liquid_control.support.ranges import Count, CountOrZero, Processes, Seed, Share
+from liquid_control.support.reachable import check_ray
 from liquid_control.tuning.local_engine import LocalEngine
 from liquid_control.tuning.space import Space, read_space
 from liquid_control.tuning.trial import Engine
@@ -93,7 +94,8 @@ def _check(config: TuneConfig, base: PPOConfig, space: Space) -> None:
     """What would fail in every trial is said once, before anything is written.
 
     Raises:
-        UserError: if a package is missing, the study has lost its database, or nothing that is searched can be trained.
+        UserError: if a package is missing, no cluster answers, the study has lost its database, or nothing that is
+            searched can be trained.
     """
     try:
         from liquid_control.tuning.study import check_database, check_space
@@ -101,6 +103,8 @@ def _check(config: TuneConfig, base: PPOConfig, space: Space) -> None:
         raise UserError(f"the search needs {error.name}: pip install 'liquid-control[tune]'.") from None
     if config.engine == "ray":
         _ray_engine()
+        if config.ray_address:
+            check_ray(config.ray_address)
     check_database(config.study)
     if not (config.study / OWN_NAME).exists():
         check_space(base, space, config.seed, config.study)
