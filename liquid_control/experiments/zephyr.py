@@ -87,7 +87,7 @@ class Kind(NamedTuple):
 
 
 SYNAPSES = "synapses alone"
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 """Of models that may want another one than those of liquid cells do."""
 MODELS = {
     **{rule: Kind({"rule": rule}, arm=SYNAPSES) for rule in RULES},
