@@ -27,8 +27,11 @@ def check_minari(dataset_id: str) -> None:
     try:
         parse_dataset_id(dataset_id)
         there = get_dataset_path(dataset_id).exists()
-    except (ValueError, OSError) as error:
-        raise UserError(f"Minari refuses the dataset {dataset_id!r}: {error}") from None
+    except (ValueError, TypeError, OSError) as error:  # TypeError: of a name without a version
+        raise UserError(
+            f"Minari refuses the dataset {dataset_id!r}: {error}. Its name is NAME-vN or NAMESPACE/NAME-vN, such as "
+            "laps-v0."
+        ) from None
     if there:
         raise UserError(
             f"Minari refuses the dataset {dataset_id!r}: it is there already. Name another, or a new version."

@@ -25,6 +25,7 @@ from liquid_control.support.console import Console
 from liquid_control.support.errors import UserError, check_known
 from liquid_control.support.files import read_text, write_atomically
 from liquid_control.support.ranges import Count, CountOrZero, NotNegative
+from liquid_control.support.reachable import check_ray
 
 PROGRAM = "python -m liquid_control.experiments"
 
@@ -90,6 +91,8 @@ def main(arguments: Sequence[str]) -> None:
     if config.protocol:
         check_known("protocol", [config.protocol], {name for task in tasks for name in task.protocols})
         tasks = [task for task in tasks if config.protocol in task.protocols]
+    if config.engine == "ray" and config.address:
+        check_ray(config.address)
     if config.name == "all":
         tasks = [task for task in tasks if _has_data(task, config.protocol or next(iter(task.protocols)), console)]
     studies = [

@@ -14,7 +14,6 @@ from liquid_control.experiments.sequence_study import Job, Number, run_job
 from liquid_control.experiments.sequence_task import SequenceTask
 from liquid_control.experiments.tasks import TASKS
 from liquid_control.support.errors import UserError
-from liquid_control.support.reachable import check_ray
 
 
 class RayEngine:
@@ -28,8 +27,6 @@ class RayEngine:
     """
 
     def __init__(self, address: str | None):
-        if address:
-            check_ray(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use to its makers unless told not to
         try:
             ray.init(

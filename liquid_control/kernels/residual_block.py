@@ -21,7 +21,6 @@ from numba import njit
 from torch import Tensor
 
 from liquid_control.kernels import is_transformed
-from liquid_control.kernels.autograd import refuse_derivatives_of_gradients
 from liquid_control.kernels.batch import copied, fetch, new_tile, over_blocks
 from liquid_control.kernels.fast_math import OPTIONS, kernel_part, sigmoid
 from liquid_control.kernels.simd import LANES, load, total
@@ -35,7 +34,13 @@ ROWS = 64
 
 @torch.library.custom_op("liquid_control::swiglu", mutates_args=(), device_types="cpu")
 def swiglu(halves: Tensor) -> Tensor:
-    """The product y (…, N) of halves (…, 2 N), float32 or float64 on the CPU."""
+    """The product y (…, N) of halves (…, 2 N), float32 or float64 on the CPU.
+
+    Raises:
+        ValueError: if they are no halves.
+    """
+    if not halves.dim() or halves.shape[-1] % 2:
+        raise ValueError(f"halves have the shape {tuple(halves.shape)}, expected an even number at the end.")
     y = halves.new_empty(*halves.shape[:-1], halves.shape[-1] // 2)
     over_blocks(_swiglu, y.numel() // max(1, y.shape[-1]), y.numel(), _rows(halves), _rows(y))
     return y
@@ -99,7 +104,16 @@ def rms_norm(x: Tensor, gain: Tensor, gate: Tensor | None, heads: int, floor: fl
         gate: a (…, N); None for y without SiLU(a).
         heads: H, of N / H numbers each.
         floor: ε.
+
+    Raises:
+        ValueError: if shapes do not fit.
     """
+    if gain.shape != x.shape[-1:] or len(gain) % heads or (gate is not None and gate.shape != x.shape):
+        gated = "" if gate is None else f" and a gate {tuple(gate.shape)}"
+        raise ValueError(
+            f"x {tuple(x.shape)}, a gain {tuple(gain.shape)}{gated} of {heads} heads: expected (…, N), (N) and (…, N), "
+            "N a multiple of the heads."
+        )
     y = x.new_empty(x.shape)
     given = _rows(x), copied(gain), _rows(x if gate is None else gate), gate is not None, heads, floor
     over_blocks(_rms_norm, len(given[0]), y.numel(), *given, _rows(y))
@@ -190,7 +204,11 @@ def _of_rms_norm(first, last, x, gain, gate, gated, heads, floor, of_y, of_x, of
                     changes[j] = scale * (of_heard[j] - pull * heard[j])
 
 
-# Gradients
+# Gradients; in operations of torch where they are to be differentiated themselves, or many at once
+
+
+def _is_plain_pass() -> bool:
+    return not torch.is_grad_enabled() and not is_transformed()
 
 
 def _remember_swiglu(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -198,8 +216,12 @@ def _remember_swiglu(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _differentiate_swiglu(ctx: Any, of_y: Tensor) -> Tensor:
-    refuse_derivatives_of_gradients("the SwiGLU", of_y, vectorised=is_transformed())
-    return _swiglu_backward(*ctx.saved_tensors, of_y)
+    (halves,) = ctx.saved_tensors
+    if _is_plain_pass():
+        return _swiglu_backward(halves, of_y)
+    gate, value = halves.chunk(2, -1)
+    shown, slope = _silu(gate)
+    return torch.cat([of_y * value * slope, of_y * shown], -1)
 
 
 def _remember_rms_norm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -208,9 +230,28 @@ def _remember_rms_norm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
 
 
 def _differentiate_rms_norm(ctx: Any, of_y: Tensor) -> tuple[Tensor | None, ...]:
-    refuse_derivatives_of_gradients("the RMS norm", of_y, vectorised=is_transformed())
-    of_x, of_gain, of_gate = _rms_norm_backward(*ctx.saved_tensors, ctx.heads, ctx.floor, of_y)
-    return of_x, of_gain, None if ctx.saved_tensors[2] is None else of_gate, None, None
+    x, gain, gate = ctx.saved_tensors
+    if _is_plain_pass():
+        of_x, of_gain, of_gate = _rms_norm_backward(x, gain, gate, ctx.heads, ctx.floor, of_y)
+        return of_x, of_gain, None if gate is None else of_gate, None, None
+    heads = x.unflatten(-1, (ctx.heads, -1))
+    scale = torch.rsqrt(heads.square().mean(-1, keepdim=True) + ctx.floor)
+    normed, of_gated = (scale * heads).flatten(-2), of_y
+    of_gate = None
+    if gate is not None:
+        shown, slope = _silu(gate)
+        of_gated, of_gate = of_y * shown, of_y * gain * normed * slope
+    wanted = (gain * of_gated).unflatten(-1, (ctx.heads, -1))
+    pull = scale.square() * (heads * wanted).mean(-1, keepdim=True)
+    of_gain = (of_gated * normed).flatten(0, -2).sum(0) if x.dim() > 1 else of_gated * normed
+    return (scale * (wanted - pull * heads)).flatten(-2), of_gain, of_gate, None, None
+
+
+def _silu(x: Tensor) -> tuple[Tensor, Tensor]:
+    """SiLU and its slope."""
+    opening = torch.sigmoid(x)
+    shown = x * opening
+    return shown, opening + shown * (1 - opening)
 
 
 swiglu.register_autograd(_differentiate_swiglu, setup_context=_remember_swiglu)

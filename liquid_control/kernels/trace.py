@@ -116,11 +116,12 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 
 
 def _differentiate(ctx: Any, of_y: Tensor | None, of_final: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-    q, _, v, *_ = ctx.saved_tensors
+    saved = ctx.saved_tensors  # once: checkpoints of activations give it a single time
+    q, _, v, *_ = saved
     of_y = torch.zeros_like(v) if of_y is None else of_y
     of_final = v.new_zeros(len(v), *v.shape[2:], q.shape[3]) if of_final is None else of_final
     refuse_derivatives_of_gradients("the plastic trace", of_y, of_final, vectorised=is_transformed())
-    return (*_plastic_trace_backward(*ctx.saved_tensors, ctx.rule, of_y, of_final), None)
+    return (*_plastic_trace_backward(*saved, ctx.rule, of_y, of_final), None)
 
 
 plastic_trace.register_autograd(_differentiate, setup_context=_remember)

@@ -45,7 +45,7 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         """From (…, width) to the same."""
         gain = self.weight
-        if not _runs_in_one_pass(x, gain) or x.dtype != gain.dtype:
+        if x.shape[-1:] != gain.shape or x.dtype != gain.dtype or not _runs_in_one_pass(x, gain):
             return super().forward(x)
         from liquid_control.kernels.residual_block import rms_norm  # needs Numba
 

@@ -27,7 +27,7 @@ def check_ray(address: str) -> None:
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"no Ray at {address}: {reason}. Begin one there with ray start --head, or give the address that it told."

@@ -37,13 +37,15 @@ def test_the_command_for_a_driver_of_the_simulator_can_be_pasted(command, tmp_pa
     assert f"python drive.py '{folder}' --record FOLDER" in errors
 
 
-@pytest.mark.parametrize("case", ["no name", "there", "not installed"])
+@pytest.mark.parametrize("case", ["no name", "no version", "there", "not installed"])
 def test_a_dataset_that_minari_cannot_write_is_said_before_anything_is_driven(case, command, tmp_path, monkeypatch):
     datasets = tmp_path / "datasets"
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(datasets))
     name, told = "carracing/expert-v0", "it is there already"
     if case == "no name":
         name, told = "carracing expert", "Malformed dataset ID"
+    elif case == "no version":
+        name, told = "carracing/expert", "Its name is NAME-vN or NAMESPACE/NAME-vN, such as laps-v0."
     elif case == "there":
         (datasets / name).mkdir(parents=True)
     else:

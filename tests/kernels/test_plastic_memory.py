@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.checkpoint import checkpoint
 
 from liquid_control.kernels import heads as of_heads
 from liquid_control.kernels import trace as of_trace
@@ -130,6 +131,18 @@ def test_tools_of_torch_see_one_operation_each():
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         y, final = layer(mode.from_tensor(x), mode.from_tensor(state))
     assert (y.shape, final.shape) == ((3, 7, 3), state.shape)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_checkpoints_of_activations_give_the_same_gradients(rule):
+    layer = build(rule=rule)
+    x, state = given(layer).values()
+    results = []
+    for run in (layer, lambda *of: checkpoint(layer, *of, use_reentrant=False)):
+        y, final = run(x, state)
+        results.append(torch.autograd.grad(y.sin().sum() + final.square().sum(), [x, state]))
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_second_derivatives_are_refused():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.checkpoint import checkpoint
 
 from liquid_control.kernels import residual_block
 from liquid_control.nn.hybrid import RMSNorm, SwiGLU
@@ -113,11 +114,50 @@ def test_results_are_the_same_to_the_bit_for_any_number_of_threads(threads):
         assert torch.equal(results[1][name], value), name
 
 
-def test_second_derivatives_are_refused():
-    x = torch.randn(2, 8, requires_grad=True)
-    for module in (RMSNorm(8), SwiGLU(8, 4)):
-        with pytest.raises(RuntimeError, match="no second derivatives"):
-            torch.autograd.grad(module(x).square().sum(), x, create_graph=True)
+@pytest.mark.parametrize("build", [RMSNorm, lambda width: SwiGLU(width, 4)], ids=["RMSNorm", "SwiGLU"])
+def test_second_derivatives_and_vectorised_ones_equal_the_reference_form(reference, build):
+    torch.manual_seed(0)
+    module, x = build(8).double(), torch.randn(3, 8, dtype=torch.float64)
+
+    def derivatives():
+        leaf = x.clone().requires_grad_()
+        learned = list(module.parameters())
+        first = torch.autograd.grad(module(leaf).square().sum(), [leaf, *learned], create_graph=True)
+        second = torch.autograd.grad(sum(gradient.square().sum() for gradient in first), [leaf, *learned])
+        jacobian = torch.autograd.functional.jacobian(lambda x: module(x).sum(0), x, vectorize=True)
+        return {name: value.detach() for name, value in enumerate([*first, *second, jacobian])}
+
+    agree(derivatives(), reference(derivatives), 1e-12)
+
+
+def test_second_derivatives_of_a_gated_norm_equal_its_equation():
+    torch.manual_seed(0)
+    given = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 8), (8,), (3, 8))]
+    assert torch.autograd.gradgradcheck(lambda *of: residual_block.rms_norm(*of, 2, 1e-5), given)
+
+
+@pytest.mark.parametrize("build", [RMSNorm, lambda width: SwiGLU(width, 4)], ids=["RMSNorm", "SwiGLU"])
+def test_checkpoints_of_activations_give_the_same_gradients(build):
+    torch.manual_seed(0)
+    module, x = build(8), torch.randn(2, 5, 8, requires_grad=True)
+    (expected,) = torch.autograd.grad(module(x).square().sum(), x)
+    (found,) = torch.autograd.grad(checkpoint(module, x, use_reentrant=False).square().sum(), x)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 16), (2, 4)])
+def test_vectors_of_another_width_are_refused(shape):
+    with pytest.raises(RuntimeError, match="normalized_shape"):
+        RMSNorm(8)(torch.ones(shape, requires_grad=True))
+
+
+def test_the_operators_refuse_shapes_that_do_not_fit():
+    x = torch.ones(2, 6)
+    for gain, gate, heads in ((torch.ones(5), None, 1), (torch.ones(6), torch.ones(2, 5), 1), (torch.ones(6), None, 4)):
+        with pytest.raises(ValueError, match=r"x \(2, 6\), a gain"):
+            residual_block.rms_norm(x, gain, gate, heads, 1e-5)
+    with pytest.raises(ValueError, match="an even number"):
+        residual_block.swiglu(torch.ones(2, 5))
 
 
 def test_reading_without_gradients_does_not_wait_for_numba():

@@ -30,6 +30,8 @@ def test_what_does_not_answer_is_said_with_what_to_do(server, scheme):
         check_ray(address)
     with pytest.raises(UserError, match=r"no Ray at .*:99999"):
         check_ray("127.0.0.1:99999")
+    with pytest.raises(UserError, match=r"no Ray at a\.\.b:1"):
+        check_ray("a..b:1")
 
 
 def test_the_address_that_ray_would_find_is_looked_at(server, monkeypatch):
