@@ -42,7 +42,8 @@ def swiglu(halves: Tensor) -> Tensor:
     if not halves.dim() or halves.shape[-1] % 2:
         raise ValueError(f"halves have the shape {tuple(halves.shape)}, expected an even number at the end.")
     y = halves.new_empty(*halves.shape[:-1], halves.shape[-1] // 2)
-    over_blocks(_swiglu, y.numel() // max(1, y.shape[-1]), y.numel(), _rows(halves), _rows(y))
+    given = _rows(halves), _rows(y)
+    over_blocks(_swiglu, len(given[0]), y.numel(), *given)
     return y
 
 
@@ -55,7 +56,7 @@ def _(halves):
 def _swiglu_backward(halves: Tensor, of_y: Tensor) -> Tensor:
     of_halves = halves.new_empty(halves.shape)
     given = _rows(halves), _rows(of_y), _rows(of_halves)
-    over_blocks(_of_swiglu, given[0].shape[0], halves.numel(), *given)
+    over_blocks(_of_swiglu, len(given[0]), halves.numel(), *given)
     return of_halves
 
 
