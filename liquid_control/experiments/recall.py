@@ -193,8 +193,7 @@ def main(arguments: Sequence[str]) -> None:
     # Whatever does not go together is told before anything is begun.
     sizes = {arm: parameters_of(shape_of(arm, config)) for arm in ARMS}
     with measuring(config.folder):
-        kept = {name: getattr(config, name) for name in ("steps", "batch", "width", "tested")}
-        kept |= {"parameters": sizes}
+        kept = {name: getattr(config, name) for name in ("steps", "batch", "width", "tested")} | {"parameters": sizes}
         results = Results(config.folder, kept, ("task", "arm"))
 
         def row(task: str, arm: str, rate: float, seed: int) -> dict[str, Any]:

@@ -154,17 +154,24 @@ def _product(left, right, blocks):
     return total(sums)
 
 
+@kernel_part
+def _scale(heard, blocks, width, floor):
+    """n, of a tile that holds so many numbers."""
+    number = heard.dtype.type
+    return number(1) / np.sqrt(_product(heard, heard, blocks) / number(width) + number(floor))
+
+
 @njit(cache=True, nogil=True, **OPTIONS)
 def _rms_norm(first, last, x, gain, gate, gated, heads, floor, y):
     width = x.shape[1] // heads
-    blocks, one, zero = (width + LANES - 1) // LANES, x.dtype.type(1), x.dtype.type(floor)
+    blocks = (width + LANES - 1) // LANES
     heard = new_tile(blocks, x)
     heard[:] = 0
     for row in range(first, last):
         for begin in range(0, heads * width, width):
             end = begin + width
             fetch(x[row, begin:end], heard, 0)
-            scale = one / np.sqrt(_product(heard, heard, blocks) / x.dtype.type(width) + zero)
+            scale = _scale(heard, blocks, width, floor)
             gains, gates, shown = gain[begin:end], gate[row, begin:end], y[row, begin:end]
             if gated:
                 for j in range(width):
@@ -177,7 +184,7 @@ def _rms_norm(first, last, x, gain, gate, gated, heads, floor, y):
 @njit(cache=True, nogil=True, **OPTIONS)
 def _of_rms_norm(first, last, x, gain, gate, gated, heads, floor, of_y, of_x, of_gain, of_gate):
     width = x.shape[1] // heads
-    blocks, one, zero = (width + LANES - 1) // LANES, x.dtype.type(1), x.dtype.type(floor)
+    blocks, one = (width + LANES - 1) // LANES, x.dtype.type(1)
     heard, of_heard = new_tile(blocks, x), new_tile(blocks, x)
     heard[:], of_heard[:] = 0, 0
     for block in range(first, last):
@@ -185,7 +192,7 @@ def _of_rms_norm(first, last, x, gain, gate, gated, heads, floor, of_y, of_x, of
             for begin in range(0, heads * width, width):
                 end = begin + width
                 fetch(x[row, begin:end], heard, 0)
-                scale = one / np.sqrt(_product(heard, heard, blocks) / x.dtype.type(width) + zero)
+                scale = _scale(heard, blocks, width, floor)
                 gains, gates, wanted = gain[begin:end], gate[row, begin:end], of_y[row, begin:end]
                 of_gains, of_gates = of_gain[block, begin:end], of_gate[row, begin:end]
                 if gated:
