@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from liquid_control.experiments.sequence_cells import CELLS
-from liquid_control.experiments.sequence_report import report
+from liquid_control.experiments.sequence_report import read_kept, report
 from liquid_control.experiments.sequence_study import CellStudy, Engine, Job, LocalEngine, load_splits, run_study
 from liquid_control.experiments.sequence_task import SequenceTask
 from liquid_control.experiments.tasks import STUDIES, TASKS, find_task
@@ -57,9 +57,10 @@ class SequenceStudyConfig:
     address: str = ""
     """Of a running Ray cluster ("auto" finds it); empty begins one on this machine."""
     report: bool = False
-    """Trains nothing: writes page and figure from all rows in the folder; what someone wrote at the end stays."""
+    """Trains nothing: writes page and figure from all rows in the folder, and from those that the page was made of
+    before; what someone wrote at the end stays."""
     page: Path = Path("docs/results/sequences.md")
-    """The page that --report writes, its figure beside it."""
+    """The page that --report writes, its figure (.svg) and the rows of its tables (.jsonl) beside it."""
 
 
 def _note() -> str:
@@ -129,12 +130,12 @@ def _write_report(config: SequenceStudyConfig, console: Console) -> None:
         raise UserError(f"a page is of all that was measured in a folder: {PROGRAM} all --report --folder …")
     if config.page.suffix != ".md":  # its figure would be written over it
         raise UserError(f"the page {config.page} should be a .md file: its figure is written beside it as .svg.")
-    figure = config.page.with_suffix(".svg")
+    figure, kept = config.page.with_suffix(".svg"), config.page.with_suffix(".jsonl")
     before = read_text(config.page) if config.page.exists() else ""
-    page, picture = report(config.folder, list(TASKS.values()), figure.name, before)
-    write_atomically(config.page, page)
-    write_atomically(figure, picture)
-    console.print(f"{config.page} and {figure} are written.")
+    page, picture, rows = report(config.folder, list(TASKS.values()), figure.name, before, read_kept(kept))
+    for path, content in ((kept, rows), (config.page, page), (figure, picture)):
+        write_atomically(path, content)
+    console.print(f"{config.page}, {figure.name} and {kept.name} beside it are written.")
 
 
 def _has_data(task: SequenceTask, protocol: str, console: Console) -> bool:

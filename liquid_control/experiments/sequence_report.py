@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,14 @@ from liquid_control.experiments.sequence_study import EFFORT, ROW
 from liquid_control.experiments.sequence_task import SequenceTask
 from liquid_control.experiments.study import interval, read_results
 from liquid_control.support.errors import UserError
+from liquid_control.support.files import read_text
 
 PEER = "lstm"
 """The cell that differences are from."""
 _LIQUID = tuple(list(CELLS)[: list(CELLS).index(PEER)])
 _LAN, _CONTROLS = ("lan", "lan_euler", "lan_steady"), ("lan_uniform", "lan_fixed", "attention")
+SHOWN = {"seed", "test", "validation", "parameters", "seconds_per_epoch"}
+"""What a page shows of each training."""
 OWN_WORDS = "<!-- By the numbers alone: written anew with each report, until this line is taken out. -->"
 """Before what nobody has written."""
 _LABELS, _WIDTH, _NOTES, _ROW = 190, 760, 80, 20
@@ -77,6 +82,46 @@ def read_measured(folder: Path, task: str, protocol: str) -> list[Measured]:
     return found
 
 
+def read_kept(path: Path) -> dict[tuple[str, str], list[Measured]]:
+    """What a page was made of, as :func:`kept_rows` wrote it: cells by task and protocol.
+
+    Raises:
+        UserError: if the file cannot be read or is damaged.
+    """
+    if not path.exists():
+        return {}
+    found: dict[tuple[str, str], list[Measured]] = {}
+    try:
+        for line in read_text(path).splitlines():
+            told = json.loads(line)
+            measured = Measured(told["cell"], told["effort"], told["rows"])
+            if not measured.rows or not all(row.keys() >= SHOWN for row in measured.rows):
+                raise ValueError
+            found.setdefault((told["task"], told["protocol"]), []).append(measured)
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged: restore it, or remove it to report on the folder alone.") from None
+    return found
+
+
+def kept_rows(found: Mapping[tuple[str, str], Sequence[Measured]]) -> str:
+    """A line a cell of what a page is made of, which :func:`read_kept` reads."""
+    lines = []
+    for (task, protocol), measured in found.items():
+        for cell in measured:
+            told = {"task": task, "protocol": protocol, "cell": cell.cell, "effort": cell.effort, "rows": cell.rows}
+            lines.append(json.dumps(told) + "\n")
+    return "".join(lines)
+
+
+def _together(measured: Sequence[Measured], kept: Sequence[Measured]) -> list[Measured]:
+    """What was measured now, and of other cells, or from more seeds, what was before; in the order of :data:`CELLS`."""
+    cells = {cell.cell: cell for cell in kept if cell.cell in CELLS}
+    for cell in measured:
+        if cell.cell not in cells or len(cell.rows) >= len(cells[cell.cell].rows):
+            cells[cell.cell] = cell
+    return [cells[name] for name in CELLS if name in cells]
+
+
 def _told(values: Sequence[float]) -> str:
     """The mean, and its interval if there is more than one value."""
     mean = f"{np.mean(values):.4g}"
@@ -100,14 +145,21 @@ def difference(one: Measured, other: Measured, metric: str) -> tuple[float, floa
     return float(np.mean(apart)), *interval(apart)
 
 
-def report(folder: Path, tasks: Sequence[SequenceTask], figure: str, page: str = "") -> tuple[str, str]:
-    """The page as Markdown and its figure as SVG.
+def report(
+    folder: Path,
+    tasks: Sequence[SequenceTask],
+    figure: str,
+    page: str = "",
+    kept: Mapping[tuple[str, str], Sequence[Measured]] = MappingProxyType({}),
+) -> tuple[str, str, str]:
+    """The page as Markdown, its figure as SVG, and what both are made of as lines of JSON.
 
     Args:
         folder: of the study.
         tasks: in the order of the page.
         figure: what the page calls the figure's file.
         page: as it stands; what someone has written there of what mattered and what failed is kept.
+        kept: what the page was made of before, from :func:`read_kept`.
 
     Raises:
         UserError: if nothing has been measured, or a file of results is damaged.
@@ -117,7 +169,8 @@ def report(folder: Path, tasks: Sequence[SequenceTask], figure: str, page: str =
     for task in tasks:
         sections = []
         for protocol, told in task.protocols.items():
-            measured = read_measured(folder, task.name, protocol)
+            before = kept.get((task.name, protocol), ())
+            measured = _together(read_measured(folder, task.name, protocol), before)
             if measured:
                 sections += [f"#### {protocol}: {told}", *_leak(task, protocol), _table(task, protocol, measured)]
                 panels.append((f"{task.name}, {protocol}: {task.metric}", task, measured))
@@ -151,8 +204,9 @@ def report(folder: Path, tasks: Sequence[SequenceTask], figure: str, page: str =
         f"![Test scores of every seed and their means]({figure})",
     ]
     _, mark, prose = page.partition("## What mattered\n")
-    kept = mark + prose.rstrip() if mark and OWN_WORDS not in prose else _prose(found)
-    return "\n\n".join([*parts, kept]) + "\n", _figure(panels)
+    own = mark + prose.rstrip() if mark and OWN_WORDS not in prose else _prose(found)
+    rows = kept_rows({key: measured for key, (_, measured) in found.items()})
+    return "\n\n".join([*parts, own]) + "\n", _figure(panels), rows
 
 
 def _versus(

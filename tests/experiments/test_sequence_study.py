@@ -60,6 +60,11 @@ def run_main(folder, *words):
     main([*words, "--folder", str(folder), "--epochs", "1"])
 
 
+def lines_of(folder, task):
+    path = folder / task / next(iter(TASKS[task].protocols)) / "gru" / "results.jsonl"
+    return path.read_text().splitlines()
+
+
 def rows_of(folder, task, protocol, cell):
     lines = (folder / task / protocol / cell / "results.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines[1:]]
@@ -81,6 +86,7 @@ def test_a_task_is_searched_tested_and_reported(name, tmp_path):
     main(["all", "--folder", str(tmp_path), "--report", "--page", str(page)])
     assert f"### {name}" in page.read_text() and "| GRU |" in page.read_text()
     assert page.with_suffix(".svg").read_text().startswith("<svg")
+    assert json.loads(page.with_suffix(".jsonl").read_text())["rows"] == [json.loads(lines_of(tmp_path, name)[-1])]
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -296,7 +302,7 @@ def write_rows(folder, cell, shift=0.0, searches=((1, 3), (4, 3)), **effort):
 
 
 def page_of(folder, page=""):
-    return report(folder, list(TASKS.values()), "sequences.svg", page)
+    return report(folder, list(TASKS.values()), "sequences.svg", page)[:2]
 
 
 def test_a_page_takes_the_longest_search_and_marks_what_is_certain(tmp_path):
@@ -332,6 +338,33 @@ def test_what_someone_wrote_on_a_page_stays_and_what_the_numbers_say_is_said_ane
     write_rows(tmp_path, "cfc", shift=1.0)
     kept = page_of(tmp_path, written)[0]
     assert "The weather." in kept and "The rain." in kept and "Worse than" not in kept
+
+
+def test_a_page_keeps_what_it_was_made_of_for_what_is_measured_elsewhere(tmp_path):
+    page = tmp_path / "page.md"
+
+    def rows_after(folder):
+        main(["all", "--report", "--folder", str(folder), "--page", str(page)])
+        return {line.split(" | ")[0].strip("| "): line for line in page.read_text().splitlines() if "1,234" in line}
+
+    write_rows(tmp_path / "here", "lstm")
+    write_rows(tmp_path / "here", "cfc", shift=1.0)
+    before = rows_after(tmp_path / "here")
+    files = {path.suffix: path.read_bytes() for path in tmp_path.glob("page.*")}
+    assert set(files) == {".md", ".svg", ".jsonl"}
+    assert rows_after(tmp_path / "nothing") == before
+    assert files == {path.suffix: path.read_bytes() for path in tmp_path.glob("page.*")}
+    write_rows(tmp_path / "there", "gru", shift=2.0)
+    write_rows(tmp_path / "there", "cfc", shift=-1.0, searches=((4, 2),))  # not as many seeds: not yet
+    after = rows_after(tmp_path / "there")
+    assert after["LSTM"] == before["LSTM"] and after["CfC"] == before["CfC"]
+    assert after["GRU"].endswith("**+2 (+2 to +2)** |")
+    write_rows(tmp_path / "there", "cfc", shift=-1.0)
+    assert rows_after(tmp_path / "there")["CfC"].endswith("**-1 (-1 to -1)** |")
+    for damaged in ("{", "[]\n", '{"task": "rul", "protocol": "FD001", "cell": "gru", "effort": {}, "rows": [{}]}\n'):
+        page.with_suffix(".jsonl").write_text(damaged)
+        with pytest.raises(UserError, match=r"page\.jsonl is damaged: restore it"):
+            rows_after(tmp_path / "there")
 
 
 def test_a_cell_that_diverged_is_last_and_compared_with_nothing(tmp_path):
