@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 """Of torch's networks, in their order."""
+SHUT = 1e4
+"""What, taken from a gate's sum, shuts it: σ(-10⁴) is zero in every precision."""
 
 
 class _Network(nn.RNNBase):
@@ -88,7 +90,7 @@ class GatedLayer(UntimedLayer):
         if advance is None and not by_equations:
             hidden, state = self._fused(x, state)
         elif advance is not None and not by_equations and self._ends_in_padding(advance):
-            hidden, state = self._ragged(x, state, advance.sum(0))
+            hidden, state = self._ragged(x, state, advance)
         else:
             ticks = []
             weights = self._weights
@@ -100,26 +102,39 @@ class GatedLayer(UntimedLayer):
         return self.readout(hidden), state
 
     def _ends_in_padding(self, advance: Tensor) -> bool:
-        """Whether it is known that every sequence is padded at its end only, and that torch's packed form will do."""
+        """Whether every sequence is known to be padded at its end only, and nobody has hooked into torch's network."""
         if self._calls_cell or not is_readable(advance):
             return False
         return not bool((advance[1:] & ~advance[:-1]).any())
 
-    def _ragged(self, x: Tensor, state: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Sequences padded at their ends: torch's packed form stops each one at its own length."""
+    def _ragged(self, x: Tensor, state: Tensor, advance: Tensor) -> tuple[Tensor, Tensor]:
+        """Sequences padded at their ends: each one's state is that after its last step."""
+        lengths = advance.sum(0)
+        if x.device.type == "cpu":
+            y, final = self._function(*self._holding(x, advance), None, self._split(state))
+            last = y.gather(0, (lengths - 1).clamp(min=0)[None, :, None].expand(1, -1, self.units))[0]
+            final = torch.cat([last, self._join(final)[:, self.units :]], 1)
+            return y, torch.where((lengths > 0)[:, None], final, state)
+        # What a CPU takes several times as long for: the form that stops each one at its own length.
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths.clamp(min=1).cpu(), enforce_sorted=False)
-        y, final = self._function(packed.data, packed.batch_sizes, self._split(state[packed.sorted_indices]))
+        start = self._split(state[packed.sorted_indices])
+        y, final = self._function(packed.data, self._weights, packed.batch_sizes, start)
         hidden, _ = nn.utils.rnn.pad_packed_sequence(packed._replace(data=y), total_length=len(x))
         # A sequence of no step at all was run for one, because torch refuses length zero.
         return hidden, torch.where((lengths > 0)[:, None], self._join(final)[packed.unsorted_indices], state)
 
+    def _holding(self, x: Tensor, advance: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Inputs (T, B, C) and weights with which padding at the end changes only the hidden part of the state."""
+        return x, self._weights
+
     def _fused(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Torch's function, which exports, unlike its module; the module where somebody has hooked into it."""
-        y, final = self.cell(x, self._split(state)) if self._calls_cell else self._function(x, None, self._split(state))
+        start = self._split(state)
+        y, final = self.cell(x, start) if self._calls_cell else self._function(x, self._weights, None, start)
         return y, self._join(final)
 
     @abstractmethod
-    def _function(self, x: Tensor, batch_sizes: Tensor | None, state: Any) -> tuple[Tensor, Any]:
+    def _function(self, x: Tensor, weights: list[Tensor], batch_sizes: Tensor | None, state: Any) -> tuple[Tensor, Any]:
         """Torch's function itself, of (T, B, C) or of packed sequences."""
 
     @abstractmethod
@@ -153,13 +168,20 @@ class LSTM(GatedLayer):
     def _cell(self) -> nn.RNNBase:
         return _Network("LSTM", self.seen_size, self.units)
 
-    def _function(self, x: Tensor, batch_sizes: Tensor | None, state: Any) -> tuple[Tensor, Any]:
+    def _function(self, x: Tensor, weights: list[Tensor], batch_sizes: Tensor | None, state: Any) -> tuple[Tensor, Any]:
         options = True, 1, 0.0, self.training, False  # biases, layers, dropout, training, bidirectional
         if batch_sizes is None:
-            y, *final = torch.lstm(x, state, self._weights, *options, False)
+            y, *final = torch.lstm(x, state, weights, *options, False)
         else:
-            y, *final = torch.lstm(x, batch_sizes, state, self._weights, *options)
+            y, *final = torch.lstm(x, batch_sizes, state, weights, *options)
         return y, tuple(final)
+
+    def _holding(self, x: Tensor, advance: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """See :class:`GatedLayer`: one more input, 1 at padding, shuts the writing gate and opens the keeping one."""
+        of_input, *others = self._weights
+        hold = of_input.new_tensor([-SHUT, SHUT, 0.0, 0.0]).repeat_interleave(self.units)
+        padding = (~advance)[..., None].to(x.dtype)
+        return torch.cat([x, padding], 2), [torch.cat([of_input, hold[:, None]], 1), *others]
 
     def _equations(self, x: Tensor, state: Tensor, weights: list[Tensor]) -> Tensor:
         of_input, of_state, *biases = weights
@@ -192,11 +214,11 @@ class GRU(GatedLayer):
     def _cell(self) -> nn.RNNBase:
         return _Network("GRU", self.seen_size, self.units)
 
-    def _function(self, x: Tensor, batch_sizes: Tensor | None, state: Any) -> tuple[Tensor, Any]:
+    def _function(self, x: Tensor, weights: list[Tensor], batch_sizes: Tensor | None, state: Any) -> tuple[Tensor, Any]:
         options = True, 1, 0.0, self.training, False  # biases, layers, dropout, training, bidirectional
         if batch_sizes is None:
-            return torch.gru(x, state, self._weights, *options, False)
-        return torch.gru(x, batch_sizes, state, self._weights, *options)
+            return torch.gru(x, state, weights, *options, False)
+        return torch.gru(x, batch_sizes, state, weights, *options)
 
     def _equations(self, x: Tensor, state: Tensor, weights: list[Tensor]) -> Tensor:
         of_input, of_state, *biases = weights
