@@ -30,8 +30,24 @@ from liquid_control.nn import (
 
 UNFOLDS = 2
 """Solver steps of the LTC for each step of a sequence, where ncps takes 6: a pass takes a third of the time."""
-Build = Callable[[int, int, int], nn.Module]
-"""From numbers of inputs, units and steps of the longest sequence to a network that :func:`outputs` can run."""
+
+
+@dataclass(frozen=True)
+class CellShape:
+    """What a cell is built from."""
+
+    inputs: int
+    """Values of a step."""
+    units: int
+    """Neurons, as wide as it is."""
+    steps: int
+    """Of the longest sequence."""
+    activation: str = "lecun_tanh"
+    """Of the backbone of a CfC."""
+
+
+Build = Callable[[CellShape], nn.Module]
+"""From a shape to a network that :func:`outputs` can run."""
 
 
 @dataclass(frozen=True)
@@ -75,34 +91,40 @@ def outputs(cell: nn.Module, x: Tensor, elapsed: Tensor, mask: Tensor | None, la
 
 
 def _plain(cell: Callable[..., nn.Module], **options: object) -> Build:
-    return lambda inputs, units, steps: cell(inputs, units, **options)
+    return lambda shape: cell(shape.inputs, shape.units, **options)
 
 
 def _cfc(mode: str) -> Build:
-    return lambda inputs, units, steps: CfC(inputs, units, mode=mode, backbone_units=2 * units)
+    def build(shape: CellShape) -> CfC:
+        backbone = 2 * shape.units
+        return CfC(shape.inputs, shape.units, mode=mode, activation=shape.activation, backbone_units=backbone)
+
+    return build
 
 
 def _mixed(build: Build) -> Build:
-    return lambda inputs, units, steps: MixedMemory(cast(LiquidLayer, build(inputs, units, steps)))
+    return lambda shape: MixedMemory(cast(LiquidLayer, build(shape)))
 
 
 def _deep(kind: Callable[..., LiquidLayer], **options: object) -> Build:
     """A layer and two blocks of it: what has no synapses among its neurons needs depth."""
 
-    def build(inputs: int, units: int, steps: int) -> Stack:
-        first = kind(inputs, units, output_size=units, **options)
+    def build(shape: CellShape) -> Stack:
+        units = shape.units
+        first = kind(shape.inputs, units, output_size=units, **options)
         return Stack([first, *(ResidualBlock(kind(units, units, **options), expansion=2.0) for _ in range(2))])
 
     return build
 
 
-def _memoryless(inputs: int, units: int, steps: int) -> Stack:
-    return Stack([MLP(inputs, units, frames=1), MLP(units, units, frames=1)])
+def _memoryless(shape: CellShape) -> Stack:
+    return Stack([MLP(shape.inputs, shape.units, frames=1), MLP(shape.units, shape.units, frames=1)])
 
 
-def _transformer(inputs: int, units: int, steps: int) -> TransformerLNN:
-    core = CfC(units, units, backbone_units=units)
-    return TransformerLNN(inputs, units, dropout=0.0, output_size=units, core=core, window=max(steps, 2), expansion=2.0)
+def _transformer(shape: CellShape) -> TransformerLNN:
+    units, window = shape.units, max(shape.steps, 2)
+    core = CfC(units, units, activation=shape.activation, backbone_units=units)
+    return TransformerLNN(shape.inputs, units, dropout=0.0, output_size=units, core=core, window=window, expansion=2.0)
 
 
 CELLS: dict[str, SequenceCell] = {

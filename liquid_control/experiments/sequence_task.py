@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +28,8 @@ class Recipe:
     batch: int = 64
     """Sequences of a gradient step."""
     head: str = "linear"
-    """What makes answers of the cell's outputs: "linear", or "mlp" with one hidden layer as wide as the cell."""
+    """What makes answers of the cell's outputs: "linear", "mlp" with one hidden layer as wide as the cell, or "deep"
+    with two that are twice as wide and see the inputs, too."""
     dropout: float = 0.0
     """Share of the cell's outputs that is left out in training."""
     weight_decay: float = 1e-5
@@ -41,6 +42,8 @@ class Recipe:
     """Whether cells that time drives see the elapsed time as an input as well. Others always do."""
     time_scale: float = 1.0
     """What elapsed times are multiplied by before a cell that time drives gets them, besides the task's own unit."""
+    activation: str = "lecun_tanh"
+    """Of the backbone of a CfC, one of those that it knows; other cells have none."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +142,13 @@ class SequenceTask:
 
     @property
     def search(self) -> str:
-        """What tells this task's search and training from another's: the first 16 digits of a sha256."""
-        told = [self.recipe, sorted(self.whole_space.items()), self.curriculum, self.time_unit, self.every_step]
+        """What tells this task's search and training from another's: the first 16 digits of a sha256.
+
+        Of the recipe only what is not at its default: an option that came later, and is not used, changes nothing.
+        """
+        plain, recipe = asdict(Recipe()), asdict(self.recipe)
+        own = sorted((name, value) for name, value in recipe.items() if value != plain[name])
+        told = [own, sorted(self.whole_space.items()), self.curriculum, self.time_unit, self.every_step]
         return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
     def better(self, one: float, other: float) -> bool:

@@ -6,6 +6,7 @@ long; the weights that were best on validation data.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections import deque
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from liquid_control.data.sequences import SequenceSet
-from liquid_control.experiments.sequence_cells import CELLS, count, outputs, widest
+from liquid_control.experiments.sequence_cells import CELLS, CellShape, count, outputs, widest
 from liquid_control.experiments.sequence_task import Recipe, SequenceTask
 from liquid_control.nn import last_valid
 
@@ -90,11 +91,9 @@ class SequenceModel(nn.Module):
         self.sees_elapsed = recipe.elapsed_input or not kind.timed
         self.eyes = task.eyes() if task.eyes else nn.Identity()
         features: int = getattr(self.eyes, "features", inputs)
-        self.cell = kind.build(features + self.sees_elapsed, units, steps)
+        self.cell = kind.build(CellShape(features + self.sees_elapsed, units, steps, recipe.activation))
         width: int = self.cell.output_size  # type: ignore[assignment]
-        self.head: nn.Module = nn.Linear(width, answers)
-        if recipe.head == "mlp":
-            self.head = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, answers))
+        self.head = _head(recipe.head, width, features + self.sees_elapsed, answers)
         self.register_buffer("input_mean", torch.zeros(inputs))
         self.register_buffer("input_scale", torch.ones(inputs))
         self.register_buffer("elapsed_mean", torch.zeros(()))
@@ -133,7 +132,10 @@ class SequenceModel(nn.Module):
             seen = torch.cat([seen, ((elapsed - self.elapsed_mean) / self.elapsed_scale)[..., None]], -1)
         last = self.task.answer == "last" and not (self.task.every_step and self.training)
         y = outputs(self.cell, seen, elapsed * (self.recipe.time_scale * self.task.time_unit), mask, last)
-        answers: Tensor = self.head(F.dropout(y, self.recipe.dropout, self.training))
+        y = F.dropout(y, self.recipe.dropout, self.training)
+        if self.recipe.head == "deep":
+            y = torch.cat([y, last_valid(seen, mask) if last else seen], -1)
+        answers: Tensor = self.head(y)
         if self.task.classes:
             return answers
         answers = self.answer_mean + self.answer_scale * answers
@@ -152,6 +154,15 @@ class SequenceModel(nn.Module):
         asked = target.isfinite()
         error = torch.where(asked, answers - target, 0).square().sum() / asked.sum()
         return error / self.answer_scale.square().mean()
+
+
+def _head(kind: str, width: int, inputs: int, answers: int) -> nn.Module:
+    """What makes answers (…, answers) of a cell's outputs (…, width), behind which the deep one gets the inputs."""
+    if kind == "linear":
+        return nn.Linear(width, answers)
+    sizes = [width, width] if kind == "mlp" else [width + inputs, 2 * width, 2 * width]
+    hidden = [layer for pair in itertools.pairwise(sizes) for layer in (nn.Linear(*pair), nn.SiLU())]
+    return nn.Sequential(*hidden, nn.Linear(sizes[-1], answers))
 
 
 @dataclass

@@ -32,8 +32,14 @@ TASK = SequenceTask(
     epochs=20,
     trial_epochs=5,
     parameters=120_000,
-    recipe=Recipe(rate=1e-2, batch=32, head="mlp", residual=True, noise=0.02),
-    space={"residual": (True, False), "noise": (0.0, 0.01, 0.02, 0.05), "batch": (16, 32, 64)},
+    recipe=Recipe(rate=1e-2, batch=16, head="deep", dropout=0.1, residual=True, noise=0.02, activation="silu"),
+    space={
+        "residual": (True, False),
+        "noise": (0.0, 0.01, 0.02, 0.05),
+        "batch": (16, 32),
+        "head": ("mlp", "deep"),
+        "activation": ("lecun_tanh", "silu", "relu"),
+    },
     published={
         "paper": {"mixed_cfc": 0.617, "cfc": 0.643, "cfc_no_gate": 0.650, "ltc": 0.662, "ode_lstm": 0.883}
         | {"cfc_pure": 0.948, "phased_lstm": 1.063, "lstm": 1.065, "gru_d": 1.090},

@@ -16,6 +16,7 @@ TASK = SequenceTask(
     trial_epochs=10,
     parameters=20_000,
     recipe=Recipe(rate=2e-3, batch=128, time_scale=2.0),
+    space={"activation": ("lecun_tanh", "silu", "relu")},
     curriculum=0.5,
     time_unit=16.0,
     published={

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from ray import cloudpickle
 
 from liquid_control.data.sequences import SequenceSet, SequenceSplits
@@ -18,7 +19,9 @@ from liquid_control.experiments.sequence_ray import run_given
 from liquid_control.experiments.sequence_report import OWN_WORDS, Measured, difference, interval, report
 from liquid_control.experiments.sequence_study import CellStudy, Job, LocalEngine, propose, run_study
 from liquid_control.experiments.sequence_task import SPACE, Range, Recipe
+from liquid_control.experiments.sequence_training import Sequences, build
 from liquid_control.experiments.tasks import STUDIES, TASKS
+from liquid_control.nn import CfC, last_valid
 from liquid_control.support.errors import UserError
 
 
@@ -156,6 +159,41 @@ def test_a_search_stays_in_its_space_and_follows_what_it_found():
     assert propose(SPACE, Recipe(), recipes, values, True) == propose(SPACE, Recipe(), recipes, values, True)
     late = [recipe["head"] == "mlp" and recipe["size"] == 1.0 for recipe in recipes[-10:]]
     assert sum(late) >= 5
+
+
+@pytest.mark.parametrize("answer", ["steps", "last"])
+def test_a_deep_head_sees_the_inputs_beside_what_the_cell_puts_out(answer):
+    task = replace(
+        TASKS["imputation" if answer == "steps" else "rul"], answer=answer, every_step=False, parameters=2000
+    )
+    data = Sequences(made_up(replace(TASKS["event_mnist"], classes=False, answer=answer)).train)
+    torch.manual_seed(0)
+    models = {kind: build(task, Recipe(head=kind), "cfc", data)[0].eval() for kind in ("mlp", "deep")}
+    for model in models.values():
+        model.fit_scales(data)
+        with torch.no_grad():
+            model.head[0].weight[:, : model.cell.output_size] = 0  # nothing of the cell is left
+    answers = {kind: model(data.x, data.elapsed, data.mask) for kind, model in models.items()}
+    assert answers["mlp"].std(0).max() < 1e-6 < 1e-3 < answers["deep"].std(0).min()
+    changed = data.x.clone()
+    changed[data.mask.cumsum(1) < torch.from_numpy(data.lengths)[:, None]] = 7.0  # all but the last real step
+    again = models["deep"](changed, data.elapsed, data.mask)
+    if answer == "steps":
+        again, answers["deep"] = (last_valid(part, data.mask) for part in (again, answers["deep"]))
+    torch.testing.assert_close(again, answers["deep"])
+
+
+def test_the_activation_of_a_recipe_is_that_of_the_backbone():
+    data = Sequences(made_up(TASKS["xor"]).train)
+    for cell in ("cfc", "cfc_no_gate", "mixed_cfc", "transformer_lnn"):
+        model, _ = build(TASKS["xor"], Recipe(activation="relu"), cell, data)
+        assert {part.activation for part in model.modules() if isinstance(part, CfC)} == {"relu"}
+
+
+def test_options_that_came_later_do_not_tell_searches_apart_until_they_are_used():
+    task = TASKS["rul"]
+    assert replace(task, recipe=replace(task.recipe, activation=Recipe().activation)).search == task.search
+    assert replace(task, recipe=replace(task.recipe, activation="relu")).search != task.search
 
 
 def test_a_space_names_options_of_a_recipe_and_its_first_trial_lies_in_it():
