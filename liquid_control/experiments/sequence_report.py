@@ -95,10 +95,11 @@ def read_kept(path: Path) -> dict[tuple[str, str], list[Measured]]:
         for line in read_text(path).splitlines():
             told = json.loads(line)
             measured = Measured(told["cell"], told["effort"], told["rows"])
-            if not measured.rows or not all(row.keys() >= SHOWN for row in measured.rows):
+            whole = measured.effort.keys() >= {"trials", *EFFORT}
+            if not whole or not measured.rows or not all(row.keys() >= SHOWN for row in measured.rows):
                 raise ValueError
             found.setdefault((told["task"], told["protocol"]), []).append(measured)
-    except (ValueError, KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise UserError(f"{path} is damaged: restore it, or remove it to report on the folder alone.") from None
     return found
 

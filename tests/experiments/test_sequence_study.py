@@ -399,7 +399,10 @@ def test_a_page_keeps_what_it_was_made_of_for_what_is_measured_elsewhere(tmp_pat
     assert after["GRU"].endswith("**+2 (+2 to +2)** |")
     write_rows(tmp_path / "there", "cfc", shift=-1.0)
     assert rows_after(tmp_path / "there")["CfC"].endswith("**-1 (-1 to -1)** |")
-    for damaged in ("{", "[]\n", '{"task": "rul", "protocol": "FD001", "cell": "gru", "effort": {}, "rows": [{}]}\n'):
+    told = json.loads(page.with_suffix(".jsonl").read_text().splitlines()[0])
+    wrong = [told | {"rows": rows} for rows in ([], [{}], {}, None, 3)] + [told | {"effort": one} for one in ({}, None)]
+    wrong += [{name: value for name, value in told.items() if name != without} for without in told]
+    for damaged in ("{", "[]\n", *map(json.dumps, wrong)):
         page.with_suffix(".jsonl").write_text(damaged)
         with pytest.raises(UserError, match=r"page\.jsonl is damaged: restore it"):
             rows_after(tmp_path / "there")
