@@ -13,7 +13,7 @@ from liquid_control.experiments.sequence_baselines import (
     PhasedLSTM,
     TimeEmbedding,
 )
-from liquid_control.experiments.sequence_cells import CELLS, count, outputs, widest
+from liquid_control.experiments.sequence_cells import CELLS, CellShape, count, outputs, widest
 
 UNITS = 8
 
@@ -169,7 +169,7 @@ def test_the_last_output_alone_is_that_of_all_steps_and_knows_no_padding(kind):
 @pytest.mark.parametrize("cell", CELLS)
 def test_no_cell_looks_ahead_or_at_padding(cell):
     kind = CELLS[cell]
-    network = kind.build(3, 8, 6)
+    network = kind.build(CellShape(inputs=3, units=8, steps=6))
     x, elapsed = given(2, 6)
     mask = torch.arange(6) < torch.tensor([[6], [4]])
     with torch.no_grad():
