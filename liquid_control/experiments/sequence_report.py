@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -150,8 +149,8 @@ def report(
     folder: Path,
     tasks: Sequence[SequenceTask],
     figure: str,
-    page: str = "",
-    kept: Mapping[tuple[str, str], Sequence[Measured]] = MappingProxyType({}),
+    page: str,
+    kept: Mapping[tuple[str, str], Sequence[Measured]],
 ) -> tuple[str, str, str]:
     """The page as Markdown, its figure as SVG, and what both are made of as lines of JSON.
 
@@ -159,7 +158,7 @@ def report(
         folder: of the study.
         tasks: in the order of the page.
         figure: what the page calls the figure's file.
-        page: as it stands; what someone has written there of what mattered and what failed is kept.
+        page: as it stands, or empty; what someone has written there of what mattered and what failed is kept.
         kept: what the page was made of before, from :func:`read_kept`.
 
     Raises:

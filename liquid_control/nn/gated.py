@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from liquid_control.kernels import is_transformed, reference_is_chosen
 from liquid_control.nn.layer import is_readable, per_tick
+from liquid_control.nn.padding import last_valid
 from liquid_control.nn.parameters import read, settle
 from liquid_control.nn.untimed import UntimedLayer
 
@@ -112,7 +113,7 @@ class GatedLayer(UntimedLayer):
         lengths = advance.sum(0)
         if x.device.type == "cpu":
             y, final = self._function(*self._holding(x, advance), None, self._split(state))
-            last = y.gather(0, (lengths - 1).clamp(min=0)[None, :, None].expand(1, -1, self.units))[0]
+            last = last_valid(y.transpose(0, 1), advance.T)
             final = torch.cat([last, self._join(final)[:, self.units :]], 1)
             return y, torch.where((lengths > 0)[:, None], final, state)
         # What a CPU takes several times as long for: the form that stops each one at its own length.
