@@ -332,7 +332,7 @@ def write_rows(folder, cell, shift=0.0, searches=((1, 3), (4, 3)), **effort):
     lines = [head | {"data": "the same", "search": "the same"} | effort]
     for trials, seeds in searches:
         for seed in range(seeds):
-            scores = {"rmse": 10 + trials + shift + 0.1 * seed, "rmse_capped": 9.0, "score": 300.0}
+            scores = dict.fromkeys(task.metrics, 9.0) | {task.metric: 10 + trials + shift + 0.1 * seed}
             row = {"kind": "seed", "trials": trials, "seed": seed, "test": scores, "validation": scores, "recipe": {}}
             lines.append(row | {"parameters": 1234, "seconds_per_epoch": 2.0})
     lines.append({"kind": "trial", "seed": 1000, "recipe": {}, "validation": scores})

@@ -168,7 +168,9 @@ def test_velocities_are_clamped_and_lives_capped_where_a_metric_says_so():
     answers, right = np.zeros((1, 17)), np.zeros((1, 17))
     answers[0, [0, 8]] = 20.0
     assert walker2d.clamped(answers, right) == pytest.approx((400 + 100) / 17) and answers[0, 8] == 20.0
-    assert rul.rmse_capped(np.array([[130.0], [120.0]]), np.array([140.0, 120.0])) == 0.0
+    answers, right = np.array([[130.0], [120.0]]), np.array([140.0, 120.0])
+    assert rul.rmse_capped(answers, right) == 0.0 and rul.score_capped(answers, right) == 0.0
+    assert rul.score(answers, right) == pytest.approx(np.exp(10 / 13) - 1)
 
 
 def test_waves_are_asked_for_where_they_were_not_measured():
