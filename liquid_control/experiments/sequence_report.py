@@ -42,8 +42,8 @@ class Measured:
     """Trainings by their seeds, ascending."""
 
     def values(self, metric: str, of: str = "test") -> list[float]:
-        """The scores of one metric."""
-        return [row[of][metric] for row in self.rows]
+        """The scores of one metric, NaN where it was not measured."""
+        return [row[of].get(metric, math.nan) for row in self.rows]
 
     def rank(self, task: SequenceTask, of: str) -> float:
         """The mean over seeds of the task's first metric, so that more is better; one that diverged is worst."""
@@ -280,7 +280,7 @@ def _table(task: SequenceTask, protocol: str, measured: Sequence[Measured]) -> s
         values, first = cell.values(task.metric), cell.rows[0]
         row = [CELLS[cell.cell].title, _told(values)]
         row.append(", ".join(f"{value:.4g}" for value in values))
-        row += [f"{np.mean(cell.values(name)):.4g}" for name in others]
+        row += [f"{np.mean(cell.values(name)):.4g}" if name in first["test"] else "" for name in others]
         if published:
             row.append(f"{published[cell.cell]:g}" if cell.cell in published else "")
         row += [f"{first['parameters']:,}", f"{np.median([each['seconds_per_epoch'] for each in cell.rows]):.1f}"]

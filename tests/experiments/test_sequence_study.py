@@ -365,6 +365,15 @@ def test_a_page_takes_the_longest_search_and_marks_what_is_certain(tmp_path):
         page_of(tmp_path)
 
 
+def test_a_metric_that_came_later_is_left_empty_for_what_was_measured_before(tmp_path):
+    write_rows(tmp_path, "lstm")
+    path = tmp_path / "rul" / "FD001" / "lstm" / "results.jsonl"
+    path.write_text(path.read_text().replace(', "score_capped": 9.0', ""))
+    write_rows(tmp_path, "cfc", shift=1.0)
+    lstm, cfc = (line for line in page_of(tmp_path)[0].splitlines() if line.startswith(("| LSTM", "| CfC")))
+    assert lstm.split(" | ")[3:6] == ["9", "9", ""] and cfc.split(" | ")[3:6] == ["9", "9", "9"]
+
+
 def test_what_someone_wrote_on_a_page_stays_and_what_the_numbers_say_is_said_anew(tmp_path):
     write_rows(tmp_path, "lstm")
     write_rows(tmp_path, "cfc", shift=1.0)
