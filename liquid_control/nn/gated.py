@@ -181,8 +181,9 @@ class LSTM(GatedLayer):
         """See :class:`GatedLayer`: one more input, 1 at padding, shuts the writing gate and opens the keeping one."""
         of_input, *others = self._weights
         hold = of_input.new_tensor([-SHUT, SHUT, 0.0, 0.0]).repeat_interleave(self.units)
-        padding = (~advance)[..., None].to(x.dtype)
-        return torch.cat([x, padding], 2), [torch.cat([of_input, hold[:, None]], 1), *others]
+        padding = ~advance[..., None]
+        seen = torch.cat([x.masked_fill(padding, 0), padding.to(x.dtype)], 2)  # what it holds could open a gate again
+        return seen, [torch.cat([of_input, hold[:, None]], 1), *others]
 
     def _equations(self, x: Tensor, state: Tensor, weights: list[Tensor]) -> Tensor:
         of_input, of_state, *biases = weights

@@ -222,10 +222,14 @@ def test_padding_at_the_end_equals_shorter_sequences(layer, given):
         close(state[0], final[row])
 
 
-def test_what_padding_holds_does_not_matter_even_to_gradients(layer, given):
+@pytest.mark.parametrize("at_the_end", [False, True])
+@pytest.mark.parametrize("held", [torch.nan, 1e30])
+def test_what_padding_holds_does_not_matter_even_to_gradients(layer, given, held, at_the_end):
+    if at_the_end:
+        given["mask"] = torch.arange(STEPS) < torch.tensor([[STEPS], [0], [2]])
     expected = outcome(layer, **given)
     x, elapsed = given["x"].clone(), given["elapsed"].clone()
-    x[~given["mask"]] = torch.nan
+    x[~given["mask"]] = held
     elapsed[~given["mask"]] = -1
     for name, value in outcome(layer, **given | {"x": x, "elapsed": elapsed}).items():
         assert torch.equal(value, expected[name]), name
