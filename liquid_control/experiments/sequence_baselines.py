@@ -171,9 +171,9 @@ class TimeEmbedding(nn.Module):
 class AttentionNetwork(nn.Module):
     """One block of causal attention over tokens that know their time: LAN, its controls, and scaled dot products.
 
-    A token is made of its step and the four before, by a convolution that looks back only, so padding at the end is
-    never seen; a :class:`TimeEmbedding` is added. What is attended to and the token itself then go through a
-    feed-forward part. All kinds differ in nothing but the weights of attention:
+    A token is made of its step and the four before, so padding at the end is never seen; a :class:`TimeEmbedding` is
+    added. What is attended to and the token itself then go through a feed-forward part. All kinds differ in nothing but
+    the weights of attention:
 
     - ``exact``, ``euler``, ``steady``: liquid attention, with the gate "mlp".
     - ``fixed``: liquid attention whose gates are constants of the head, so weights depend on time alone.
@@ -186,12 +186,12 @@ class AttentionNetwork(nn.Module):
         kind: see above.
     """
 
-    HEADS, HIDDEN, KERNEL = 4, 4, 5
+    HEADS, HIDDEN, STEPS = 4, 4, 5
 
     def __init__(self, inputs: int, units: int, kind: str):
         super().__init__()
         self.output_size, self.kind = units, kind
-        self.convolution = nn.Conv1d(inputs, units, self.KERNEL)
+        self.of_steps = nn.Linear(inputs * self.STEPS, units)
         self.embedding = TimeEmbedding(units)
         self.norm = nn.LayerNorm(units)
         if kind == "dot":
@@ -206,8 +206,8 @@ class AttentionNetwork(nn.Module):
     def forward(self, x: Tensor, elapsed: Tensor, mask: Tensor | None, last: bool = False) -> Tensor:
         """Outputs (B, T, U), or of the last real step alone (B, U), which spares the attention of all others."""
         ends = elapsed.cumsum(1)
-        tokens = self.convolution(F.pad(x.transpose(1, 2), (self.KERNEL - 1, 0))).transpose(1, 2)
-        tokens = F.silu(tokens) + self.embedding(ends)
+        steps = F.pad(x, (0, 0, self.STEPS - 1, 0)).unfold(1, self.STEPS, 1)
+        tokens = F.silu(self.of_steps(steps.flatten(2))) + self.embedding(ends)
         seen = self.norm(tokens)
         if last:
             asking, tokens = (last_valid(part, mask)[:, None] for part in (seen, tokens))

@@ -102,14 +102,13 @@ def test_a_time_embedding_has_sines_and_cosines_of_periods_2_to_200():
 def attended(network, x, elapsed):
     """What a network's attention gives at each step, and the tokens that it saw."""
     seen = []
-    network.register_forward_pre_hook(lambda *_: None)
     network.norm.register_forward_hook(lambda module, inputs, output: seen.append(output))
     network.feed.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     network(x, elapsed, None)
     normed, after = seen
-    tokens = torch.nn.functional.silu(
-        network.convolution(torch.nn.functional.pad(x.transpose(1, 2), (4, 0))).transpose(1, 2)
-    ) + network.embedding(elapsed.cumsum(1))
+    kernel = network.of_steps.weight.unflatten(1, (3, 5))  # what looks back over five steps is a convolution
+    steps = torch.conv1d(torch.nn.functional.pad(x.transpose(1, 2), (4, 0)), kernel, network.of_steps.bias)
+    tokens = torch.nn.functional.silu(steps.transpose(1, 2)) + network.embedding(elapsed.cumsum(1))
     return normed, after - tokens
 
 
