@@ -303,13 +303,15 @@ def test_a_collision_ends_the_episode(make, jpeg):
     with Car(env.unwrapped.port, jpeg) as car:
         env.reset()
         car.speed = 15.0
-        assert not env.step(straight(0.5))[2]
+        _, _, terminated, _, info = env.step(straight(0.5))
+        assert not terminated
         for car.speed in (2.0, 15.0, 2.0):  # once more, should a pause have hidden the first
+            before = info["progress"]
             _, reward, terminated, _, info = env.step(straight(0.5))
             if terminated:
                 break
         assert info["collision"]
-        assert reward < -9
+        assert reward == pytest.approx(-10 + info["progress"] - before)  # of a way that is longer where it paused
 
 
 def test_where_the_middle_of_the_road_is_known_leaving_it_ends_the_episode(make, jpeg):
