@@ -23,6 +23,7 @@ from liquid_control.data.sequences import SequenceSet
 from liquid_control.experiments.sequence_cells import CELLS, CellShape, count, outputs, widest
 from liquid_control.experiments.sequence_task import Recipe, SequenceTask
 from liquid_control.nn import last_valid
+from liquid_control.nn.dropout import dropout
 
 WARM_UP = 0.05
 """Share of a training in which the rate rises."""
@@ -132,7 +133,7 @@ class SequenceModel(nn.Module):
             seen = torch.cat([seen, ((elapsed - self.elapsed_mean) / self.elapsed_scale)[..., None]], -1)
         last = self.task.answer == "last" and not (self.task.every_step and self.training)
         y = outputs(self.cell, seen, elapsed * (self.recipe.time_scale * self.task.time_unit), mask, last)
-        y = F.dropout(y, self.recipe.dropout, self.training)
+        y = dropout(y, self.recipe.dropout) if self.training else y
         if self.recipe.head == "deep":
             y = torch.cat([y, last_valid(seen, mask) if last else seen], -1)
         answers: Tensor = self.head(y)

@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from liquid_control.kernels import are_plain, use_reference
 from liquid_control.kernels.lockstep import Lockstep, merge_gate
 from liquid_control.kernels.structure import Structured
+from liquid_control.nn.dropout import count_dropped, draw_bits, keep_factors
 from liquid_control.nn.layer import Elapsed, LiquidLayer, by_step
 from liquid_control.nn.parameters import MaskWatch, find_parameter, read, read_each, settle
 from liquid_control.nn.wiring import Circuit, Wiring, build_circuit, reject_other_masks
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 MODES = ("default", "no_gate", "pure")
 WEIGHT_AND_BIAS = ("weight", "bias")
-DRAWS = 1 << 16
-"""Values of the sixteen random bits that decide on dropping a unit."""
 BACKBONE_OPTIONS = ("backbone_units", "backbone_layers", "backbone_dropout")
 
 
@@ -209,7 +208,7 @@ class CfC(LiquidLayer):
                 "outputs": outputs,
             }
         )
-        self._dropped = min(round(DRAWS * self.backbone_dropout), DRAWS - 1)
+        self._dropped = count_dropped(self.backbone_dropout)
         self._dense_options = json.dumps(
             {
                 "inputs": input_size,
@@ -300,12 +299,8 @@ class CfC(LiquidLayer):
         return bool(self.backbone_layers and self.backbone_dropout and self.training)
 
     def _draw_bits(self, batch: int, steps: int, device: torch.device) -> Tensor:
-        """Sixteen random bits for each hidden unit of a sequence and step, (B, T, units and up to three more) int16.
-
-        Four units share a draw of torch's generator, which would else take as long as a third of a step.
-        """
-        words = -(-self.backbone_layers * self.backbone_units // 4)
-        return torch.randint(-(1 << 63), (1 << 63) - 1, (batch, steps, words), device=device).view(torch.int16)
+        """The bits of all hidden units, (B, T, units and up to three more)."""
+        return draw_bits((batch, steps, self.backbone_layers * self.backbone_units), device)
 
     def _draw_for_kernel(self, x: Tensor, by_step: bool) -> Tensor:
         """:meth:`_draw_bits` for x (B, T, C), in the order of :meth:`integrate` or of steps that are calls of it."""
@@ -318,7 +313,7 @@ class CfC(LiquidLayer):
         """Of each step and backbone layer 0 (B, U) where a unit is dropped, else 1 / (1 - rate); for x (T, B, C)."""
         steps, batch, _ = x.shape
         bits = self._draw_bits(batch, steps, x.device)[..., : self.backbone_layers * self.backbone_units]
-        kept = (bits >= self._dropped - DRAWS // 2).to(x.dtype) * (DRAWS / (DRAWS - self._dropped))
+        kept = keep_factors(bits, self._dropped, x.dtype)
         by_layer = kept.view(batch, steps, self.backbone_layers, self.backbone_units).permute(1, 2, 0, 3)
         return [list(step.unbind(0)) for step in by_layer.unbind(0)]
 

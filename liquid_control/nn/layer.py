@@ -26,6 +26,8 @@ from liquid_control.nn.wiring import Circuit
 
 Elapsed = float | Tensor
 """As :meth:`LiquidLayer.integrate` sees it: one positive number for all, or positive (T, B)."""
+ALIKE = 64
+"""Steps from which on it pays to merge weights for a time that all of them have."""
 
 
 class LiquidLayer(Structured, ABC):
@@ -344,7 +346,10 @@ class LiquidLayer(Structured, ABC):
         return self._run(x, state, elapsed, mask)
 
     def _per_step(self, elapsed: float | Tensor | None, x: Tensor, mask: Tensor | None) -> tuple[Elapsed, bool]:
-        """Elapsed as a number or (B, T), checked, and whether all are > 0; for x (B, T, C) and mask (B, T)."""
+        """Elapsed as a number or (B, T), checked, and whether all are > 0; for x (B, T, C) and mask (B, T).
+
+        Times that are all alike are one number, for which kernels have a shorter form.
+        """
         batch, time, _ = x.shape
         if elapsed is None:
             return 1.0, True
@@ -373,6 +378,8 @@ class LiquidLayer(Structured, ABC):
                     f"elapsed is {elapsed[row, step].item()} at batch row {row}, step {step}, "
                     "expected a finite time ≥ 0."
                 )
+        if 0 < low == high < math.inf and elapsed.numel() >= ALIKE and not elapsed.requires_grad:
+            return low, True
         return elapsed, low > 0 and high < math.inf
 
     def _advance(self, elapsed: Elapsed, mask: Tensor | None, shape: tuple[int, int]) -> tuple[Elapsed, Tensor | None]:

@@ -31,6 +31,7 @@ from liquid_control.nn import (
     Wiring,
     build_layer,
 )
+from liquid_control.nn.layer import ALIKE
 
 INPUTS, BATCH, STEPS = 5, 3, 6
 NCP = Wiring.ncp(4, 3, 2, sensory_fanout=2, inter_fanout=2, recurrent_command_synapses=3, motor_fanin=2)
@@ -248,6 +249,16 @@ def test_elapsed_times_of_every_form_mean_the_same(layer, given):
         close(end, final)
     close(layer(x, state)[0], layer(x, state, 1)[0])
     close(layer.step(x[:, 0], state, 0.7)[0], layer.step(x[:, 0], state, per_step[:BATCH])[0])
+
+
+def test_many_times_that_are_alike_are_as_one_number(layer):
+    x = torch.randn(ALIKE // STEPS + 1, STEPS, layer.input_size, dtype=torch.float64)
+    times = torch.full(x.shape[:2], 0.7, dtype=torch.float64)
+    y, state = layer(x, elapsed=0.7)
+    for found, expected in zip(layer(x, elapsed=times), (y, state), strict=True):
+        assert torch.equal(found, expected)
+    for found, expected in zip(layer(x, elapsed=times.requires_grad_()), (y, state), strict=True):
+        close(found, expected)  # each has a gradient of its own
 
 
 @pytest.mark.parametrize("elapsed", [0, 0.0, torch.tensor(0.0), torch.zeros(STEPS)])
