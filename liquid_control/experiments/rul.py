@@ -48,7 +48,6 @@ TASK = SequenceTask(
     },
     higher=False,
     epochs=8,
-    trial_epochs=4,
     parameters=20_000,
     recipe=Recipe(rate=3e-3, batch=64, dropout=0.3, noise=1.0, elapsed_input=False),
     space={
