@@ -2,10 +2,11 @@
 
 LIQUID_CONTROL_DATA=... python benchmarks/sequence_speed.py --task xor walker2d --cell ltc cfc mixed_cfc
 
-A batch is a forward and a backward pass and the step of the optimiser. The ncps model gets the same inputs, masks and
-per-step times. Its releases take no batched times (ncps issues 81 to 83), so it is called a step at a time, as its
-layers themselves do inside, with each step's times as a column. Ratios are medians over turns: of the same batches,
-which are cut to their longest sequence, and with those of ncps padded to the task's longest, as published.
+A batch is a forward and a backward pass and the step of the optimiser, by one thread; seconds are those that the
+processor spent. The ncps model gets the same inputs, masks and per-step times. Its releases take no batched times (ncps
+issues 81 to 83), so it is called a step at a time, as its layers themselves do inside, with each step's times as a
+column. Ratios are medians over turns: of the same batches, which are cut to their longest sequence, and with those of
+ncps padded to the task's longest, as published.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class NcpsCell(nn.Module):
 def spent(model: SequenceModel, data: Sequences, chosen: list[np.ndarray], padded: bool = False) -> float:
     """Seconds of some batches, cut to their longest sequence or padded to that of the data."""
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
-    begin = time.perf_counter()
+    begin = time.process_time()
     for places in chosen:
         if padded:
             index = torch.from_numpy(places)
@@ -72,7 +73,7 @@ def spent(model: SequenceModel, data: Sequences, chosen: list[np.ndarray], padde
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return time.perf_counter() - begin
+    return time.process_time() - begin
 
 
 def measure(task_name: str, cell: str, turns: int, count: int) -> tuple[int, list[float], list[float]]:
