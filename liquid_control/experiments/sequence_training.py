@@ -205,13 +205,14 @@ def batches(
     """Places of the sequences of each gradient step.
 
     Without a curriculum each pass takes every sequence once, the last few that fill no batch aside. With one, sequences
-    of up to so many steps are drawn, the shortest at first; one step more whenever these have been learned.
+    of up to so many steps are drawn, the shortest at first; one step more whenever these have been learned, and no fewer
+    than if the length grew evenly.
 
     Args:
         data: that is drawn from.
         size: sequences of a batch.
         steps: how many batches.
-        curriculum: share of the steps after which all sequences are drawn, learned or not.
+        curriculum: share of the steps in which length grows.
         rng: draws.
         learned: whether those of the last :data:`ALIKE` batches have been.
     """
@@ -223,7 +224,8 @@ def batches(
     done = 0
     while done < steps:
         if done < curriculum * steps and longest < lengths[-1]:
-            longest += done == 0 or learned()
+            due = lengths[0] + (lengths[-1] - lengths[0]) * done / (curriculum * steps)
+            longest = max(longest + (done == 0 or learned()), int(due))
             known = max(size, int(np.searchsorted(lengths, longest, side="right")))
             drawn = by_length[rng.integers(known, size=size * ALIKE)]
         else:

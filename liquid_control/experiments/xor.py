@@ -1,7 +1,7 @@
 """xor: the parity of a stream of bits, told bit by bit or by the moments at which the bit changes."""
 
 from liquid_control.data.bit_stream import bit_stream
-from liquid_control.experiments.sequence_task import Recipe, SequenceTask, accuracy
+from liquid_control.experiments.sequence_task import Range, Recipe, SequenceTask, accuracy
 
 TASK = SequenceTask(
     name="xor",
@@ -15,8 +15,14 @@ TASK = SequenceTask(
     epochs=30,
     trial_epochs=8,
     parameters=20_000,
-    recipe=Recipe(rate=2e-3, batch=128, time_scale=2.0, activation="silu"),
-    space={"size": (0.5, 1.0), "batch": (128,), "activation": ("lecun_tanh", "silu", "relu")},
+    recipe=Recipe(rate=1e-3, batch=128, time_scale=8.0, activation="silu"),
+    space={
+        "rate": Range(5e-4, 2e-2),
+        "size": (0.5, 1.0),
+        "batch": (128,),
+        "time_scale": (2.0, 8.0, 16.0),  # what counts is whether a stretch of ones was even: times a 32nd apart
+        "activation": ("lecun_tanh", "silu", "relu"),
+    },
     curriculum=0.5,
     time_unit=16.0,
     published={
