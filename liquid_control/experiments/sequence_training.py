@@ -205,8 +205,8 @@ def batches(
     """Places of the sequences of each gradient step.
 
     Without a curriculum each pass takes every sequence once, the last few that fill no batch aside. With one, sequences
-    of up to so many steps are drawn, the shortest at first; one step more whenever these have been learned, and no fewer
-    than if the length grew evenly.
+    of up to so many steps are drawn, the shortest at first; one step more whenever these have been learned, and at
+    least as many as if the length grew evenly.
 
     Args:
         data: that is drawn from.

@@ -20,7 +20,7 @@ TASK = SequenceTask(
         "rate": Range(5e-4, 2e-2),
         "size": (0.5, 1.0),
         "batch": (128,),
-        "time_scale": (2.0, 8.0, 16.0),  # what counts is whether a stretch of ones was even: times a 32nd apart
+        "time_scale": (2.0, 8.0, 16.0),  # was a stretch of ones even? Times a 32nd apart are told apart
         "activation": ("lecun_tanh", "silu", "relu"),
     },
     curriculum=0.5,
