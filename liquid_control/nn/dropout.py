@@ -29,7 +29,12 @@ def keep_factors(bits: Tensor, dropped: int, dtype: torch.dtype) -> Tensor:
 
 
 def dropout(x: Tensor, rate: float) -> Tensor:
-    """Each number zero with probability ``rate``, to a sixteenth bit, else x / (1 - rate) (Srivastava et al. 2014)."""
+    """Each number zero with probability ``rate``, else x / (1 - rate) (Srivastava et al. 2014).
+
+    Args:
+        x: of any shape.
+        rate: in [0, 1), kept to within 2⁻¹⁶; 0 gives x itself.
+    """
     if rate == 0:
         return x
     bits = draw_bits(tuple(x.shape), x.device)[..., : x.shape[-1]]
