@@ -12,14 +12,16 @@ TASK = SequenceTask(
     classes=True,
     metrics={"accuracy": accuracy},
     higher=True,
-    epochs=30,
+    epochs=40,
     trial_epochs=8,
     parameters=20_000,
     recipe=Recipe(rate=1e-3, batch=128, time_scale=8.0, activation="silu"),
     space={
         "rate": Range(5e-4, 2e-2),
-        "size": (0.5, 1.0),
+        "size": (1.0,),
         "batch": (128,),
+        "dropout": (0.0,),  # nothing is noisy here: what is left out is missed
+        "elapsed_input": (True,),
         "time_scale": (2.0, 8.0, 16.0),  # was a stretch of ones even? Times a 32nd apart are told apart
         "activation": ("lecun_tanh", "silu", "relu"),
     },
