@@ -22,9 +22,10 @@ BEFORE = 30
 
 
 def load(protocol: str, fold: int) -> SequenceSplits:
-    """The data of a set, where nothing is taught after the first flights of a window."""
+    """The data of a set, where nothing is taught after the first flights of a whole window."""
     data = turbofan(protocol, max_life=MOST, every_flight=True)  # type: ignore[arg-type]
-    data.train.target[:, :BEFORE] = np.nan
+    whole = data.train.mask.all(1)
+    data.train.target[whole, :BEFORE] = np.nan
     return data
 
 

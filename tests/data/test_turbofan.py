@@ -69,8 +69,15 @@ def test_every_flight_of_a_window_knows_what_is_left_after_it(made):
         steps = np.diff(each.target, axis=1)[each.mask[:, 1:]]
         assert set(steps.tolist()) <= {-1.0, 0.0} and not each.target[~each.mask].any()
     assert every.train.target.max() == 20 and every.test.target[1, 0] == 219  # the test is not capped
-    taught = rul.TASK.load("FD001", 0).train
-    assert rul.TASK.by_step and taught.target.shape == taught.mask.shape
+
+
+def test_a_whole_window_teaches_after_thirty_flights_and_a_short_one_from_the_first(made):
+    assert rul.TASK.by_step
+    taught, asked, _ = rul.TASK.load("FD001", 0)
+    whole = taught.mask.all(1)
+    assert 0 < whole.sum() < len(whole)
+    assert np.isnan(taught.target[whole, :30]).all() and np.isfinite(taught.target[whole, 30:]).all()
+    assert np.isfinite(taught.target[~whole]).all() and np.isfinite(asked.target).all()
 
 
 def test_the_test_is_the_last_window_and_short_engines_are_padded(made):
