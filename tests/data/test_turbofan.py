@@ -72,8 +72,8 @@ def test_every_flight_of_a_window_knows_what_is_left_after_it(made):
 
 
 def test_a_whole_window_teaches_after_thirty_flights_and_a_short_one_from_the_first(made):
-    assert rul.TASK.by_step
     taught, asked, _ = rul.TASK.load("FD001", 0)
+    assert rul.TASK.by_step and taught.target.shape == taught.mask.shape
     whole = taught.mask.all(1)
     assert 0 < whole.sum() < len(whole)
     assert np.isnan(taught.target[whole, :30]).all() and np.isfinite(taught.target[whole, 30:]).all()
