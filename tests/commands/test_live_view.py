@@ -347,7 +347,7 @@ def test_a_connection_that_nobody_uses_does_not_hold_up_the_end():
             stack.enter_context(socket.create_connection(("127.0.0.1", running.view.port)))
             time.sleep(0.1)  # until it is accepted
             begin = time.monotonic()
-        assert time.monotonic() - begin < 2.5
+        assert time.monotonic() - begin < 6  # of 10 that websockets would wait
 
 
 def test_the_page_is_one_file_that_runs_nothing_but_itself(running):

@@ -20,6 +20,9 @@ from envs.udacity.vehicle import MAX_STEERING_ANGLE, MPH
 
 FRAME = 1 / 60
 """Seconds between two frames of the program, at most as many telemetries come for each request under way."""
+LONGEST_FRAME = 1 / 3
+"""Simulated seconds of a frame at most: where the computer pauses for longer, the world does, too. The simulator's own
+setting, "Maximum Allowed Timestep" in its ProjectSettings/TimeManager.asset."""
 RECONNECT = 0.25
 """Seconds between two tries to find a bridge; the simulator itself tries a thousand times a second."""
 
@@ -68,7 +71,10 @@ class Autonomous:
         begin = time.monotonic() - self.seconds / self.rate
         try:
             while self.seconds < seconds:
-                ticks = int(((time.monotonic() - begin) * self.rate - self.seconds) / TICK)
+                passed = (time.monotonic() - begin) * self.rate - self.seconds
+                if passed > LONGEST_FRAME:
+                    begin += (passed - LONGEST_FRAME) / self.rate
+                ticks = int(min(passed, LONGEST_FRAME) / TICK)
                 self.env.advance(ticks)
                 self.seconds += ticks * TICK
                 departed = abs(self.env.cross_track) > self.env.road.half_width + SHOULDER_WIDTH

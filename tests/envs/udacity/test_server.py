@@ -17,7 +17,7 @@ from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from envs.udacity.packets import Command
+from envs.udacity.packets import Command, Telemetry
 from envs.udacity.server import BridgeError
 from envs.udacity.simulator_wire import LOCALES, Asked
 from tests.envs.udacity.conftest import Straight, run_bridge
@@ -83,6 +83,17 @@ def test_one_answer_for_each_telemetry_and_two_chains_stay_two(bridge, pilots, j
     assert wire.poll(timeout=0.2) == []  # nothing more than was asked for
     assert 400 <= sent <= 401
     assert len(pilots[0].seen) == sent
+
+
+def test_a_picture_that_is_not_read_in_time_lets_the_car_coast(bridge, pilots, jpeg, simulator, monkeypatch, caplog):
+    wire = simulator()
+    drive(wire, jpeg, 4)
+    seen, read = len(pilots[0].seen), Telemetry.read
+    monkeypatch.setattr("envs.udacity.server.READING", 0.05)
+    monkeypatch.setattr(Telemetry, "read", lambda fields: time.sleep(0.2) or read(fields))
+    assert Asked(-0.25, 0.0) in drive(wire, jpeg, 4)
+    assert len(pilots[0].seen) - seen <= 2  # what was under way
+    assert "image is not decoded within 0.05 s" in caplog.text
 
 
 def test_each_simulator_has_its_own_pilot_and_is_seen(bridge, pilots, jpeg, simulator):
@@ -204,7 +215,7 @@ def test_engine_io_3_is_told_that_it_is_connected(bridge, jpeg):
 
 def test_a_client_of_today_is_pinged(jpeg, monkeypatch):
     monkeypatch.setattr("envs.udacity.server.PING_INTERVAL", 0.1)
-    monkeypatch.setattr("envs.udacity.server.PING_TIMEOUT", 0.4)
+    monkeypatch.setattr("envs.udacity.server.PING_TIMEOUT", 2.0)
     with run_bridge(Straight) as server, modern(server) as client:
         client.recv()
         for _ in range(8):
@@ -212,7 +223,7 @@ def test_a_client_of_today_is_pinged(jpeg, monkeypatch):
             client.send("3")
         # From now on it is silent.
         with contextlib.suppress(ConnectionClosed):
-            assert len(list(client)) < 20
+            assert len(list(client)) < 60
 
 
 @pytest.mark.parametrize(
@@ -237,7 +248,7 @@ def test_a_connection_that_nobody_uses_does_not_hold_up_the_end():
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
             time.sleep(0.1)  # until it is accepted
             begin = time.monotonic()
-        assert time.monotonic() - begin < 2.5
+        assert time.monotonic() - begin < 6  # of 10 that websockets would wait
 
 
 def test_the_decoder_is_loaded_before_the_first_telemetry_comes():

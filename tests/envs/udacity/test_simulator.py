@@ -1,6 +1,7 @@
 """The stand-in as a program: on a bridge, and recording."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from websockets.sync.server import serve
 from envs.udacity.packets import Command
 from envs.udacity.recording import Recorder, iterate_pairs, read_recording
 from envs.udacity.simulator_wire import LOCALES
+from envs.udacity.stand_in.car import TICK
 from envs.udacity.stand_in.environment import UdacityStandIn
 from envs.udacity.stand_in.expert import RoadExpert
-from envs.udacity.stand_in.simulator import Autonomous, record
+from envs.udacity.stand_in.simulator import LONGEST_FRAME, Autonomous, record
 from tests.envs.udacity.conftest import run_bridge
 
 
@@ -45,6 +47,17 @@ def test_a_car_is_driven_over_the_bridge_in_every_language(env, locale):
     assert abs(env.cross_track) < 0.5
     assert env.progress > 100
     assert oracle.speeds[-1] == pytest.approx(15, abs=1)
+
+
+def test_where_the_computer_pauses_the_world_does_too(env, monkeypatch):
+    passed, frame = [], Autonomous._frame
+    monkeypatch.setattr(env, "advance", lambda ticks: passed.append(ticks * TICK))
+    monkeypatch.setattr(Autonomous, "_frame", lambda self: time.sleep(1.0) if len(passed) == 3 else frame(self))
+    begin = time.monotonic()
+    Autonomous(env, rate=4.0).run(seconds=1.0)
+    assert max(passed) <= LONGEST_FRAME < max(passed) + TICK
+    assert sum(passed) >= 1.0
+    assert time.monotonic() - begin > 1.0 + (1.0 - LONGEST_FRAME) / 4 - 0.2
 
 
 def test_a_bridge_may_come_late_leave_and_come_again(env):
