@@ -46,6 +46,7 @@ from agents.jobs import choose_job
 from agents.run_folder import RunFolder
 from envs.udacity.packets import Command
 from envs.udacity.server import UdacityServer
+from liquid_control.support import command
 from liquid_control.support.command import parse
 from liquid_control.support.errors import UserError
 from liquid_control.support.ranges import Gain, Seed, argument
@@ -495,4 +496,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

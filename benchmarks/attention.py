@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from liquid_control.nn.liquid_attention import LiquidAttention
 from liquid_control.nn.liquid_logits import GATES, MODES
+from liquid_control.support import command
 from liquid_control.support.ranges import Count, argument
 
 PLAIN, DIRECT = "F.scaled_dot_product_attention", "direct_pairs"
@@ -172,4 +173,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

@@ -41,6 +41,7 @@ from envs.udacity.simulator_wire import SimulatorWire
 from envs.udacity.stand_in.expert import RoadExpert
 from envs.udacity.stand_in.simulator import FRAME, encode
 from liquid_control.drive import DriverPilot
+from liquid_control.support import command
 from liquid_control.support.ranges import Count, Positive, argument
 from policies.driver import Driver, DriverConfig, load_driver
 
@@ -286,4 +287,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

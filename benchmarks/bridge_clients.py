@@ -23,6 +23,7 @@ import numpy as np
 from envs.udacity.packets import Command, Telemetry
 from envs.udacity.server import UdacityServer
 from envs.udacity.stand_in.simulator import encode
+from liquid_control.support import command
 
 HERE = Path(__file__).resolve().parent
 JAVASCRIPT = HERE.parent / "build" / "bridge_clients"
@@ -98,4 +99,4 @@ async def check(name: str, version: str, command: Sequence[str], image: str, fol
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

@@ -27,6 +27,7 @@ from envs.udacity.stand_in.environment import UdacityStandIn
 from envs.udacity.stand_in.scenery import SHOULDER_WIDTH
 from envs.udacity.stand_in.simulator import Autonomous
 from liquid_control.drive import DriverPilot
+from liquid_control.support import command
 from liquid_control.support.ranges import Positive, argument
 
 
@@ -116,4 +117,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

@@ -21,6 +21,7 @@ from envs.car_racing.canvas import PLAYFIELD_ROWS
 from envs.car_racing.expert import Expert
 from envs.car_racing.fast import FastCarRacing
 from envs.car_racing.observation import SCORE_COLUMNS
+from liquid_control.support import command
 from liquid_control.support.ranges import Count, Seed, argument
 
 STEPS = 1000
@@ -144,4 +145,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

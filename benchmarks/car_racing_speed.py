@@ -25,6 +25,7 @@ from rich.table import Table
 
 from envs.car_racing.expert import Expert
 from envs.car_racing.fast import FastCarRacing
+from liquid_control.support import command
 from liquid_control.support.ranges import Count, argument
 
 STEPS = 1000
@@ -159,4 +160,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

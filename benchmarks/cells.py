@@ -38,6 +38,7 @@ from torch import Tensor, nn
 
 from liquid_control.nn import LTC, CfC, MixedMemory
 from liquid_control.nn.layer import LiquidLayer
+from liquid_control.support import command
 from liquid_control.support.ranges import Count, argument
 
 BATCH, STEPS, INPUTS = 32, 64, 32
@@ -431,4 +432,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

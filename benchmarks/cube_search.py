@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from liquid_control.models.cubes import BLOCK, Cube, CubeConfig
+from liquid_control.support import command
 from liquid_control.support.ranges import Count, argument
 
 KEY, BATCHES = 64, (1, 64)
@@ -106,4 +107,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

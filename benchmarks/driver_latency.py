@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 import torch
 
+from liquid_control.support import command
 from policies.compiled import CompiledDriver
 from policies.driver import Driver, load_driver
 
@@ -82,4 +83,4 @@ def measure(call: Callable[[np.ndarray], object], frames: list[np.ndarray]) -> n
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

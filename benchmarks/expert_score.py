@@ -14,6 +14,7 @@ import numpy as np
 
 from envs.car_racing.expert import Expert
 from envs.car_racing.fast import FastCarRacing
+from liquid_control.support import command
 from liquid_control.support.ranges import Count, Seed, argument
 
 TEST_SEED = 2_000_000
@@ -77,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 
+from liquid_control.support import command
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs/results"
 WIDTH, LABELS, NOTES, ROW = 760, 170, 90, 24
@@ -344,4 +346,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

@@ -29,6 +29,7 @@ from liquid_control.nn import LAN, LTC, CfC, LiquidScan, MixedMemory, Wiring
 from liquid_control.nn.liquid_attention import LiquidAttention, Pairs
 from liquid_control.nn.scan import liquid_scan
 from liquid_control.nn.trace import RULES, chunkwise_trace, plastic_trace
+from liquid_control.support import command
 from liquid_control.support.ranges import Count, argument
 
 STEPS, INPUTS = 64, 32
@@ -345,4 +346,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

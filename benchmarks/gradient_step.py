@@ -19,6 +19,7 @@ from agents.dagger import TrainConfig
 from agents.episodes import Episode
 from agents.imitation import describe_learner
 from agents.workers import processor_count
+from liquid_control.support import command
 from liquid_control.support.memory import keep_freed_memory
 from policies.driver import Driver
 
@@ -89,4 +90,4 @@ def noise(driver: Driver, steps: int, seed: int) -> Episode:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

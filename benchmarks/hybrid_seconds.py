@@ -24,6 +24,7 @@ from liquid_control.models.cubes import BLOCK, CubeConfig, Cubes
 from liquid_control.models.influence import InfluenceConfig
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig
 from liquid_control.models.remembering import CLOCKS, PartMemory, memories, remembering
+from liquid_control.support import command
 from liquid_control.support.ranges import Count, argument
 
 VOCABULARY = 256
@@ -141,4 +142,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

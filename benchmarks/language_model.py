@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from liquid_control.models.compiled import read_on
 from liquid_control.models.language_model import LanguageModel, LanguageModelConfig
 from liquid_control.report.language_speed import say, seconds
+from liquid_control.support import command
 from liquid_control.support.ranges import Count, argument
 
 VOCABULARY = 66
@@ -126,4 +127,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

@@ -28,6 +28,7 @@ from bridge import Measured, drive, lap
 from PIL import Image
 
 from envs.registration import UDACITY
+from liquid_control.support import command
 from liquid_control.support.ranges import Count, Positive, argument
 from policies.driver import Driver, DriverConfig
 
@@ -187,4 +188,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

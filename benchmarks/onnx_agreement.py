@@ -15,6 +15,7 @@ import onnxruntime
 
 from envs.registration import FAST, VALIDATION_SEEDS
 from liquid_control.export import export_onnx
+from liquid_control.support import command
 from policies.driver import load_driver
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints" / "CarRacing-v3"
@@ -57,4 +58,4 @@ def drive(checkpoint: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

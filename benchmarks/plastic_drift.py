@@ -21,6 +21,7 @@ from envs.shifts import apply_shifts
 from envs.shifts.attack import Drift
 from envs.shifts.base import SEVERITIES
 from liquid_control.nn import PlasticCfC
+from liquid_control.support import command
 from liquid_control.support.ranges import CountOrZero, argument
 from policies.attack import SteeringAttack
 from policies.driver import Driver, load_driver
@@ -64,4 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

@@ -21,6 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from liquid_control.support import command
+
 SMOOTHED = 10
 """Updates that a point of a training curve is the mean of."""
 
@@ -77,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

@@ -37,6 +37,7 @@ from agents.worker_env import WorkerVecEnv
 from agents.workers import processor_count
 from envs.car_racing.observation import playfield
 from envs.registration import FAST, OFFICIAL
+from liquid_control.support import command
 from liquid_control.support.ranges import Count, argument
 from policies.driver import DriverConfig
 from policies.eyes import ConvEyes
@@ -162,4 +163,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

@@ -26,6 +26,7 @@ from liquid_control.experiments.sequence_cells import UNFOLDS
 from liquid_control.experiments.sequence_study import data_of
 from liquid_control.experiments.sequence_training import SequenceModel, Sequences, batches, build
 from liquid_control.experiments.tasks import TASKS
+from liquid_control.support import command
 from liquid_control.support.ranges import Count, argument
 
 CELLS: dict[str, Callable[[int, int], nn.Module]] = {
@@ -120,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

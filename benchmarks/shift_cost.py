@@ -24,6 +24,7 @@ from annotated_types import Ge, Le
 from envs.registration import FAST, STAND_IN
 from envs.shifts import SHIFTS
 from envs.shifts.base import CAR_RACING, SEVERITIES, UDACITY
+from liquid_control.support import command
 from liquid_control.support.ranges import Count, argument
 from policies.attack import SteeringAttack
 from policies.driver import load_driver
@@ -85,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

@@ -24,6 +24,7 @@ from rich.table import Table
 import envs  # noqa: F401
 from envs.udacity.stand_in.camera import CENTER, WEATHERS
 from envs.udacity.stand_in.environment import UdacityStandIn
+from liquid_control.support import command
 
 PICTURES = 300
 
@@ -87,4 +88,4 @@ def rate(call: Callable[[], object], prepare: Callable[[], None]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

@@ -20,6 +20,7 @@ from envs.udacity.packets import decode
 from envs.udacity.recording import read_recording
 from envs.udacity.stand_in.camera import CENTER
 from envs.udacity.stand_in.environment import UdacityStandIn
+from liquid_control.support import command
 from liquid_control.support.ranges import Count, argument
 
 REGIONS = {
@@ -79,4 +80,4 @@ def pictures(count: int) -> list[np.ndarray]:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

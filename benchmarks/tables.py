@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from envs.shifts import SHIFTS
+from liquid_control.support import command
 
 ROOT = Path(__file__).parent.parent
 CAR_RACING = (
@@ -268,4 +269,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

@@ -15,6 +15,7 @@ import numpy as np
 from expert_score import drive, physics
 
 from envs.car_racing.expert import Expert
+from liquid_control.support import command
 from liquid_control.support.ranges import Count, NotNegative, Positive, Seed, argument
 
 TUNING_SEED = 3_000_000
@@ -124,4 +125,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

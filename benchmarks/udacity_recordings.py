@@ -28,6 +28,7 @@ from agents.cloning import Cloner, Streams
 from agents.episodes import Episode
 from agents.recordings import read_recordings, steering_error
 from envs.registration import UDACITY
+from liquid_control.support import command
 from liquid_control.support.ranges import Count, Positive, argument
 from policies.driver import Driver, DriverConfig, load_driver
 from policies.hands import AffineHands
@@ -156,4 +157,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(lambda _: main())

@@ -1,7 +1,9 @@
 """Numbers that benchmarks take have a range, and few steps are enough of them for a table."""
 
 import io
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,25 @@ SCRIPTS = sorted(Path(cells.__file__).parent.glob("*.py"))
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_every_number_of_a_benchmark_has_its_range(script):
     assert not re.findall(r"type=(?:int|float)\b", script.read_text())
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_a_benchmark_tells_its_errors_as_a_command_does(script):
+    assert script.read_text().endswith('\nif __name__ == "__main__":\n    command.run(lambda _: main())\n')
+
+
+def test_garbage_in_the_place_of_data_is_a_line(tmp_path, python):
+    for kind in ("train", "test", "RUL"):
+        (tmp_path / "cmapss").mkdir(exist_ok=True)
+        (tmp_path / "cmapss" / f"{kind}_FD001.txt").write_text("1 2 drei\n")
+    script = Path(cells.__file__).with_name("sequence_speed.py")
+    done = subprocess.run(
+        [python, script, "--task", "rul"],
+        env=os.environ | {"LIQUID_CONTROL_DATA": str(tmp_path), "PYTHONPATH": str(script.parent.parent)},
+        **{"capture_output": True, "text": True, "timeout": 200},
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: .*FD001\.txt.*\n", done.stderr)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 100, 101])
