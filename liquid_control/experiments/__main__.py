@@ -131,6 +131,8 @@ def _write_report(config: SequenceStudyConfig, console: Console) -> None:
     if config.page.suffix != ".md":  # its figure would be written over it
         raise UserError(f"the page {config.page} should be a .md file: its figure is written beside it as .svg.")
     figure, kept = config.page.with_suffix(".svg"), config.page.with_suffix(".jsonl")
+    if config.folder != SequenceStudyConfig.folder and not any(config.folder.glob("*/*/*/results.jsonl")):
+        raise UserError(f"nothing has been measured in {config.folder}: run a task with this --folder first.")
     before = read_text(config.page) if config.page.exists() else ""
     page, picture, rows = report(config.folder, list(TASKS.values()), figure.name, before, read_kept(kept))
     for path, content in ((kept, rows), (config.page, page), (figure, picture)):

@@ -2,9 +2,11 @@
 
 import json
 import re
+import shutil
 import socket
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from ray import cloudpickle
 
 from liquid_control.data.sequences import SequenceSet, SequenceSplits
 from liquid_control.experiments import sequence_study
-from liquid_control.experiments.__main__ import main
+from liquid_control.experiments.__main__ import SequenceStudyConfig, main
 from liquid_control.experiments.sequence_cells import CELLS
 from liquid_control.experiments.sequence_ray import run_given
 from liquid_control.experiments.sequence_report import OWN_WORDS, Measured, difference, interval, report
@@ -23,6 +25,8 @@ from liquid_control.experiments.sequence_training import Sequences, build
 from liquid_control.experiments.tasks import STUDIES, TASKS
 from liquid_control.nn import CfC, last_valid
 from liquid_control.support.errors import UserError
+
+PAGE = Path(__file__).parents[2] / "docs" / "results" / "sequences.md"
 
 
 def made_up(task, count=24, steps=6):
@@ -216,6 +220,9 @@ def test_what_is_not_there_is_named_with_the_nearest(tmp_path):
             run_main(tmp_path, *words)
     with pytest.raises(UserError, match="nothing has been measured"):
         main(["all", "--report", "--folder", str(tmp_path), "--page", str(tmp_path / "page.md")])
+    shutil.copy(PAGE.with_suffix(".jsonl"), tmp_path / "kept.jsonl")  # from which a page could be made
+    with pytest.raises(UserError, match=r"nothing has been measured in .*/elsewhere: run a task with this --folder"):
+        main(["all", "--report", "--folder", str(tmp_path / "elsewhere"), "--page", str(tmp_path / "kept.md")])
     with pytest.raises(UserError, match="a page is of all"):
         main(["xor", "--report", "--folder", str(tmp_path), "--page", str(tmp_path / "page.md")])
     with pytest.raises(UserError, match=r"the page .*page\.svg should be a \.md file"):
@@ -387,8 +394,9 @@ def test_what_someone_wrote_on_a_page_stays_and_what_the_numbers_say_is_said_ane
     assert "The weather." in kept and "The rain." in kept and "Worse than" not in kept
 
 
-def test_a_page_keeps_what_it_was_made_of_for_what_is_measured_elsewhere(tmp_path):
+def test_a_page_keeps_what_it_was_made_of_for_what_is_measured_elsewhere(tmp_path, monkeypatch):
     page = tmp_path / "page.md"
+    monkeypatch.chdir(tmp_path)
 
     def rows_after(folder):
         main(["all", "--report", "--folder", str(folder), "--page", str(page)])
@@ -399,7 +407,7 @@ def test_a_page_keeps_what_it_was_made_of_for_what_is_measured_elsewhere(tmp_pat
     before = rows_after(tmp_path / "here")
     files = {path.suffix: path.read_bytes() for path in tmp_path.glob("page.*")}
     assert set(files) == {".md", ".svg", ".jsonl"}
-    assert rows_after(tmp_path / "nothing") == before
+    assert rows_after(SequenceStudyConfig.folder) == before  # where nobody has measured yet
     assert files == {path.suffix: path.read_bytes() for path in tmp_path.glob("page.*")}
     write_rows(tmp_path / "there", "gru", shift=2.0)
     write_rows(tmp_path / "there", "cfc", shift=-1.0, searches=((4, 2),))  # not as many seeds: not yet
