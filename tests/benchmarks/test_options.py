@@ -25,15 +25,13 @@ def test_a_benchmark_tells_its_errors_as_a_command_does(script):
 
 
 def test_garbage_in_the_place_of_data_is_a_line(tmp_path, python):
+    (tmp_path / "cmapss").mkdir()
     for kind in ("train", "test", "RUL"):
-        (tmp_path / "cmapss").mkdir(exist_ok=True)
         (tmp_path / "cmapss" / f"{kind}_FD001.txt").write_text("1 2 drei\n")
     script = Path(cells.__file__).with_name("sequence_speed.py")
-    done = subprocess.run(
-        [python, script, "--task", "rul"],
-        env=os.environ | {"LIQUID_CONTROL_DATA": str(tmp_path), "PYTHONPATH": str(script.parent.parent)},
-        **{"capture_output": True, "text": True, "timeout": 200},
-    )
+    environment = os.environ | {"LIQUID_CONTROL_DATA": str(tmp_path), "PYTHONPATH": str(script.parent.parent)}
+    command = [python, script, "--task", "rul"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 2
     assert re.fullmatch(r"error: .*FD001\.txt.*\n", done.stderr)
 
